@@ -1,1 +1,20 @@
-//! placeholder
+//! What the operator and the broker agree on: names, ports, the broker's configuration file, the access document and
+//! the gRPC services. It knows neither Kubernetes' client nor the broker's inside.
+
+pub mod access;
+pub mod config;
+pub mod names;
+
+/// Generated gRPC types and stubs, package `covey.v1`.
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::use_self,
+    clippy::allow_attributes,
+    reason = "generated code"
+)]
+pub mod proto {
+    tonic::include_proto!("covey.v1");
+}
