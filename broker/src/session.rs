@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use covey_codec::{MqttStr, PacketId, ProtocolVersion, PublishProperties, QoS, ReasonCode};
+use covey_codec::packet::PublishProperties;
+use covey_codec::{MqttStr, PacketId, ProtocolVersion, QoS, ReasonCode};
 use tokio::sync::mpsc;
 
 /// A client that proved who it is and may take its client id.
@@ -135,6 +136,8 @@ pub trait Sessions: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Connected<S> {
     pub session_present: bool,
+    /// Filters of a resumed session, to be checked against the rules of today.
+    pub filters: Vec<MqttStr>,
     pub session: S,
     pub events: mpsc::Receiver<Event>,
 }
