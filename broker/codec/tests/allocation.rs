@@ -1,5 +1,7 @@
 //! The memory that a packet costs is paid for by the bytes that have arrived.
 
+#![cfg(test)]
+
 use allocation_counter::measure;
 use bytes::BytesMut;
 use covey_codec::{Decoder, ProtocolVersion};
@@ -69,7 +71,7 @@ fn densest_packets_cost_a_bounded_multiple_of_their_bytes() {
         ("subscribe", false, client_packet(0x82, &subscribe)),
         ("publish of subscription identifiers", true, client_packet(0x30, &identifiers)),
         ("suback", true, client_packet(0x90, &suback)),
-        ("publish of payload", false, client_packet(0x30, &[&[0, 1, b'a', 0][..], &[0; 200_000]].concat())),
+        ("publish of payload", false, client_packet(0x30, &[&[0, 1, b'a', 0][..], &vec![0; 200_000]].concat())),
     ] {
         let cost = cost(from_server, &packet);
         let bound = u64::try_from(packet.len()).unwrap() * BYTES_PER_BYTE + BASE;

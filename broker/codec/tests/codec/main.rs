@@ -1,5 +1,7 @@
 //! The codec against its corpus, against itself, against other codecs and against mutations.
 
+#![cfg(test)]
+
 mod corpus;
 mod delivery;
 mod framing;
