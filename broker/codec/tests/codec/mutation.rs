@@ -2,6 +2,8 @@
 //!
 //! `COVEY_MUTATIONS` sets how many (200,000 without it), `COVEY_SEED` where to begin; a failure prints its seed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::BytesMut;
 use covey_codec::{Packet, ProtocolVersion, encode};
 use proptest::strategy::{Strategy, ValueTree};
@@ -122,6 +124,22 @@ fn judge(version: ProtocolVersion, on: On, bytes: &[u8], tally: &mut Tally) {
 }
 
 #[test]
+fn every_byte_of_the_corpus_may_have_every_value() {
+    let mut tally = Tally::default();
+    for corpus::Entry { version, on, bytes, name, .. } in corpus::entries() {
+        for at in 0..bytes.len() {
+            for value in 0..=u8::MAX {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                let verdict = catch_unwind(AssertUnwindSafe(|| judge(version, on, &changed, &mut tally)));
+                assert!(verdict.is_ok(), "{name} with {value:#04x} at {at}: {changed:02x?}");
+            }
+        }
+    }
+    println!("{tally:?}");
+}
+
+#[test]
 fn mutated_packets_neither_panic_nor_mean_two_things() {
     let seeds = seeds();
     let (count, start) = (setting("COVEY_MUTATIONS", 200_000), setting("COVEY_SEED", 1));
@@ -130,8 +148,7 @@ fn mutated_packets_neither_panic_nor_mean_two_things() {
         let mut random = Random(seed);
         let (version, on, bytes) = &seeds[random.below(seeds.len())];
         let mutated = mutate(bytes, &mut random);
-        let verdict =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(*version, *on, &mutated, &mut tally)));
+        let verdict = catch_unwind(AssertUnwindSafe(|| judge(*version, *on, &mutated, &mut tally)));
         assert!(verdict.is_ok(), "COVEY_SEED={seed} COVEY_MUTATIONS=1: {version:?} {on:?} {mutated:02x?}");
     }
     println!("{tally:?}");
