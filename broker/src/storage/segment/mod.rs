@@ -141,6 +141,17 @@ pub enum Error {
 /// Called once with the fate of a submission.
 pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
+/// What the log must hold, given what the node knows of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The node has an identity: a directory without segments is refused.
+    Member,
+    /// The node has no identity yet: a log with records is refused.
+    Newcomer,
+    /// Not known.
+    Anything,
+}
+
 /// How a log is opened.
 #[derive(Clone)]
 pub struct Options {
@@ -148,8 +159,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// About how many bytes go into one frame and one fsync; what is queued beyond waits for the next.
     pub batch_bytes: usize,
-    /// Refuses a directory without segments: the node has an identity, so its log must be there.
-    pub existing: bool,
+    /// What the log must hold.
+    pub expect: Expect,
     /// Told the duration of every fsync, from the writer thread.
     pub on_sync: Arc<dyn Fn(Duration) + Send + Sync>,
     /// Called once, from the writer thread and before any callback hears of it, when the log has failed. The process
@@ -160,12 +171,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults: segments of 64 MiB, frames of 8 MiB, a directory that may be empty.
+    /// The defaults: segments of 64 MiB, frames of 8 MiB, any content.
     pub fn new(on_fatal: Arc<dyn Fn(&Error) + Send + Sync>) -> Self {
         Self {
             segment_bytes: 64 << 20,
             batch_bytes: 8 << 20,
-            existing: false,
+            expect: Expect::Anything,
             on_sync: Arc::new(|_| ()),
             on_fatal,
             disk: Arc::new(OsDisk),
@@ -178,7 +189,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("segment_bytes", &self.segment_bytes)
             .field("batch_bytes", &self.batch_bytes)
-            .field("existing", &self.existing)
+            .field("expect", &self.expect)
             .finish_non_exhaustive()
     }
 }
@@ -249,7 +260,7 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    /// Opens the log in a directory, which is made when it is absent and [`Options::existing`] is not set, and
+    /// Opens the log in a directory, which is made when it is absent unless a [`Expect::Member`] opens it, and
     /// replays it. Before this returns the last segment was written anew and fsynced.
     ///
     /// # Errors

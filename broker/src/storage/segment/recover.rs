@@ -13,7 +13,7 @@ use super::format::{self, BadHeader, FORMAT_VERSION, HEADER_BYTES, Header};
 use super::group::{GroupState, Summary};
 use super::ledger::Ledger;
 use super::writer::{Current, create_segment};
-use super::{Options, segment_name};
+use super::{Expect, Options, segment_name};
 
 /// Why a log was not opened. The directory was not changed, except by [`OpenError::Io`] of a write.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,16 @@ pub enum OpenError {
         dir.display()
     )]
     Missing {
+        /// The directory of the log.
+        dir: PathBuf,
+    },
+    /// The log has records but the node has no identity.
+    #[error(
+        "failed to open the log: {} holds records although this node has no identity; nothing was changed. Put the \
+         node's marker file back, or move its whole data directory aside, so that it joins with an empty one",
+        dir.display()
+    )]
+    Orphan {
         /// The directory of the log.
         dir: PathBuf,
     },
@@ -159,7 +169,7 @@ pub(super) fn replay(dir: &Path, options: &Options) -> Result<Replayed, OpenErro
     let mut replay = Replay { dir, groups: BTreeMap::new(), ledger: Ledger::default(), cut: None };
     let segments = segments(names.as_deref().unwrap_or_default());
     let Some(newest) = segments.last().copied() else {
-        if options.existing {
+        if options.expect == Expect::Member {
             return Err(OpenError::Missing { dir: dir.to_owned() });
         }
         let dir_exists = names.is_some();
@@ -176,6 +186,9 @@ pub(super) fn replay(dir: &Path, options: &Options) -> Result<Replayed, OpenErro
         let (header, valid) = replay.segment(seq, &file, seq == oldest, seq == newest)?;
         file.truncate(valid);
         last = Some((header, file));
+    }
+    if options.expect == Expect::Newcomer && !replay.groups.is_empty() {
+        return Err(OpenError::Orphan { dir: dir.to_owned() });
     }
     for (group, state) in &replay.groups {
         if let Some(index) = state.hole() {

@@ -190,7 +190,7 @@ fn a_newer_format_is_refused_with_its_number() {
 #[test]
 fn a_member_without_its_log_is_refused() {
     let sim = Sim::default();
-    let options = Options { existing: true, ..options(&sim).0 };
+    let options = Options { expect: Expect::Member, ..options(&sim).0 };
     assert!(matches!(Log::open(dir(), options), Err(OpenError::Missing { .. })));
     assert_eq!(sim.operations(), 0);
 }
@@ -219,4 +219,18 @@ fn a_failed_rewrite_at_boot_loses_nothing() {
     sim.heal();
     assert_eq!(texts(&open(&sim), 1).len(), 3);
     assert_eq!(sim.files().len(), 1);
+}
+
+#[test]
+fn a_newcomer_with_a_log_is_refused() {
+    let (sim, _, _) = three_records();
+    let before = sim.files();
+    let options = Options { expect: Expect::Newcomer, ..options(&sim).0 };
+    assert!(matches!(Log::open(dir(), options.clone()), Err(OpenError::Orphan { .. })));
+    assert_eq!(sim.files(), before);
+    // A log that was made and never used is fine: the node died before it joined.
+    let sim = Sim::default();
+    let options = Options { disk: Arc::new(sim), ..options };
+    Log::open(dir(), options.clone()).unwrap().0.close();
+    assert!(Log::open(dir(), options).is_ok());
 }

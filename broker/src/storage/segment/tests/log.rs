@@ -200,7 +200,7 @@ fn works_on_a_real_file_system() {
     log.close();
     let before = content(&log, 0..5);
     std::fs::write(dir.join("log-00000000000000000099.seg.tmp"), b"left over").unwrap();
-    let (log, recovered) = Log::open(&dir, Options { existing: true, ..options }).unwrap();
+    let (log, recovered) = Log::open(&dir, Options { expect: Expect::Member, ..options }).unwrap();
     assert_eq!(content(&log, 0..5), before);
     assert_eq!(recovered.cut, None);
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), log.metrics().segments);
