@@ -1,1 +1,3 @@
-//! placeholder
+//! What the broker decides, without I/O and without a clock: topics and access decisions.
+
+pub mod topic;
