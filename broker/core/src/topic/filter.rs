@@ -116,9 +116,10 @@ impl Filter {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
+    use super::super::any::{LEVELS, any_filter};
     use super::*;
 
     fn filter(text: &str) -> Filter {
@@ -172,24 +173,6 @@ pub(super) mod tests {
         let deep = filter(&"+/".repeat(32_767));
         assert!(deep.matches(&name(&"/".repeat(32_767))));
         assert!(deep.contains(&deep) && deep.intersects(&filter("#")));
-    }
-
-    /// Levels of which few exist, so that topics meet.
-    const LEVELS: [&str; 5] = ["", "a", "b", "$x", "é"];
-
-    pub(in super::super) fn any_name() -> impl Strategy<Value = Name> {
-        let levels = prop::collection::vec(prop::sample::select(&LEVELS[..]), 1..5);
-        levels.prop_map(|levels| levels.join("/")).prop_filter_map("empty", |text| text.parse().ok())
-    }
-
-    pub(in super::super) fn any_filter() -> impl Strategy<Value = Filter> {
-        let level = prop_oneof![3 => prop::sample::select(&LEVELS[..]), 2 => Just("+")];
-        (prop::collection::vec(level, 0..5), any::<bool>()).prop_filter_map("empty", |(mut levels, rest)| {
-            if rest {
-                levels.push("#");
-            }
-            levels.join("/").parse().ok()
-        })
     }
 
     /// Every name up to five levels over the alphabet and one level that no filter spells: enough to tell two filters of

@@ -9,6 +9,8 @@
 //! Names<V>     names -> value,     asked with a filter    (which retained messages does this subscription get?)
 //! ```
 
+#[cfg(test)]
+pub(crate) mod any;
 mod filter;
 mod names;
 mod tree;

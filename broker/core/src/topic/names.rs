@@ -158,7 +158,7 @@ fn past(name: &[u8], end: usize) -> Step {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::filter::tests::{any_filter, any_name};
+    use super::super::any::{any_filter, any_name};
     use super::*;
 
     proptest! {

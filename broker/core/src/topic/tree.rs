@@ -298,7 +298,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::filter::tests::{any_filter, any_name};
+    use super::super::any::{any_filter, any_name};
     use super::*;
 
     fn matched(tree: &Tree<u8, u32>, name: &Name) -> Vec<(u8, u32)> {
