@@ -1,1 +1,4 @@
-//! placeholder
+//! The broker: listeners, connections, cluster and storage around the core.
+
+pub mod clock;
+pub mod peer;
