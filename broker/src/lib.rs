@@ -1,4 +1,4 @@
-//! placeholder
+//! The broker: listeners, connections, cluster and storage around the core.
 
-pub mod cluster;
-pub mod storage;
+pub mod clock;
+pub mod peer;

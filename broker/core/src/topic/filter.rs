@@ -64,15 +64,11 @@ impl Filter {
 
     /// Whether this filter matches every name that `other` matches.
     pub fn contains(&self, other: &Self) -> bool {
-        // Every name has a first level, so that these two match the same names.
-        if other.as_bytes() == b"#" {
-            return matches!(self.as_bytes(), b"#" | b"+/#");
-        }
         if self.begins_with_wildcard() && other.begins_with_dollar() {
             return false;
         }
-        let mut others = other.levels();
-        for level in self.levels() {
+        let mut others = levels(other.without_empty_name());
+        for level in levels(self.without_empty_name()) {
             if level == b"#" {
                 return true;
             }
@@ -91,13 +87,22 @@ impl Filter {
         if hidden(self, other) || hidden(other, self) {
             return false;
         }
-        let (mut left, mut right) = (self.levels(), other.levels());
+        let (mut left, mut right) = (levels(self.without_empty_name()), levels(other.without_empty_name()));
         loop {
             match (left.next(), right.next()) {
                 (None, None) | (Some(b"#"), _) | (_, Some(b"#")) => return true,
                 (Some(a), Some(b)) if a == b || a == b"+" || b == b"+" => {}
                 _ => return false,
             }
+        }
+    }
+
+    /// Another spelling where this one would match the empty name, which is no name ([MQTT-4.7.3-1]).
+    fn without_empty_name(&self) -> &[u8] {
+        match self.as_bytes() {
+            b"#" => b"+/#",
+            b"/#" => b"/+/#",
+            spelling => spelling,
         }
     }
 
@@ -111,9 +116,10 @@ impl Filter {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
+    use super::super::any::{LEVELS, any_filter};
     use super::*;
 
     fn filter(text: &str) -> Filter {
@@ -167,24 +173,6 @@ pub(super) mod tests {
         let deep = filter(&"+/".repeat(32_767));
         assert!(deep.matches(&name(&"/".repeat(32_767))));
         assert!(deep.contains(&deep) && deep.intersects(&filter("#")));
-    }
-
-    /// Levels of which few exist, so that topics meet.
-    const LEVELS: [&str; 5] = ["", "a", "b", "$x", "é"];
-
-    pub(in super::super) fn any_name() -> impl Strategy<Value = Name> {
-        let levels = prop::collection::vec(prop::sample::select(&LEVELS[..]), 1..5);
-        levels.prop_map(|levels| levels.join("/")).prop_filter_map("empty", |text| text.parse().ok())
-    }
-
-    pub(in super::super) fn any_filter() -> impl Strategy<Value = Filter> {
-        let level = prop_oneof![3 => prop::sample::select(&LEVELS[..]), 2 => Just("+")];
-        (prop::collection::vec(level, 0..5), any::<bool>()).prop_filter_map("empty", |(mut levels, rest)| {
-            if rest {
-                levels.push("#");
-            }
-            levels.join("/").parse().ok()
-        })
     }
 
     /// Every name up to five levels over the alphabet and one level that no filter spells: enough to tell two filters of

@@ -9,6 +9,8 @@
 //! Names<V>     names -> value,     asked with a filter    (which retained messages does this subscription get?)
 //! ```
 
+#[cfg(test)]
+pub(crate) mod any;
 mod filter;
 mod names;
 mod tree;
@@ -16,8 +18,8 @@ mod tree;
 use std::fmt;
 use std::str::FromStr;
 
-use covey_codec::{MqttStr, TextError};
 use covey_codec::topic::{check_filter, check_name, split_shared};
+use covey_codec::{MqttStr, TextError};
 use serde::{Deserialize, Serialize};
 
 pub use covey_codec::topic::Error as SyntaxError;

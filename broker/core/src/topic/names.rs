@@ -125,12 +125,11 @@ fn step(filter: &[u8], name: &[u8]) -> Step {
     loop {
         let start = name_rest.map_or(name.len(), |rest| name.len() - rest.len());
         match (filter_rest.map(split_level), name_rest.map(split_level)) {
-            (None, None) => return Step::Match,
             (Some((b"#" | b"+", _)), Some((level, _))) if start == 0 && level.first() == Some(&b'$') => {
                 // [MQTT-4.7.2-1]. `%` is what comes after `$`.
                 return Step::To(Key::of(Bytes::from_static(b"%")));
             }
-            (Some((b"#", _)), _) => return Step::Match,
+            (None, None) | (Some((b"#", _)), _) => return Step::Match,
             (Some(_), None) => return Step::Next,
             (None, Some(_)) => return past(name, start.saturating_sub(1)),
             (Some((b"+", filter)), Some((level, rest))) => {
@@ -159,7 +158,7 @@ fn past(name: &[u8], end: usize) -> Step {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::filter::tests::{any_filter, any_name};
+    use super::super::any::{any_filter, any_name};
     use super::*;
 
     proptest! {
