@@ -1,3 +1,4 @@
 //! placeholder
 
 pub mod cluster;
+pub mod storage;
