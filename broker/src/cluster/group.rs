@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Options;
 use super::log_store::LogStore;
 use super::machine::{Progress, StateMachine};
 use super::network::client::Factory;
@@ -55,7 +54,7 @@ pub(super) struct Node {
     pub(super) tracker: TaskTracker,
 }
 
-/// The parts of [`Options`] that live on.
+/// The parts of [`Options`](super::Options) that live on.
 pub(super) struct Shared {
     pub(super) node: u64,
     pub(super) channels: Arc<dyn super::Channels>,

@@ -165,8 +165,7 @@ impl Shared {
         // The file gets its name first: where a crash comes between, the restart installs it again.
         let snapshot = self.shelf.shelve(snapshot)?;
         let mut applier = self.applier.lock();
-        let mark =
-            Mark { applied: snapshot.meta.last_log_id, membership: snapshot.meta.last_membership.clone() };
+        let mark = Mark { applied: snapshot.meta.last_log_id, membership: snapshot.meta.last_membership.clone() };
         self.store.install(&mut snapshot.rows()?, &mark)?;
         applier.rows.take();
         applier.mark = mark;
@@ -261,11 +260,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Arc<SnapshotFile>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let mut taken = Self {
-            view: self.view.take(),
-            store: Arc::clone(&self.store),
-            shelf: Arc::clone(&self.shelf),
-        };
+        let mut taken = Self { view: self.view.take(), store: Arc::clone(&self.store), shelf: Arc::clone(&self.shelf) };
         let file = blocking(move || taken.build()).await?;
         Ok(Snapshot { meta: file.meta.clone(), snapshot: file })
     }

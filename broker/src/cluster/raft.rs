@@ -6,23 +6,39 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use openraft::raft::{AppendEntriesRequest, ClientWriteResult};
 use openraft::raft::responder::Responder;
+use openraft::raft::{AppendEntriesRequest, ClientWriteResult};
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig, type_config::alias};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::types::{Member, NodeId};
 
-openraft::declare_raft_types!(
-    /// The types that the groups run with. Leader ids are (term, node): two candidates of one term do not tie.
-    pub(super) Types:
-        D = Command,
-        R = Bytes,
-        NodeId = NodeId,
-        Node = Member,
-        Responder<T> = Answer<T> where T: OptionalSend + 'static,
-);
+/// The types that the groups run with. Leader ids are (term, node): two candidates of one term do not tie.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Types;
+
+impl RaftTypeConfig for Types {
+    type D = Command;
+    type R = Bytes;
+    type NodeId = NodeId;
+    type Node = Member;
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, NodeId>;
+    type Vote = openraft::Vote<Self::LeaderId>;
+    type Payload = EntryPayload<Command, NodeId, Member>;
+    type Entry = openraft::Entry<Self::LeaderId, Self::Payload>;
+    type AsyncRuntime = openraft::TokioRuntime;
+    type Responder<T>
+        = Answer<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub(super) type Raft = openraft::Raft<Types, super::machine::StateMachine>;
 pub(super) type LogId = alias::LogIdOf<Types>;

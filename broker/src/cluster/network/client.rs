@@ -28,7 +28,7 @@ use tonic::{Code, Status};
 use super::super::raft::{Append, Types, Vote, decode, encode, encode_append};
 use super::super::snapshot::{Shelf, SnapshotFile};
 use super::super::types::{Channels, GroupId, Member, NodeId, Purpose, StoreError};
-use super::pipeline::{Window, outgoing};
+use super::pipeline::{Outgoing, Window};
 use super::rate::Rate;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE, peer_client};
 
@@ -124,6 +124,21 @@ impl Client {
         }
     }
 
+    async fn open_append(
+        &self,
+        requests: Outgoing,
+        window: Arc<Window>,
+    ) -> Result<BoxStream<'static, Appended>, RpcError> {
+        let overdue = self.timed_out(RPCTypes::AppendEntries, APPEND_LIMIT);
+        let mut peer = self.peer(Purpose::Raft).await?;
+        let replies = match timeout(APPEND_LIMIT, peer.append(requests)).await {
+            Ok(Ok(replies)) => replies.into_inner(),
+            Ok(Err(status)) => return Err(failed(&status)),
+            Err(_) => return Err(overdue.into()),
+        };
+        Ok(incoming(replies, window, overdue))
+    }
+
     async fn send_snapshot(
         &self,
         vote: Vote,
@@ -191,7 +206,11 @@ fn read_frames(
 }
 
 fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcError> {
-    if reply.error.is_empty() { decode(&reply.payload).map_err(|error| network(&error)) } else { Err(network(&reply.error)) }
+    if reply.error.is_empty() {
+        decode(&reply.payload).map_err(|error| network(&error))
+    } else {
+        Err(network(&reply.error))
+    }
 }
 
 fn body<T: Serialize>(value: &T) -> Result<Bytes, RpcError> {
@@ -260,16 +279,12 @@ impl RaftNetworkV2<Types> for Client {
         if self.beats {
             return stream_append_sequential(self, input, option);
         }
+        let window = Window::new();
+        let group = u32::from(self.factory.group.0);
+        let requests = Outgoing::new(input, Arc::clone(&window), group, self.factory.node);
         Box::pin(async move {
-            let window = Window::new();
-            let group = u32::from(self.factory.group.0);
-            let requests = outgoing(input, Arc::clone(&window), group, self.factory.node);
-            let overdue = self.timed_out(RPCTypes::AppendEntries, APPEND_LIMIT);
-            let opened = timeout(APPEND_LIMIT, async {
-                self.peer(Purpose::Raft).await?.append(requests).await.map_err(|status| failed(&status))
-            });
-            let replies = opened.await.map_err(|_| overdue.clone())??.into_inner();
-            Ok(incoming(replies, window, overdue))
+            let replies: BoxStream<'s, Appended> = self.open_append(requests, window).await?;
+            Ok(replies)
         })
     }
 

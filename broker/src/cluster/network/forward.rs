@@ -14,12 +14,8 @@ const STOPPED: &str = "stopped";
 
 /// A reply for the wire.
 pub(in super::super) fn propose_reply(result: Result<Response, ProposeError>) -> proto::ProposeReply {
-    let failed = |error: &str, leader| proto::ProposeReply {
-        response: Bytes::new(),
-        index: 0,
-        error: error.to_owned(),
-        leader,
-    };
+    let failed =
+        |error: &str, leader| proto::ProposeReply { response: Bytes::new(), index: 0, error: error.to_owned(), leader };
     match result {
         Ok(Response { index, bytes }) => {
             proto::ProposeReply { response: bytes, index, error: String::new(), leader: None }

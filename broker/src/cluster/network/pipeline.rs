@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -57,28 +58,42 @@ impl Window {
     }
 }
 
-/// Encodes requests as long as the window has room; ends with the input, or when the window is closed.
-pub(super) fn outgoing<S>(input: S, window: Arc<Window>, group: u32, from: u64) -> BoxStream<'static, proto::RaftRequest>
-where
-    S: Stream<Item = Append> + Send + Unpin + 'static,
-{
-    let input: Pin<Box<S>> = Box::pin(input);
-    futures::stream::unfold((input, window), move |(mut input, window)| async move {
-        if !window.begin().await {
-            return None;
-        }
-        let request = input.next().await?;
-        match encode_append(&request) {
-            Ok(payload) => {
-                window.sent();
-                let request = proto::RaftRequest { group, from, kind: super::KIND_APPEND, payload };
-                Some((request, (input, window)))
+/// Encoded requests, as long as the window has room; ends with the input, or when the window is closed.
+pub(super) struct Outgoing {
+    /// In a type of its own: the compiler cannot prove a bare boxed stream to be `Send` across the call.
+    inner: BoxStream<'static, proto::RaftRequest>,
+}
+
+impl Outgoing {
+    pub(super) fn new<S>(input: S, window: Arc<Window>, group: u32, from: u64) -> Self
+    where
+        S: Stream<Item = Append> + Send + Unpin + 'static,
+    {
+        let requests = futures::stream::unfold((input, window), move |(mut input, window)| async move {
+            if !window.begin().await {
+                return None;
             }
-            Err(error) => {
-                tracing::error!(%error, "failed to encode log entries");
-                None
+            let request = input.next().await?;
+            match encode_append(&request) {
+                Ok(payload) => {
+                    window.sent();
+                    let request = proto::RaftRequest { group, from, kind: super::KIND_APPEND, payload };
+                    Some((request, (input, window)))
+                }
+                Err(error) => {
+                    tracing::error!(%error, "failed to encode log entries");
+                    None
+                }
             }
-        }
-    })
-    .boxed()
+        });
+        Self { inner: requests.boxed() }
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = proto::RaftRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.inner.poll_next_unpin(context)
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use covey_contract::proto;
+use futures::future::ready;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
@@ -49,8 +50,7 @@ pub(in super::super) async fn call(raft: &Raft, request: proto::RaftRequest) -> 
             reply(&raft.pre_vote(request).await.map_err(|error| stopped(&error))?)
         }
         KIND_TRANSFER => {
-            let request: TransferLeaderRequest<Types> =
-                decode(&request.payload).map_err(|error| malformed(&error))?;
+            let request: TransferLeaderRequest<Types> = decode(&request.payload).map_err(|error| malformed(&error))?;
             reply(&raft.handle_transfer_leader(request).await.map_err(|error| stopped(&error))?)
         }
         other => Err(Status::unimplemented(format!("request kind {other}"))),
@@ -68,7 +68,8 @@ where
 {
     let group = first.group;
     let first = decode_append(&first.payload).map_err(|error| malformed(&error))?;
-    let rest = rest.map_while(move |request| decode_next(request, group));
+    let rest = rest.map(move |request| decode_next(request, group)).take_while(|request| ready(request.is_some()));
+    let rest = rest.filter_map(ready);
     let input = futures::stream::iter([first]).chain(rest);
     let output = raft.stream_append(input.boxed());
     Ok(output.map(|result| result.map_err(|fatal| stopped(&fatal)).and_then(|result| reply(&result))).boxed())
