@@ -40,12 +40,11 @@ impl Group {
             return Ok(());
         }
         match self.raft.initialize(members.clone()).await {
-            Ok(()) => Ok(()),
             Err(RaftError::APIError(openraft::errors::InitializeError::NotInMembers(_))) => {
                 Err(InitializeError::NotListed)
             }
-            // The others were faster: an entry or a vote of theirs arrived meanwhile.
-            Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            // Not allowed: the others were faster, an entry or a vote of theirs arrived meanwhile.
+            Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
         }
     }

@@ -32,10 +32,7 @@ impl Cluster {
     }
 
     /// gRPC `Append`: log entries of one group, answered in order.
-    pub async fn serve_append<S>(
-        &self,
-        mut requests: S,
-    ) -> Result<BoxStream<'static, Result<proto::RaftReply, Status>>, Status>
+    pub fn serve_append<S>(&self, mut requests: S) -> BoxStream<'static, Result<proto::RaftReply, Status>>
     where
         S: Stream<Item = Result<proto::RaftRequest, Status>> + Send + Unpin + 'static,
     {
@@ -49,7 +46,7 @@ impl Cluster {
             });
             opened.unwrap_or_else(|status| futures::stream::iter([Err(status)]).boxed())
         });
-        Ok(replies.flatten().boxed())
+        replies.flatten().boxed()
     }
 
     /// gRPC `Snapshot`: answered when the snapshot is installed.
@@ -69,7 +66,7 @@ impl Cluster {
 
     /// gRPC `ReadIndex`.
     pub async fn serve_read_index(&self, request: proto::ReadIndexRequest) -> proto::ReadIndexReply {
-        forward::read_index_reply(self.read_index(group_id(request.group)).await)
+        forward::read_index_reply(&self.read_index(group_id(request.group)).await)
     }
 
     async fn leader_client(&self, group: &Group, leader: NodeId) -> Option<PeerClient<Channel>> {

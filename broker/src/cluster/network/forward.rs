@@ -37,10 +37,10 @@ pub(in super::super) fn read_propose(reply: Result<proto::ProposeReply, Status>)
 }
 
 /// A reply for the wire.
-pub(in super::super) fn read_index_reply(result: Result<u64, ReadError>) -> proto::ReadIndexReply {
+pub(in super::super) fn read_index_reply(result: &Result<u64, ReadError>) -> proto::ReadIndexReply {
     let failed =
         |error: &str, leader: Option<NodeId>| proto::ReadIndexReply { index: 0, error: error.to_owned(), leader };
-    match result {
+    match *result {
         Ok(index) => proto::ReadIndexReply { index, error: String::new(), leader: None },
         Err(ReadError::NotLeader(leader)) => failed(NOT_LEADER, leader),
         Err(ReadError::NoQuorum) => failed(NO_QUORUM, None),

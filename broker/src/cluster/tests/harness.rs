@@ -189,7 +189,7 @@ impl Peer for Service {
             Ok(request)
         });
         let net = Arc::clone(&self.net);
-        let replies = self.cluster.serve_append(requests.boxed()).await?;
+        let replies = self.cluster.serve_append(requests.boxed());
         let replies = replies.map(move |reply| {
             net.check(node, node)?;
             reply
