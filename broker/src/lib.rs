@@ -1,1 +1,3 @@
-//! placeholder
+//! The broker: listeners, connections, cluster and storage around the core.
+
+pub mod session;
