@@ -77,9 +77,6 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A message did not fit into the client's maximum packet size and was dropped.
     fn dropped_too_large(&self, _qos: QoS) {}
-
-    /// A connection is no longer read because its publishes wait for their acknowledgements.
-    fn publish_stalled(&self) {}
 }
 
 /// Counts nothing.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::close::{Refusal, Rejected};
 use super::guard::{Guard, Principal};
 use super::keep_alive::KeepAlive;
-use super::open::{Open, Parts};
+use super::open::{Open, Owned, Parts};
 use super::wire::{Input, Output, Progress, progress};
 use super::{Context, Limits};
 use crate::session::{ConnectRequest, Message, Sessions};
@@ -31,7 +31,7 @@ pub(super) async fn accept<IO, N, G>(
     io: &mut IO,
     peer: IpAddr,
     context: &Arc<Context<N, G>>,
-) -> Result<Open<N, G>, Box<(Refusal, Output)>>
+) -> Result<Box<Open<N, G>>, Box<Refused>>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     N: Sessions,
@@ -58,7 +58,7 @@ where
     }
 }
 
-fn refuse(refusal: Refusal, mut output: Output) -> (Refusal, Output) {
+fn refuse(refusal: Refusal, mut output: Output) -> Refused {
     if let Some((code, _)) = refusal.answer {
         let packet = Packet::ConnAck(Box::new(ConnAck::new(false, code)));
         // Where the version has no such return code the socket is closed without one ([MQTT-3.2.2-6] of 3.1.1).
@@ -66,7 +66,13 @@ fn refuse(refusal: Refusal, mut output: Output) -> (Refusal, Output) {
             debug!(?unsent, "refusal without connack");
         }
     }
-    (refusal, output)
+    Refused { refusal, output }
+}
+
+/// A refusal with what is still to be sent.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) output: Output,
 }
 
 /// What CONNECT brought about.
@@ -80,12 +86,12 @@ fn open<N: Sessions, G: Guard>(
     input: Input,
     mut output: Output,
     context: &Arc<Context<N, G>>,
-) -> Result<Open<N, G>, Box<(Refusal, Output)>> {
+) -> Result<Box<Open<N, G>>, Box<Refused>> {
     let Admitted { parts, connack } = admitted;
     let packet = Packet::ConnAck(Box::new(connack));
     if output.push(&packet).is_err() {
         let refusal = Refusal::silent(Rejected::BadProtocol, "connack exceeds the client's maximum packet size");
-        return Err(Box::new((refusal, output)));
+        return Err(Box::new(Refused { refusal, output }));
     }
     context.observer.sent(&packet);
     context.observer.opened();
@@ -187,7 +193,8 @@ async fn admit<N: Sessions, G: Guard>(
     let present = connected.session_present && !connect.clean_start;
     let (connack, keep_alive) = connack(&connect, assigned.then_some(&client_id), present, expiry, &context.limits);
     let keep_alive = KeepAlive::new(keep_alive);
-    let parts = Parts { connected, slot, client_id, version, principal, revision, expiry, keep_alive };
+    let (session, events) = (Owned::new(connected.session), connected.events);
+    let parts = Parts { session, events, slot, client_id, version, principal, revision, expiry, keep_alive };
     Ok(Admitted { parts, connack })
 }
 

@@ -161,7 +161,7 @@ where
     match accepted {
         Ok(open) => open.run(io).await,
         Err(refused) => {
-            let (refusal, output) = *refused;
+            let handshake::Refused { refusal, output } = *refused;
             context.observer.rejected(refusal.rejected);
             info!(reason = refusal.rejected.label(), detail = %refusal.detail, "connection refused");
             wire::say_goodbye(io, output).await;

@@ -25,7 +25,7 @@ use super::guard::{Guard, Principal};
 use super::keep_alive::KeepAlive;
 use super::replies::{Order, Replies, Reply};
 use super::wire::{Input, Output, Progress, offer, peek_read, progress, say_goodbye};
-use crate::session::{Connected, Ended, Event, Session, Sessions};
+use crate::session::{Ended, Event, Session, Sessions};
 
 /// Events taken in one turn.
 const EVENTS_PER_TURN: usize = 64;
@@ -36,7 +36,8 @@ const FAR: Duration = Duration::from_hours(24);
 
 /// What the handshake found out.
 pub(super) struct Parts<N: Sessions, G: Guard> {
-    pub(super) connected: Connected<N::Session>,
+    pub(super) session: Owned<N::Session>,
+    pub(super) events: mpsc::Receiver<Event>,
     pub(super) slot: OwnedSemaphorePermit,
     pub(super) client_id: MqttStr,
     pub(super) version: ProtocolVersion,
@@ -50,6 +51,12 @@ pub(super) struct Parts<N: Sessions, G: Guard> {
 pub(super) struct Owned<S: Session> {
     session: S,
     ended: Ended,
+}
+
+impl<S: Session> Owned<S> {
+    pub(super) fn new(session: S) -> Self {
+        Self { session, ended: Ended { drop_will: false, expiry: None } }
+    }
 }
 
 impl<S: Session> std::ops::Deref for Owned<S> {
@@ -83,10 +90,10 @@ pub(super) struct Open<N: Sessions, G: Guard> {
     pub(super) filters: HashMap<MqttStr, QoS>,
     input: Input,
     events: mpsc::Receiver<Event>,
-    revision: watch::Receiver<u64>,
     keep_alive: KeepAlive,
-    /// Since when more publishes are held than may be.
-    stalled: Option<Instant>,
+    /// Since when more publishes are held than may be, and none was acknowledged.
+    pub(super) stalled: Option<Instant>,
+    revision: watch::Receiver<u64>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -100,34 +107,33 @@ enum Wake {
 }
 
 impl<N: Sessions, G: Guard> Open<N, G> {
-    pub(super) fn new(parts: Parts<N, G>, input: Input, output: Output, context: Arc<Context<N, G>>) -> Self {
-        let ended = Ended { drop_will: false, expiry: None };
-        Self {
+    pub(super) fn new(parts: Parts<N, G>, input: Input, output: Output, context: Arc<Context<N, G>>) -> Box<Self> {
+        Box::new(Self {
             aliases: Aliases::new(context.limits.topic_alias_maximum),
             context,
             client_id: parts.client_id,
             version: parts.version,
             principal: parts.principal,
-            session: Owned { session: parts.connected.session, ended },
+            session: parts.session,
             expiry: parts.expiry,
             output,
             replies: Replies::default(),
             unacknowledged: HashSet::new(),
             filters: HashMap::new(),
             input,
-            events: parts.connected.events,
-            revision: parts.revision,
+            events: parts.events,
             keep_alive: parts.keep_alive,
             stalled: None,
+            revision: parts.revision,
             _slot: parts.slot,
-        }
+        })
     }
 
     /// Serves the client until the connection is over.
-    pub(super) async fn run<IO: AsyncRead + AsyncWrite + Unpin>(mut self, mut io: IO) {
+    pub(super) async fn run<IO: AsyncRead + AsyncWrite + Unpin>(mut self: Box<Self>, mut io: IO) {
         info!(principal = self.principal.name(), "connection opened");
         let ending = self.serve(&mut io).await;
-        let Self { context, version, mut session, mut output, .. } = self;
+        let Self { context, version, mut session, mut output, .. } = *self;
         session.ended = ending.ended;
         drop(session);
         context.observer.closed(ending.closed);
@@ -250,7 +256,6 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             self.stalled = None;
         } else if self.stalled.is_none() {
             self.stalled = Some(Instant::now());
-            self.context.observer.publish_stalled();
         }
     }
 

@@ -25,12 +25,12 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     pub(super) fn on_reply(&mut self, reply: Reply) -> Result<(), Ending> {
         let packet = match reply {
             Reply::PubAck(packet_id, reason) => {
-                self.check_refusal(reason)?;
+                self.on_acknowledgement(reason)?;
                 self.unacknowledged.remove(&packet_id);
                 Packet::PubAck(Ack::new(packet_id, reason))
             }
             Reply::PubRec(packet_id, reason) => {
-                self.check_refusal(reason)?;
+                self.on_acknowledgement(reason)?;
                 if reason.is_error() {
                     self.unacknowledged.remove(&packet_id);
                 }
@@ -53,10 +53,11 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     }
 
     /// In MQTT 3.1.1 every acknowledgement is positive, so a refused publish is not acknowledged at all.
-    fn check_refusal(&self, reason: ReasonCode) -> Result<(), Ending> {
+    fn on_acknowledgement(&mut self, reason: ReasonCode) -> Result<(), Ending> {
         if self.version == ProtocolVersion::V311 && reason.is_error() {
             return Err(Ending::silent(Closed::PublishStalled, "publish can only be refused"));
         }
+        self.stalled = None;
         Ok(())
     }
 
