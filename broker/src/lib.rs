@@ -1,4 +1,5 @@
 //! The broker: listeners, connections, cluster and storage around the core.
 
-pub mod clock;
-pub mod peer;
+pub mod connection;
+pub mod listener;
+pub mod session;

@@ -69,7 +69,8 @@ pub struct Delivery {
 /// What the node tells a connection.
 #[derive(Debug)]
 pub enum Event {
-    Deliver(Delivery),
+    /// Boxed: a channel keeps room for 32 events as soon as it exists.
+    Deliver(Box<Delivery>),
     /// A QoS 2 message whose PUBREC was committed before: send PUBREL again ([MQTT-4.3.3-7]).
     Release(PacketId),
     /// The session is no longer this connection's. MQTT 5 clients get DISCONNECT with the reason.
@@ -129,7 +130,10 @@ pub trait Sessions: Send + Sync + 'static {
 
     /// Opens or resumes a session. Waits at most 5 s for the client's shard, then refuses with 0x88. Refusals are reason
     /// codes of CONNACK. Taking a session over ends its former connection, wherever it is.
-    fn connect(&self, request: ConnectRequest) -> impl Future<Output = Result<Connected<Self::Session>, ReasonCode>> + Send;
+    fn connect(
+        &self,
+        request: ConnectRequest,
+    ) -> impl Future<Output = Result<Connected<Self::Session>, ReasonCode>> + Send;
 }
 
 /// An opened session.
