@@ -21,13 +21,18 @@ fn group_id(group: u32) -> GroupId {
 }
 
 impl Cluster {
-    fn served(&self, group: u32) -> Result<Arc<Group>, Status> {
+    /// The group that a request is for. What is meant for another node must not be answered: with a new disk under an
+    /// old ordinal this node would vote a second time.
+    fn served(&self, to: NodeId, group: u32) -> Result<Arc<Group>, Status> {
+        if to != self.node() {
+            return Err(Status::failed_precondition(format!("this is node {}, not {to}", self.node())));
+        }
         self.group(group_id(group)).ok_or_else(|| Status::not_found("the group does not run on this node"))
     }
 
     /// gRPC `Raft`: votes, heartbeats, handovers. The caller knows the peer to be a member.
     pub async fn serve_raft(&self, request: proto::RaftRequest) -> Result<proto::RaftReply, Status> {
-        let group = self.served(request.group)?;
+        let group = self.served(request.to, request.group)?;
         server::call(&group.raft, request).await
     }
 
@@ -41,7 +46,7 @@ impl Cluster {
         let replies = futures::stream::once(async move {
             let Some(first) = requests.next().await else { return futures::stream::empty().boxed() };
             let opened = first.and_then(|first| {
-                let group = this.served(first.group)?;
+                let group = this.served(first.to, first.group)?;
                 server::append(&group.raft, &first, requests)
             });
             opened.unwrap_or_else(|status| futures::stream::iter([Err(status)]).boxed())
@@ -55,7 +60,7 @@ impl Cluster {
         S: Stream<Item = Result<proto::SnapshotChunk, Status>> + Send + Unpin + 'static,
     {
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
-        let group = self.served(first.group)?;
+        let group = self.served(first.to, first.group)?;
         server::snapshot(&group.raft, &group.shelf, first.header, chunks).await
     }
 

@@ -90,7 +90,11 @@ fn network(error: &impl ToString) -> RpcError {
 
 fn failed(status: &Status) -> RpcError {
     match status.code() {
-        Code::Unavailable | Code::NotFound | Code::Unauthenticated | Code::PermissionDenied => unreachable(status),
+        Code::Unavailable
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::PermissionDenied => unreachable(status),
         _ => network(status),
     }
 }
@@ -113,7 +117,7 @@ impl Client {
         limit: Duration,
     ) -> Result<T, RpcError> {
         let group = u32::from(self.factory.group.0);
-        let request = proto::RaftRequest { group, from: self.factory.node, kind, payload };
+        let request = proto::RaftRequest { group, from: self.factory.node, kind, payload, to: self.target };
         let exchange = async {
             let reply = self.peer(Purpose::Raft).await?.raft(request).await.map_err(|status| failed(&status))?;
             read_reply(&reply.into_inner())
@@ -149,8 +153,10 @@ impl Client {
         let (sender, receiver) = mpsc::channel(SNAPSHOT_AHEAD);
         let file = snapshot.snapshot;
         let reading = tokio::task::spawn_blocking({
-            let (file, group, from) = (Arc::clone(&file), u32::from(self.factory.group.0), self.factory.node);
-            move || read_frames(&file, header, group, from, &sender)
+            let file = Arc::clone(&file);
+            let (group, from, to) = (u32::from(self.factory.group.0), self.factory.node, self.target);
+            let first = proto::SnapshotChunk { group, from, header, data: Bytes::new(), to };
+            move || read_frames(&file, first, &sender)
         });
         let progress = Arc::new(Mutex::new(Instant::now()));
         let state = (receiver, Arc::clone(&self.factory.rate), Arc::clone(&progress));
@@ -187,17 +193,16 @@ impl Client {
 /// Reads a file into a stream; ends early, without an error, when nobody takes the frames any more.
 fn read_frames(
     file: &SnapshotFile,
-    header: Bytes,
-    group: u32,
-    from: u64,
+    first: proto::SnapshotChunk,
     sender: &mpsc::Sender<proto::SnapshotChunk>,
 ) -> Result<(), StoreError> {
-    if sender.blocking_send(proto::SnapshotChunk { group, from, header, data: Bytes::new() }).is_err() {
+    let (group, from, to) = (first.group, first.from, first.to);
+    if sender.blocking_send(first).is_err() {
         return Ok(());
     }
     let mut frames = file.frames()?;
     while let Some(frame) = frames.next_frame()? {
-        let chunk = proto::SnapshotChunk { group, from, header: Bytes::new(), data: frame.raw() };
+        let chunk = proto::SnapshotChunk { group, from, header: Bytes::new(), data: frame.raw(), to };
         if sender.blocking_send(chunk).is_err() {
             return Ok(());
         }
@@ -280,8 +285,14 @@ impl RaftNetworkV2<Types> for Client {
             return stream_append_sequential(self, input, option);
         }
         let window = Window::new();
-        let group = u32::from(self.factory.group.0);
-        let requests = Outgoing::new(input, Arc::clone(&window), group, self.factory.node);
+        let empty = proto::RaftRequest {
+            group: u32::from(self.factory.group.0),
+            from: self.factory.node,
+            kind: KIND_APPEND,
+            payload: Bytes::new(),
+            to: self.target,
+        };
+        let requests = Outgoing::new(input, Arc::clone(&window), empty);
         Box::pin(async move {
             let replies: BoxStream<'s, Appended> = self.open_append(requests, window).await?;
             Ok(replies)

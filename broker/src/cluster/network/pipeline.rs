@@ -65,11 +65,12 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new<S>(input: S, window: Arc<Window>, group: u32, from: u64) -> Self
+    /// `empty` is a request without its payload.
+    pub(super) fn new<S>(input: S, window: Arc<Window>, empty: proto::RaftRequest) -> Self
     where
         S: Stream<Item = Append> + Send + Unpin + 'static,
     {
-        let requests = futures::stream::unfold((input, window), move |(mut input, window)| async move {
+        let requests = futures::stream::unfold((input, window, empty), |(mut input, window, empty)| async move {
             if !window.begin().await {
                 return None;
             }
@@ -77,8 +78,7 @@ impl Outgoing {
             match encode_append(&request) {
                 Ok(payload) => {
                     window.sent();
-                    let request = proto::RaftRequest { group, from, kind: super::KIND_APPEND, payload };
-                    Some((request, (input, window)))
+                    Some((proto::RaftRequest { payload, ..empty.clone() }, (input, window, empty)))
                 }
                 Err(error) => {
                     tracing::error!(%error, "failed to encode log entries");

@@ -66,17 +66,17 @@ pub(in super::super) fn append<S>(
 where
     S: Stream<Item = Result<proto::RaftRequest, Status>> + Send + Unpin + 'static,
 {
-    let group = first.group;
+    let (group, to) = (first.group, first.to);
     let first = decode_append(&first.payload).map_err(|error| malformed(&error))?;
-    let rest = rest.map(move |request| decode_next(request, group)).take_while(|request| ready(request.is_some()));
+    let rest = rest.map(move |request| decode_next(request, group, to)).take_while(|request| ready(request.is_some()));
     let rest = rest.filter_map(ready);
     let input = futures::stream::iter([first]).chain(rest);
     let output = raft.stream_append(input.boxed());
     Ok(output.map(|result| result.map_err(|fatal| stopped(&fatal)).and_then(|result| reply(&result))).boxed())
 }
 
-fn decode_next(request: Result<proto::RaftRequest, Status>, group: u32) -> Option<Append> {
-    let request = request.ok().filter(|request| request.group == group && request.kind == KIND_APPEND)?;
+fn decode_next(request: Result<proto::RaftRequest, Status>, group: u32, to: u64) -> Option<Append> {
+    let request = request.ok().filter(|request| (request.group, request.to, request.kind) == (group, to, KIND_APPEND))?;
     decode_append(&request.payload).inspect_err(|error| tracing::warn!(%error, "malformed log entries")).ok()
 }
 

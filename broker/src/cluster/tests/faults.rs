@@ -130,7 +130,7 @@ async fn a_lone_leader_confirms_nothing_and_acknowledges_nothing() {
     assert!(read.is_err(), "{read:?}");
     let lost = tokio::spawn(cluster.cluster(old).propose(GROUP, command(2, 1, 0)));
     let new = cluster.leader_where(GROUP, |id| id != old).await;
-    let answer = cluster.cluster(new).propose(GROUP, command(1, 2, 0)).await;
+    let answer = timeout(PATIENCE, cluster.cluster(new).propose(GROUP, command(1, 2, 0))).await.unwrap();
     assert!(answer.is_ok(), "{answer:?}");
     cluster.net.heal();
     let lost = timeout(PATIENCE, lost).await.unwrap().unwrap();

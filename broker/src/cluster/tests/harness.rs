@@ -266,12 +266,22 @@ pub(super) struct TestCluster {
     pub(super) nodes: BTreeMap<NodeId, TestNode>,
     pub(super) tuning: Tuning,
     pub(super) segment_bytes: u64,
+    pub(super) timing: Timing,
     pub(super) fatal: Arc<Mutex<Vec<String>>>,
     dirs: TempDir,
 }
 
 pub(super) fn members(nodes: &[(NodeId, u32)]) -> BTreeMap<NodeId, Member> {
     nodes.iter().map(|(id, ordinal)| (*id, Member { ordinal: *ordinal })).collect()
+}
+
+/// Patient enough for a machine that is busy with other tests.
+fn timing() -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(75),
+        election_min: Duration::from_millis(500),
+        election_max: Duration::from_millis(900),
+    }
 }
 
 /// Thresholds that nothing reaches.
@@ -283,7 +293,7 @@ impl TestCluster {
     pub(super) fn new(tuning: Tuning) -> Self {
         let dirs = tempfile::tempdir().unwrap();
         let fatal = Arc::default();
-        Self { net: Arc::default(), nodes: BTreeMap::new(), tuning, segment_bytes: 64 << 20, fatal, dirs }
+        Self { net: Arc::default(), nodes: BTreeMap::new(), tuning, segment_bytes: 64 << 20, timing: timing(), fatal, dirs }
     }
 
     /// Three nodes, 1 to 3, formed.
@@ -323,11 +333,7 @@ impl TestCluster {
             node: id,
             dir,
             log: log.clone(),
-            timing: Timing {
-                heartbeat: Duration::from_millis(50),
-                election_min: Duration::from_millis(150),
-                election_max: Duration::from_millis(300),
-            },
+            timing: self.timing.clone(),
             tuning: self.tuning.clone(),
             channels: Arc::new(wire),
             machines: machines.collect(),
@@ -404,8 +410,15 @@ impl TestCluster {
 
     /// Waits until all nodes have applied what the leader has, and compares them.
     pub(super) async fn converged(&self, group: GroupId) -> Vec<(u64, Bytes)> {
-        let leader = self.leader(group).await;
-        let index = self.cluster(leader).read_index(group).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        // A leader that was just replaced may not know it yet.
+        let (leader, index) = loop {
+            let leader = self.leader(group).await;
+            match self.cluster(leader).read_index(group).await {
+                Ok(index) => break (leader, index),
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
         for (id, node) in &self.nodes {
             let applied = timeout(PATIENCE, node.cluster.await_applied(group, index)).await;
             assert_eq!(applied, Ok(true), "node {id} did not apply {index}: {:?}", node.cluster.status(group));

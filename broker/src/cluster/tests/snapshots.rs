@@ -1,6 +1,7 @@
 //! Snapshots, purged logs, new nodes, growth, restarts of everything.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -114,34 +115,51 @@ async fn all_nodes_restart_with_purged_logs_and_nothing_is_lost_or_repeated() {
     cluster.assert_no_fatal();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_missing_or_damaged_snapshot_is_made_anew() {
+async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     let mut cluster = TestCluster::formed(tiny()).await;
     fill(&cluster, 1, 1, 500).await;
     purged(&cluster, 300).await;
     cluster.stop_all().await;
     for id in 1..=3 {
         for file in std::fs::read_dir(cluster.dir(id).join("snapshots")).unwrap() {
-            let path = file.unwrap().path();
-            if id == 1 {
-                std::fs::remove_file(path).unwrap();
-            } else {
-                let mut bytes = std::fs::read(&path).unwrap();
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
-                std::fs::write(&path, bytes).unwrap();
-            }
+            harm(&file.unwrap().path());
         }
     }
     for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
         cluster.start(id, ordinal).await;
     }
+    // A new node needs the snapshot of whoever leads.
     cluster.start(4, 3).await;
     let voters = members(&[(1, 0), (2, 1), (3, 2)]);
     let leader = cluster.cluster(cluster.leader(GROUP).await);
     leader.set_voters(GROUP, voters, members(&[(4, 3)])).await.unwrap();
     assert_eq!(cluster.converged(GROUP).await.len(), 500);
     cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_missing_snapshot_is_made_anew() {
+    after_harm_to_snapshots(|path| std::fs::remove_file(path).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_damaged_snapshot_is_not_served_but_made_anew() {
+    after_harm_to_snapshots(|path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_snapshot_that_was_cut_short_is_not_served_but_made_anew() {
+    after_harm_to_snapshots(|path| {
+        let bytes = std::fs::read(path).unwrap();
+        std::fs::write(path, &bytes[..bytes.len() - 7]).unwrap();
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
