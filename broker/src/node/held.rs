@@ -165,7 +165,7 @@ impl Registry {
 
     /// Sends QoS 0 if there is room; whether there was.
     fn send_volatile(&self, held: &Held, delivery: Delivery) -> bool {
-        held.events.capacity() > KEPT_FOR_ACKNOWLEDGED && held.events.try_send(Event::Deliver(delivery)).is_ok()
+        held.events.capacity() > KEPT_FOR_ACKNOWLEDGED && held.events.try_send(Event::Deliver(Box::new(delivery))).is_ok()
     }
 
     /// Delivers a message to the transient sessions here; how many matched.

@@ -7,7 +7,7 @@ use covey_codec::{Decoder, MqttStr, Packet, ProtocolVersion, QoS};
 use crate::session::Message;
 
 /// Largest stored message, above every `maxPacketSize`.
-const MAX: u32 = 32 << 20;
+const MAX: usize = 32 << 20;
 
 /// Encodes topic, payload and properties; QoS and flags travel beside the body.
 pub fn encode(message: &Message) -> Bytes {

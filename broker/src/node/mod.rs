@@ -22,6 +22,7 @@ mod server;
 mod services;
 mod session;
 mod shard;
+mod start;
 mod transient;
 mod wire;
 
@@ -39,12 +40,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-pub use membership::{Identity, Membership};
-pub use server::PeerService;
+pub use membership::{FormError, Identity, Membership, PoolChannels};
 pub use session::NodeSession;
+pub use start::{Parts, peer_routes, start};
 
 use crate::cluster::{Channels, Cluster, GroupId, NodeId};
-use crate::metrics::Metrics;
 use crate::session::{Close, ConnectRequest, Connected, Message, Sessions};
 use held::{EVENTS, Held, Outbox, Registry};
 use lease::Lease;
@@ -53,21 +53,33 @@ use outbox::{Durable, Transient};
 use shard::{Inbound, LinkId};
 use transient::{Filters, Incoming, Peers};
 
+/// A replica that misses no more entries than this is in sync.
+const IN_SYNC: u64 = 100;
 /// How long a CONNECT waits for its shard.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Counts what the node does. Every method may be called from any task and must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// A QoS 0 message for a node that is not reached was dropped.
+    fn dropped_unreachable(&self) {}
+    /// Messages were not taken by full queues.
+    fn missed(&self, _count: u64) {}
+}
 
 /// See the module.
 pub struct Node {
     pub id: NodeId,
     pub config: Arc<Config>,
     pub cluster: Cluster,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<dyn Observer>,
     pub tasks: TaskTracker,
     pub lease: Arc<Lease>,
     meta: Arc<Meta>,
     retained: Arc<Retained>,
     writer: Arc<retained::Writer>,
     shards: Vec<Arc<shard::Client>>,
+    /// What this node has applied of each shard.
+    states: Vec<Arc<machines::Shard>>,
     /// Where the leaders of this node listen, by shard.
     leaders: Vec<mpsc::UnboundedSender<Inbound>>,
     keeper: mpsc::Sender<lease::Request>,
@@ -237,6 +249,38 @@ impl Node {
     /// Whether meta knows this node as a member.
     pub fn is_member(&self) -> bool {
         self.meta.machine.read().member(self.id).is_some_and(|member| !member.removed)
+    }
+
+    /// Groups that this node leads and that have a voter which misses entries, or is unheard of.
+    pub fn groups_out_of_sync(&self) -> usize {
+        let is_behind = |group: &GroupId| {
+            let status = self.cluster.status(*group);
+            status.lag.iter().any(|(node, lag)| status.voters.contains_key(node) && lag.is_none_or(|lag| lag > IN_SYNC))
+        };
+        self.groups_led().filter(is_behind).count()
+    }
+
+    /// Durable sessions in the shards that this node leads.
+    pub fn durable_sessions_led(&self) -> u64 {
+        let led = self.states.iter().zip(0_u16..);
+        led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours)
+            .map(|(state, _)| state.machine.lock().sessions().filter(|(_, session)| session.profile.durable).count() as u64)
+            .sum()
+    }
+
+    /// Hands every leadership to another voter, as far as one has all entries.
+    pub async fn transfer_leaders(&self) {
+        let led: Vec<GroupId> = self.groups_led().collect();
+        for group in led {
+            let status = self.cluster.status(group);
+            let behind = |node: &NodeId| status.lag.get(node).copied().flatten().unwrap_or(u64::MAX);
+            let others = status.voters.keys().copied().filter(|node| *node != self.id);
+            if let Some(to) = others.min_by_key(behind)
+                && let Err(error) = self.cluster.transfer_leader(group, to).await
+            {
+                debug!(%group, %error, "the leadership stays");
+            }
+        }
     }
 
     /// Retained messages in the cluster: count and bytes.

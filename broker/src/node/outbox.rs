@@ -73,12 +73,12 @@ impl Durable {
 fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
     let Some(body) = &item.body else { return Some(Event::Release(packet)) };
     let message = message::decode(body, item.qos, item.retain, item.expiry)?;
-    Some(Event::Deliver(Delivery {
+    Some(Event::Deliver(Box::new(Delivery {
         packet_id: Some(packet),
         dup: item.dup,
         message,
         subscription_identifiers: item.identifiers.clone(),
-    }))
+    })))
 }
 
 /// The queue was full of QoS 1 and 2 messages: the session must end with 0x97.
@@ -125,7 +125,7 @@ impl Transient {
             self.bytes -= delivery.message.payload.len();
             delivery.packet_id = self.free_packet();
             self.flying.extend(delivery.packet_id);
-            events.push(Event::Deliver(delivery));
+            events.push(Event::Deliver(Box::new(delivery)));
         }
         events
     }

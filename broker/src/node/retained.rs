@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, GroupId};
 /// Writes in one entry.
 const BATCH: usize = 128;
 
-type Job = (Write, oneshot::Sender<(u64, Outcome)>);
+pub type Job = (Write, oneshot::Sender<(u64, Outcome)>);
 
 /// Takes writes in order.
 #[derive(Debug)]

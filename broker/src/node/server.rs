@@ -31,7 +31,15 @@ impl Peer for PeerService {
     type TransientStream = Answers<Frame>;
 
     async fn hello(&self, request: Request<proto::HelloRequest>) -> Result<Response<proto::HelloReply>, Status> {
-        Ok(Response::new(self.membership.on_hello(&request.into_inner())))
+        Ok(Response::new({
+            let caller = crate::peer::Caller::of(&request)?;
+            let hello = request.into_inner();
+            let reply = self.membership.identity.on_hello(&hello);
+            if reply.refused.is_empty() {
+                caller.accept(hello);
+            }
+            reply
+        }))
     }
 
     async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {

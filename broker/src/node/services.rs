@@ -90,7 +90,7 @@ impl Node {
     pub(super) fn deliver_retained(&self, held: &Held, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
             if delivery.message.qos == covey_codec::QoS::AtMostOnce {
-                self.registry.send(held, vec![crate::session::Event::Deliver(delivery)]);
+                self.registry.send(held, vec![crate::session::Event::Deliver(Box::new(delivery))]);
             } else {
                 self.registry.queue(held, delivery);
             }

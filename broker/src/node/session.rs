@@ -224,7 +224,7 @@ impl NodeSession {
                 newest.get(&found.topic).is_none_or(|index| *index < found.retained_index)
             });
             let deliveries: Vec<_> =
-                fresh.filter_map(|found| super::retained_delivery(&found, &wanted)).collect();
+                fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)).collect();
             let (node, held) = (self.node.clone(), self.held.clone());
             self.node.tasks.spawn(async move { node.deliver_retained(&held, deliveries) });
         }

@@ -113,8 +113,8 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> E
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marker {
-    /// The cluster that the node is a member of.
-    pub cluster_id: Uuid,
+    /// The cluster that the node is a member of; `None` until it formed or joined one.
+    pub cluster_id: Option<Uuid>,
     /// Identity of this disk within the cluster.
     pub node_id: u64,
     /// Name of the node; it contains the ordinal.
@@ -128,7 +128,7 @@ pub struct Marker {
 #[serde(rename_all = "camelCase")]
 struct Stored {
     format_version: u32,
-    cluster_id: Uuid,
+    cluster_id: Option<Uuid>,
     /// As text: many JSON readers round large numbers.
     node_id: String,
     node_name: String,
@@ -147,6 +147,7 @@ struct StoredVersion {
 impl Marker {
     fn checksum(&self) -> String {
         let Self { cluster_id, node_id, node_name, incarnation } = self;
+        let cluster_id = cluster_id.unwrap_or_default();
         let text = format!("{FORMAT_VERSION} {cluster_id} {node_id} {incarnation} {node_name}");
         format!("{:08x}", crc32c::crc32c(text.as_bytes()))
     }
@@ -198,10 +199,9 @@ impl Marker {
     }
 
     fn check(&self, dir: &Path, expected: &Expected<'_>) -> Result<(), Error> {
-        match expected.cluster_id {
-            Some(cluster_id) if cluster_id != self.cluster_id => {
-                let dir = dir.to_owned();
-                return Err(Error::ForeignCluster { dir, found: self.cluster_id, expected: cluster_id });
+        match (expected.cluster_id, self.cluster_id) {
+            (Some(expected), Some(found)) if expected != found => {
+                return Err(Error::ForeignCluster { dir: dir.to_owned(), found, expected });
             }
             _ => {}
         }
@@ -210,7 +210,7 @@ impl Marker {
         }
         Err(Error::ForeignNode {
             dir: dir.to_owned(),
-            cluster_id: self.cluster_id,
+            cluster_id: self.cluster_id.unwrap_or_default(),
             found: self.node_name.clone(),
             expected: expected.node_name.to_owned(),
         })
@@ -303,12 +303,12 @@ impl Fresh {
         &self.dir
     }
 
-    /// Makes this disk a member of a cluster under a new node id, at incarnation 1.
+    /// Gives this disk a node id, at incarnation 1; it belongs to no cluster yet.
     ///
     /// The log is opened before this: a marker without a log counts as a lost disk.
-    pub fn create(self, cluster_id: Uuid) -> Result<Claimed, Error> {
+    pub fn create(self) -> Result<Claimed, Error> {
         let (_, node_id) = Uuid::new_v4().as_u64_pair();
-        let marker = Marker { cluster_id, node_id, node_name: self.node_name, incarnation: 1 };
+        let marker = Marker { cluster_id: None, node_id, node_name: self.node_name, incarnation: 1 };
         marker.write(&self.dir)?;
         Ok(Claimed { dir: self.dir, marker, _lock: self.lock })
     }
@@ -318,6 +318,20 @@ impl Claimed {
     /// The data directory.
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// Makes this disk a member of a cluster, for good. Repeating it is harmless; another cluster is refused.
+    pub fn bind(&mut self, cluster_id: Uuid) -> Result<(), Error> {
+        match self.marker.cluster_id {
+            Some(found) if found == cluster_id => Ok(()),
+            Some(found) => Err(Error::ForeignCluster { dir: self.dir.clone(), found, expected: cluster_id }),
+            None => {
+                let marker = Marker { cluster_id: Some(cluster_id), ..self.marker.clone() };
+                marker.write(&self.dir)?;
+                self.marker = marker;
+                Ok(())
+            }
+        }
     }
 
     /// What the marker says; the incarnation is this start's.

@@ -57,6 +57,7 @@ pub trait Services: Send + Sync + 'static {
 pub struct Leader {
     pub shard: u16,
     pub cluster: Cluster,
+    pub rows: RowReader,
     pub state: Arc<Shard>,
     pub meta: Arc<Meta>,
     pub services: Arc<dyn Services>,
@@ -155,7 +156,7 @@ impl Leader {
         Term {
             number: leadership.term,
             group,
-            rows: self.cluster.rows(group),
+            rows: self.rows.clone(),
             links: HashMap::new(),
             batch: Batch::new(self.state.machine.lock().time()),
             deliveries: Deliveries::default(),

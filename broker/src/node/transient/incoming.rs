@@ -7,6 +7,7 @@ use covey_core::shard::NodeId;
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::debug;
 
@@ -25,6 +26,8 @@ pub struct Incoming {
     received: Mutex<HashMap<NodeId, (u64, u64)>>,
     /// Change of the filters that each node knows.
     known: watch::Sender<HashMap<NodeId, u64>>,
+    /// Ends the streams of the present epoch.
+    over: Mutex<CancellationToken>,
 }
 
 impl std::fmt::Debug for Incoming {
@@ -35,11 +38,12 @@ impl std::fmt::Debug for Incoming {
 
 impl Incoming {
     pub fn new(filters: Arc<Filters>, deliver: Deliver) -> Arc<Self> {
-        Arc::new(Self { filters, deliver, received: Mutex::default(), known: watch::channel(HashMap::new()).0 })
+        Arc::new(Self { filters, deliver, received: Mutex::default(), known: watch::channel(HashMap::new()).0, over: Mutex::default() })
     }
 
-    /// This node's epoch changed: numbers and filters of the former one mean nothing.
+    /// This node's epoch changed: numbers and filters of the former one mean nothing, its streams end.
     pub fn reset(&self) {
+        std::mem::take(&mut *self.over.lock()).cancel();
         self.received.lock().clear();
         self.known.send_modify(HashMap::clear);
     }
@@ -51,9 +55,20 @@ impl Incoming {
         drop(self.known.subscribe().wait_for(|known| knows(known)).await);
     }
 
-    /// Serves one stream until it breaks.
+    /// Serves one stream until it breaks or the epoch is over.
     pub async fn serve(
         self: Arc<Self>,
+        frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
+        out: mpsc::UnboundedSender<Result<Frame, Status>>,
+    ) -> Result<(), Status> {
+        let over = self.over.lock().clone();
+        over.run_until_cancelled(self.serve_epoch(frames, out))
+            .await
+            .unwrap_or_else(|| Err(Status::cancelled("the epoch is over")))
+    }
+
+    async fn serve_epoch(
+        &self,
         mut frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
         out: mpsc::UnboundedSender<Result<Frame, Status>>,
     ) -> Result<(), Status> {
