@@ -29,6 +29,7 @@ func incident(ctx context.Context, args []string) error {
 	subscribers := flags.Int("subscribers", 4, "subscribers per node, every second one with a durable session")
 	while := flags.String("while", "", "go on while this file exists, even when the count is reached")
 	cut := flags.String("cut", "", "file that exists while a node is cut off")
+	minCut := flags.Int("min-cut", 0, "how many of the acknowledged rounds must have had their SUBACK while cut")
 	settle := flags.Duration("settle", 60*time.Second, "how long to wait for the last arrivals")
 	out := flags.String("out", "incident.jsonl", "journal")
 	check := flags.String("check", "", "judge this journal and do nothing else")
@@ -40,7 +41,7 @@ func incident(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		return conclude(records)
+		return conclude(records, *minCut)
 	}
 	j, err := openJournal(*out)
 	if err != nil {
@@ -57,7 +58,7 @@ func incident(ctx context.Context, args []string) error {
 	err = run.rounds(ctx, *subscribers, *rate, func() bool {
 		return run.acknowledged.Load() < *count || exists(*while)
 	}, *settle)
-	return errors.Join(err, conclude(run.records))
+	return errors.Join(err, conclude(run.records, *minCut))
 }
 
 // run is one run of the checker.

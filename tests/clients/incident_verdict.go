@@ -23,7 +23,7 @@ type verdict struct {
 type nodeCount struct{ Granted, Acknowledged, WhileCut, Refused, Closed int }
 
 // conclude prints the verdict; the error lists what was broken.
-func conclude(records []record) error {
+func conclude(records []record, minCut int) error {
 	v := weigh(records)
 	fmt.Printf("%d SUBACKs, %d publishes acknowledged (%d while cut, %d with 0x10), %d of them arrived, %d transient sessions had ended\n",
 		v.Rounds, v.Acknowledged, v.WhileCut, v.Unmatched, v.Arrived, v.Ended)
@@ -43,6 +43,9 @@ func conclude(records []record) error {
 	}
 	if more := len(v.Problems) - len(problems); more > 0 {
 		problems = append(problems, fmt.Errorf("and %d more", more))
+	}
+	if v.WhileCut < minCut {
+		problems = append(problems, fmt.Errorf("%d rounds while cut instead of %d", v.WhileCut, minCut))
 	}
 	if v.Acknowledged == 0 {
 		problems = append(problems, errors.New("nothing to judge: no publish was acknowledged"))

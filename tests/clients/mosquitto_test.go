@@ -202,7 +202,7 @@ func dropOneArrival(t *testing.T, path string) string {
 	}
 	for i, r := range records {
 		if r.Kind == kindArrived {
-			err = conclude(append(append([]record{}, records[:i]...), records[i+1:]...))
+			err = conclude(append(append([]record{}, records[:i]...), records[i+1:]...), 0)
 			return fmt.Sprint(err)
 		}
 	}
