@@ -179,6 +179,18 @@ func reached(t *testing.T, limit time.Duration, path, kind string, count int) {
 	})
 }
 
+// arrived waits until a worker has so many jobs, or none has come for 20 seconds: the verdict says what is missing.
+func arrived(t *testing.T, journal string, count int) {
+	t.Helper()
+	last, since := 0, time.Now()
+	for last < count && time.Since(since) < 20*time.Second {
+		time.Sleep(250 * time.Millisecond)
+		if got := len(entries(journal, "job")); got != last {
+			last, since = got, time.Now()
+		}
+	}
+}
+
 // verify is the verdict over a worker's and a publisher's journals.
 func verify(t *testing.T, received, sent string, count int) {
 	t.Helper()

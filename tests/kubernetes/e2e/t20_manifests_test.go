@@ -48,6 +48,7 @@ func TestBadManifests(t *testing.T) {
 					return errors.New("no Ready=False with a message")
 				})
 			}
+			t.Log(answer)
 			for _, word := range c.words {
 				if !strings.Contains(answer.Error(), word) {
 					t.Errorf("%q is missing in: %v", word, answer)

@@ -150,12 +150,7 @@ func (s *story) end() {
 	if err := s.publisher.wait(s.T, 3*time.Minute); err != nil {
 		s.Fatalf("publisher: %v after %d acknowledgements", err, len(entries(s.sent, "acknowledged")))
 	}
-	eventually(s.T, time.Minute, "the last job at the worker", func() error {
-		if got := len(entries(s.received, "job")); got < jobs {
-			return fmt.Errorf("%d jobs received", got)
-		}
-		return nil
-	})
+	arrived(s.T, s.received, jobs)
 	s.worker.stop(s.T, syscall.SIGTERM)
 	verify(s.T, s.received, s.sent, jobs)
 	ensureReady(s.T)

@@ -112,12 +112,7 @@ func cutOff(t *testing.T, ordinal int, who login, cut string) {
 	if err := publisher.wait(t, time.Minute); err != nil {
 		t.Fatalf("publisher: %v", err)
 	}
-	eventually(t, 20*time.Second, "all jobs at the worker", func() error {
-		if got := len(entries(received, "job")); got < 300 {
-			return fmt.Errorf("%d jobs", got)
-		}
-		return nil
-	})
+	arrived(t, received, 300)
 	worker.stop(t, syscall.SIGTERM)
 	verify(t, received, sent, 300)
 	ensureReady(t)
