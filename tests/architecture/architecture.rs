@@ -201,7 +201,7 @@ const MAY_NAME: [(&str, &[&str]); 4] = [
             "broker/contract",
             "broker/src/cluster",
             "broker/src/admin",
-            "broker/src/peer",
+            "broker/src/node",
             "operator/src/admin",
             "tests",
         ],

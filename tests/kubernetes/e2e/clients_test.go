@@ -53,7 +53,12 @@ func start(t *testing.T, journal string, args ...string) *client {
 	if err := c.command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.command.Process.Kill() })
+	t.Cleanup(func() {
+		_ = c.command.Process.Kill()
+		if c.pod != "" {
+			_, _ = try(tool("kubectl", "-n", namespace, "delete", "pod", c.pod, "--ignore-not-found", "--wait=false"))
+		}
+	})
 	return c
 }
 
