@@ -202,6 +202,7 @@ const MAY_NAME: [(&str, &[&str]); 4] = [
             "broker/src/cluster",
             "broker/src/admin",
             "broker/src/node",
+            "broker/src/peer",
             "operator/src/admin",
             "tests",
         ],
