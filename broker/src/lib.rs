@@ -1,4 +1,5 @@
 //! The broker: listeners, connections, cluster and storage around the core.
 
 pub mod clock;
+pub mod cluster;
 pub mod peer;

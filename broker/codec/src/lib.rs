@@ -11,11 +11,20 @@
 //! Publish -> EncodedPublish -> write(Delivery) -> BytesMut (one message for many receivers)
 //! ```
 
+mod decode;
+mod encode;
+mod error;
 pub mod packet;
+mod property;
 mod reason;
 mod text;
 pub mod topic;
+mod varint;
+mod wire;
 
+pub use decode::Decoder;
+pub use encode::{Delivery, EncodedPublish, encode};
+pub use error::{DecodeError, EncodeError};
 pub use packet::{Packet, PacketId, ProtocolVersion, QoS};
 pub use reason::{InvalidReasonCode, ReasonCode};
 pub use text::{MqttStr, TextError};

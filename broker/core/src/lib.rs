@@ -1,4 +1,11 @@
-//! What the broker decides, without I/O and without a clock: topics and access decisions.
+//! What the broker decides: topics, sessions, queues, routes, access. No I/O, no clock, no tokio: time is a parameter,
+//! effects are returned. The shell in `covey-broker` drives it.
 
 pub mod access;
+pub mod meta;
+pub mod retained;
+mod rows;
+pub mod shard;
 pub mod topic;
+
+pub use rows::{Rows, Unreadable};
