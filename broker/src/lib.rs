@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod http;
 pub mod metrics;
 pub mod peer;
