@@ -1,5 +1,6 @@
 //! The broker: listeners, connections, cluster and storage around the core.
 
+pub mod access;
 pub mod clock;
 pub mod cluster;
 pub mod http;
