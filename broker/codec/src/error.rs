@@ -97,12 +97,13 @@ impl From<topic::Error> for DecodeError {
             topic::Error::Empty => malformed("MQTT-4.7.3-1", "topic is empty"),
             topic::Error::Null => malformed("MQTT-4.7.3-2", "topic contains the null character"),
             topic::Error::TooLong => malformed("MQTT-4.7.3-3", "topic is longer than 65535 bytes"),
-            topic::Error::WildcardInName => malformed("MQTT-3.3.2-2", "topic name contains a wildcard"),
+            topic::Error::WildcardInName => malformed("MQTT-4.7.0-1", "topic name contains a wildcard"),
             topic::Error::MultiLevelWildcard => {
                 malformed("MQTT-4.7.1-1", "# is not the whole last level of the filter")
             }
             topic::Error::SingleLevelWildcard => malformed("MQTT-4.7.1-2", "+ is not a whole level of the filter"),
-            topic::Error::ShareName => malformed("MQTT-4.8.2-1", "share name is empty or contains a wildcard"),
+            topic::Error::ShareNameEmpty => malformed("MQTT-4.8.2-1", "share name is empty"),
+            topic::Error::ShareNameWildcard => malformed("MQTT-4.8.2-2", "share name contains a wildcard"),
             topic::Error::ShareFilter => malformed("MQTT-4.8.2-2", "shared subscription has no filter"),
         }
     }

@@ -16,7 +16,7 @@ pub enum Error {
     #[error("topic is longer than 65535 bytes [MQTT-4.7.3-3]")]
     TooLong,
     /// A topic name has a wildcard.
-    #[error("topic name contains a wildcard [MQTT-3.3.2-2]")]
+    #[error("topic name contains a wildcard [MQTT-4.7.0-1]")]
     WildcardInName,
     /// `#` is not the last character, or not alone in its level.
     #[error("# is not the whole last level of the filter [MQTT-4.7.1-1]")]
@@ -24,9 +24,12 @@ pub enum Error {
     /// `+` is not alone in its level.
     #[error("+ is not a whole level of the filter [MQTT-4.7.1-2]")]
     SingleLevelWildcard,
-    /// The share name is missing, or has a wildcard.
-    #[error("share name is empty or contains a wildcard [MQTT-4.8.2-1] [MQTT-4.8.2-2]")]
-    ShareName,
+    /// The share name has no character.
+    #[error("share name is empty [MQTT-4.8.2-1]")]
+    ShareNameEmpty,
+    /// The share name has a wildcard.
+    #[error("share name contains a wildcard [MQTT-4.8.2-2]")]
+    ShareNameWildcard,
     /// Nothing follows the share name.
     #[error("shared subscription has no filter after its share name [MQTT-4.8.2-2]")]
     ShareFilter,
@@ -70,10 +73,13 @@ fn check_text(text: &str) -> Result<(), Error> {
 
 fn check_shared(shared: &str) -> Result<(), Error> {
     let Some((name, filter)) = shared.split_once('/') else {
-        return Err(if shared.is_empty() { Error::ShareName } else { Error::ShareFilter });
+        return Err(if shared.is_empty() { Error::ShareNameEmpty } else { Error::ShareFilter });
     };
-    if name.is_empty() || name.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
-        return Err(Error::ShareName);
+    if name.is_empty() {
+        return Err(Error::ShareNameEmpty);
+    }
+    if name.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
+        return Err(Error::ShareNameWildcard);
     }
     if filter.is_empty() {
         return Err(Error::ShareFilter);
@@ -92,4 +98,53 @@ fn check_levels(filter: &str) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_any_text_without_wildcards() {
+        for name in ["a", "/", "a//b", " ", "$SYS/x", "部门/消息", "$share/g/a"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for (name, error) in [("", Error::Empty), ("a/+", Error::WildcardInName), ("#", Error::WildcardInName)] {
+            assert_eq!(check_name(name), Err(error), "{name}");
+        }
+        assert_eq!(check_name("a\0"), Err(Error::Null));
+        assert_eq!(check_name(&"a".repeat(65_535)), Ok(()));
+        assert_eq!(check_name(&"a".repeat(65_536)), Err(Error::TooLong));
+    }
+
+    #[test]
+    fn wildcards_of_filters_are_whole_levels() {
+        for filter in ["#", "+", "a/#", "/#", "+/+/#", "//", "$share", "$share/g/#", "$share/g//", "$shared/#"] {
+            assert_eq!(check_filter(filter), Ok(()), "{filter}");
+        }
+        for (filter, error) in [
+            ("", Error::Empty),
+            ("#/", Error::MultiLevelWildcard),
+            ("##", Error::MultiLevelWildcard),
+            ("a#", Error::MultiLevelWildcard),
+            ("+#", Error::MultiLevelWildcard),
+            ("a+", Error::SingleLevelWildcard),
+            ("++", Error::SingleLevelWildcard),
+            ("$share/", Error::ShareNameEmpty),
+            ("$share//a", Error::ShareNameEmpty),
+            ("$share/#/a", Error::ShareNameWildcard),
+            ("$share/g", Error::ShareFilter),
+            ("$share/g/", Error::ShareFilter),
+            ("$share/g/a#", Error::MultiLevelWildcard),
+        ] {
+            assert_eq!(check_filter(filter), Err(error), "{filter}");
+        }
+    }
+
+    #[test]
+    fn shared_filters_come_apart_at_the_share_name() {
+        assert_eq!(split_shared("$share/g/a/b"), Some(("g", "a/b")));
+        assert_eq!(split_shared("$share/g//"), Some(("g", "/")));
+        assert_eq!(split_shared("a/$share/g/b"), None);
+    }
 }

@@ -155,11 +155,12 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Retained messages whose topic the filter matches and whose expiry has not passed, with what is left of it.
-    pub fn matches(&self, filter: &Filter) -> Vec<(Name, Message)> {
+    /// Retained messages whose topic the filter matches and whose expiry has not passed at group time `now`, with what is
+    /// left of it.
+    pub fn matches(&self, filter: &Filter, now: u64) -> Vec<(Name, Message)> {
         let mut found = Vec::new();
         self.messages.matches(filter, |name, message| {
-            let waited = u32::try_from(self.time.saturating_sub(message.arrived) / 1000).unwrap_or(u32::MAX);
+            let waited = u32::try_from(now.saturating_sub(message.arrived) / 1000).unwrap_or(u32::MAX);
             let left = message.expiry.map(|expiry| expiry.saturating_sub(waited));
             if left != Some(0) {
                 found.push((name.clone(), Message { expiry: left, ..message.clone() }));
@@ -206,7 +207,7 @@ mod tests {
     }
 
     fn found(machine: &Machine, filter: &str) -> Vec<Bytes> {
-        machine.matches(&filter.parse().unwrap()).into_iter().map(|(_, message)| message.body).collect()
+        machine.matches(&filter.parse().unwrap(), 0).into_iter().map(|(_, message)| message.body).collect()
     }
 
     #[test]

@@ -1,49 +1,82 @@
 //! The cluster runtime: all Raft groups of a node over one log and one state store.
 //!
+//! The node starts it with a [`Machine`] per group, hands it the peers' requests and submits commands; only this module
+//! names openraft. Invariant: what it answers to a command is what a majority has on fsynced disks.
+//!
 //! ```text
-//!  propose -> proposer -> openraft -> segment log (fsync) -> apply: Machine -> rows in one batch -> written, answer
-//!                           |  ^
-//!                           v  |  tonic: Raft, Append, Snapshot
-//!                          peers
+//!  propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► Machine::apply ─► one batch ─► written, answer
+//!                         │  ▲                                          │
+//!                         ▼  │ gRPC: Raft, Append, Snapshot             └─► snapshot ─► purge of the log
+//!                        peers
 //! ```
 
+mod group;
+mod log_store;
+mod machine;
+mod membership;
+mod network;
+mod raft;
+mod serve;
+mod snapshot;
+mod state_store;
+mod status;
+#[cfg(test)]
+mod tests;
 mod types;
+mod upkeep;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
-use std::ops::RangeBounds;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use covey_contract::config::Raft as Timing;
-use covey_contract::proto;
-use futures::Stream;
-use futures::stream::BoxStream;
-use tokio::sync::watch;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tokio_util::task::TaskTracker;
 
+use crate::storage::segment::Log;
+use group::{Group, Node, Shared};
+use log_store::LogStore;
+use network::rate::Rate;
+use snapshot::Shelf;
+use state_store::StateStore;
+
+pub use network::MAX_MESSAGE;
+pub use state_store::{RowIter, RowReader};
 pub use types::{
     ChangeError, ChannelError, Channels, Fatal, GroupId, GroupStatus, InitializeError, Leadership, Machine, Member,
     NodeId, ProposeError, Purpose, ReadError, Response, Rows, StartError, StoreError, Tuning,
 };
 
-/// Largest gRPC message between nodes, in bytes: a 16 MiB message and its framing.
-pub const MAX_MESSAGE: usize = 20 << 20;
+/// How long [`Cluster::stop`] waits for the last user of the state store.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// What the runtime is started with.
 pub struct Options {
     pub node: NodeId,
-    pub member: Member,
-    /// Directory for state and snapshots; the log has its own.
+    /// Directory of `state` and `snapshots`; the log has its own.
     pub dir: PathBuf,
+    pub log: Log,
     pub timing: Timing,
     pub tuning: Tuning,
     pub channels: Arc<dyn Channels>,
+    /// The groups of this node.
     pub machines: Vec<(GroupId, Box<dyn Machine>)>,
     pub fatal: Fatal,
+    /// Cancelled when the node stops: no group answers any more.
     pub shutdown: CancellationToken,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("node", &self.node).field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 /// A cheap handle on the runtime.
@@ -53,150 +86,179 @@ pub struct Cluster {
 }
 
 struct Inner {
-    node: NodeId,
+    shared: Arc<Shared>,
+    timing: Timing,
+    tuning: Tuning,
+    groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
+    tracker: TaskTracker,
+    /// Yields `None` when the state store is closed.
+    closed: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
-/// Reads the rows of a group as they were applied last.
-#[derive(Clone)]
-pub struct RowReader {
-    _group: GroupId,
-}
-
-/// Rows in key order, of one moment.
-pub struct RowIter;
-
-impl Iterator for RowIter {
-    type Item = Result<(Bytes, Bytes), StoreError>;
-    fn next(&mut self) -> Option<Self::Item> {
-        None
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("node", &self.inner.shared.node).finish_non_exhaustive()
     }
 }
 
-impl RowReader {
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(None)
-    }
-    /// Rows whose key begins with the prefix, in key order.
-    pub fn prefix(&self, _prefix: &[u8]) -> RowIter {
-        RowIter
-    }
-    /// Rows of a range of keys, in key order.
-    pub fn range(&self, _range: impl RangeBounds<Vec<u8>>) -> RowIter {
-        RowIter
-    }
+fn open(dir: &Path, alive: mpsc::Sender<()>) -> Result<StateStore, StoreError> {
+    let snapshots = dir.join("snapshots");
+    let failed = |source| StoreError::File { action: "create", path: snapshots.clone(), source };
+    std::fs::create_dir_all(&snapshots).map_err(failed)?;
+    StateStore::open(&dir.join("state"), alive)
 }
 
 impl Cluster {
-    /// Opens state and snapshots, replays the log and starts every group.
+    /// Opens state and snapshots, applies what the log has above them and starts every group.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        Ok(Self { inner: Arc::new(Inner { node: options.node }) })
+        let Options { node, dir, log, timing, tuning, channels, machines, fatal, shutdown } = options;
+        let stop = shutdown.child_token();
+        let shared = Shared { node, channels, fatal, stop: stop.clone(), stopping: AtomicBool::new(false) };
+        let shared = Arc::new(shared);
+        let tracker = TaskTracker::new();
+        let node = Node {
+            options: Arc::clone(&shared),
+            config: group::config(&timing)?,
+            rate: Arc::new(Rate::new(tuning.snapshot_rate)),
+            tracker: tracker.clone(),
+        };
+        let (alive, closed) = mpsc::channel(1);
+        let failed = |source| StartError::Open { path: dir.clone(), source };
+        let store = open(&dir, alive).map_err(failed)?;
+        let mut groups = BTreeMap::new();
+        for (id, machine) in machines {
+            let shelf = Shelf::open(&dir.join("snapshots"), id).map_err(failed)?;
+            let state = store.group(id).map_err(failed)?;
+            let log = LogStore::new(log.clone(), id.0);
+            groups.insert(id, Arc::new(Group::start(&node, id, machine, state, shelf, log).await?));
+        }
+        let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop);
+        tracker.spawn(upkeep);
+        let closed = tokio::sync::Mutex::new(closed);
+        let inner = Inner { shared, timing, tuning, groups: RwLock::new(groups), tracker, closed };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Ends every group and waits until all files are closed.
-    pub async fn stop(&self) {}
+    /// Ends every group and waits until the state store is closed. The log stays open: it is the caller's.
+    pub async fn stop(&self) {
+        self.inner.shared.stopping.store(true, Ordering::Relaxed);
+        self.inner.shared.stop.cancel();
+        let groups = std::mem::take(&mut *self.inner.groups.write());
+        for group in groups.values() {
+            if let Err(error) = group.raft.shutdown().await {
+                tracing::warn!(group = %group.id, %error, "a group did not end well");
+            }
+        }
+        drop(groups);
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
+        let mut closed = self.inner.closed.lock().await;
+        if tokio::time::timeout(CLOSE_WAIT, closed.recv()).await.is_err() {
+            tracing::warn!("the state store is still in use");
+        }
+    }
 
+    /// The id of this node.
     pub fn node(&self) -> NodeId {
-        self.inner.node
+        self.inner.shared.node
     }
 
-    /// Forms every group; idempotent, called on every listed node with the same members.
-    pub async fn initialize(&self, _members: &BTreeMap<NodeId, Member>) -> Result<(), InitializeError> {
-        Err(InitializeError::Stopped)
+    /// The groups of this node.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.inner.groups.read().keys().copied().collect()
     }
 
-    /// Whether every group of this node belongs to a cluster.
-    pub async fn is_initialized(&self) -> bool {
-        false
+    fn group(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.inner.groups.read().get(&id).cloned()
     }
 
-    /// Submits a command, at this call and in the order of calls, on the node that leads; pipelined.
+    /// Forms every group with these voters; idempotent, called on every listed node with the same members.
+    pub async fn initialize(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), InitializeError> {
+        if !members.contains_key(&self.node()) {
+            return Err(InitializeError::NotListed);
+        }
+        for id in self.groups() {
+            self.group(id).ok_or(InitializeError::Stopped)?.initialize(members).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the group has members: it was formed here, or its leader reached this node.
+    pub async fn is_initialized(&self, group: GroupId) -> bool {
+        match self.group(group) {
+            Some(group) => group.raft.is_initialized().await.unwrap_or(false),
+            None => false,
+        }
+    }
+
+    /// Submits a command, at this call and in the order of calls, where this node leads. The future may be dropped;
+    /// the command stays.
     pub fn propose(
         &self,
-        _group: GroupId,
-        _command: Bytes,
+        group: GroupId,
+        command: Bytes,
     ) -> impl Future<Output = Result<Response, ProposeError>> + Send + 'static + use<> {
-        std::future::ready(Err(ProposeError::Stopped))
+        let proposal = self.group(group).map(|group| group.propose(command));
+        async move {
+            match proposal {
+                Some(proposal) => proposal.await,
+                None => Err(ProposeError::Stopped),
+            }
+        }
     }
 
-    /// Submits a command here or at the leader, following its hints; one try.
-    pub async fn propose_at_leader(&self, _group: GroupId, _command: Bytes) -> Result<Response, ProposeError> {
-        Err(ProposeError::Stopped)
-    }
-
-    /// Confirms, by a round begun after the call, that this node leads; gives the index that a reader must have applied.
-    pub async fn read_index(&self, _group: GroupId) -> Result<u64, ReadError> {
-        Err(ReadError::Stopped)
-    }
-
-    /// The read index, from here or from the leader.
-    pub async fn read_index_at_leader(&self, _group: GroupId) -> Result<u64, ReadError> {
-        Err(ReadError::Stopped)
+    /// Confirms, by a round begun after the call, that this node leads; gives the index that a reader must have
+    /// applied.
+    pub async fn read_index(&self, group: GroupId) -> Result<u64, ReadError> {
+        self.group(group).ok_or(ReadError::Stopped)?.read_index().await
     }
 
     /// Waits until this node has applied the index; false when the group stops first.
-    pub async fn await_applied(&self, _group: GroupId, _index: u64) -> bool {
-        false
+    pub async fn await_applied(&self, group: GroupId, index: u64) -> bool {
+        let stop = self.inner.shared.stop.clone();
+        let mut applied = self.applied(group);
+        tokio::select! {
+            applied = applied.wait_for(|applied| *applied >= index) => applied.is_ok(),
+            () = stop.cancelled() => false,
+        }
     }
 
-    pub fn leadership(&self, _group: GroupId) -> watch::Receiver<Leadership> {
-        watch::channel(Leadership::default()).1
+    /// Who leads the group, as it changes; a group that does not run here has no leader.
+    pub fn leadership(&self, group: GroupId) -> watch::Receiver<Leadership> {
+        let closed = || watch::channel(Leadership::default()).1;
+        self.group(group).map_or_else(closed, |group| group.leadership.clone())
     }
 
-    pub fn applied(&self, _group: GroupId) -> watch::Receiver<u64> {
-        watch::channel(0).1
+    /// The index that this node has applied, as it grows.
+    pub fn applied(&self, group: GroupId) -> watch::Receiver<u64> {
+        self.group(group).map_or_else(|| watch::channel(0).1, |group| group.progress.applied.subscribe())
     }
 
-    pub fn status(&self, _group: GroupId) -> GroupStatus {
-        GroupStatus::default()
+    /// The group as this node sees it; empty where it does not run.
+    pub fn status(&self, group: GroupId) -> GroupStatus {
+        self.group(group).map(|group| group.status()).unwrap_or_default()
     }
 
-    /// Hands the leadership to a voter that has every entry; returns when it took it.
-    pub async fn transfer_leader(&self, _group: GroupId, _to: NodeId) -> Result<(), ChangeError> {
-        Err(ChangeError::Stopped)
+    /// Hands the leadership to a voter that has every entry; returns when it took it. Leader only.
+    pub async fn transfer_leader(&self, group: GroupId, to: NodeId) -> Result<(), ChangeError> {
+        let group = self.group(group).ok_or(ChangeError::Stopped)?;
+        group.transfer_leader(to, self.inner.timing.election_max).await
     }
 
-    /// Makes these the members of the group: adds learners, waits until they caught up, then one joint change. Leader only.
+    /// Makes these the members of the group: adds learners, waits until the new voters caught up, then one joint
+    /// change; nodes that are in neither go. Leader only; may be repeated until it succeeds.
     pub async fn set_voters(
         &self,
-        _group: GroupId,
-        _voters: BTreeMap<NodeId, Member>,
-        _learners: BTreeMap<NodeId, Member>,
+        group: GroupId,
+        voters: BTreeMap<NodeId, Member>,
+        learners: BTreeMap<NodeId, Member>,
     ) -> Result<(), ChangeError> {
-        Err(ChangeError::Stopped)
+        let group = self.group(group).ok_or(ChangeError::Stopped)?;
+        group.set_voters(voters, learners, self.inner.tuning.catch_up).await
     }
 
-    pub fn rows(&self, group: GroupId) -> RowReader {
-        RowReader { _group: group }
-    }
-
-    /// gRPC `Raft`.
-    pub async fn serve_raft(&self, _request: proto::RaftRequest) -> Result<proto::RaftReply, Status> {
-        Err(Status::unavailable("stopped"))
-    }
-
-    /// gRPC `Append`.
-    pub fn serve_append(
-        &self,
-        _requests: impl Stream<Item = Result<proto::RaftRequest, Status>> + Send + Unpin + 'static,
-    ) -> BoxStream<'static, Result<proto::RaftReply, Status>> {
-        Box::pin(futures::stream::empty())
-    }
-
-    /// gRPC `Snapshot`.
-    pub async fn serve_snapshot(
-        &self,
-        _chunks: impl Stream<Item = Result<proto::SnapshotChunk, Status>> + Send + Unpin + 'static,
-    ) -> Result<proto::RaftReply, Status> {
-        Err(Status::unavailable("stopped"))
-    }
-
-    /// gRPC `Propose`.
-    pub async fn serve_propose(&self, _request: proto::ProposeRequest) -> proto::ProposeReply {
-        proto::ProposeReply::default()
-    }
-
-    /// gRPC `ReadIndex`.
-    pub async fn serve_read_index(&self, _request: proto::ReadIndexRequest) -> proto::ReadIndexReply {
-        proto::ReadIndexReply::default()
+    /// Reads the group's rows; `None` where it does not run. Holding it keeps the state store open.
+    pub fn rows(&self, group: GroupId) -> Option<RowReader> {
+        self.group(group).map(|group| RowReader::new(Arc::clone(&group.store)))
     }
 }

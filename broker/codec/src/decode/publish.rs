@@ -21,12 +21,19 @@ pub(super) fn decode(body: &mut Reader, flags: u8, context: Context) -> Result<P
         ProtocolVersion::V311 => PublishProperties::default(),
     };
     if !topic.is_empty() || context.version == ProtocolVersion::V311 {
-        topic::check_name(&topic)?;
+        check_topic(&topic)?;
     } else if properties.topic_alias.is_none() {
         return Err(protocol("3.3.2.1", "topic is empty and there is no topic alias"));
     }
     let payload = body.rest();
     Ok(Publish { dup, qos, retain, topic, packet_id, properties, payload })
+}
+
+fn check_topic(name: &str) -> Result<(), DecodeError> {
+    topic::check_name(name).map_err(|error| match error {
+        topic::Error::WildcardInName => malformed("MQTT-3.3.2-2", "topic name contains a wildcard"),
+        other => other.into(),
+    })
 }
 
 fn properties(body: &mut Reader, sender: Sender) -> Result<PublishProperties, DecodeError> {

@@ -49,7 +49,7 @@ impl EncodedPublish {
     /// Encodes topic and properties of a message; its payload is shared, not copied.
     ///
     /// `dup`, `qos`, `retain`, `packet_id`, message expiry and subscription identifiers come from each [`Delivery`]; a
-    /// topic alias is left out [MQTT-3.3.2-7].
+    /// topic alias is left out, being the sender's own (3.3.2.3.4).
     pub fn new(message: &Publish, version: ProtocolVersion) -> Result<Self, EncodeError> {
         let mut properties = BytesMut::new();
         if version == ProtocolVersion::V5 {

@@ -100,11 +100,12 @@ impl Machine {
         self.tree.matches(&name, |id, options| found.push((*id, *options)));
         for (id, options) in found {
             let own = || self.sessions.get(&id).is_some_and(|session| session.profile.client == enqueue.publisher);
-            if options.qos == 0 || (options.no_local && own()) {
-                continue;
+            if !(options.no_local && own()) {
+                matches.entry(id).or_default().add(options, enqueue);
             }
-            matches.entry(id).or_default().add(options, enqueue);
         }
+        // QoS 0 enters no log: those sessions get it from applied state.
+        matches.retain(|_, matched| matched.qos > 0);
         if enqueue.retained_index > 0 {
             matches.keys().for_each(|id| self.note_live_copy(*id, &name, enqueue));
         }
@@ -188,21 +189,31 @@ impl Machine {
         Outcome::Known(true)
     }
 
-    /// Sessions with a subscription that admits the message at QoS 0 to an online holder: for messages that enter no log.
-    pub fn volatile_matches(&self, topic: &str, publisher: &str, mut visit: impl FnMut(SessionId, bool, &[u32])) {
+    /// Online sessions that get the message at QoS 0, outside the log: those whose matching subscriptions all have a QoS below
+    /// `below` (the others got it as an Enqueue).
+    pub fn volatile_matches(
+        &self,
+        topic: &str,
+        publisher: &str,
+        below: u8,
+        mut visit: impl FnMut(SessionId, bool, &[u32]),
+    ) {
         let Ok(name) = topic.parse::<Name>() else { return };
-        let mut matches: BTreeMap<SessionId, (bool, Vec<u32>)> = BTreeMap::new();
+        let mut matches: BTreeMap<SessionId, (u8, bool, Vec<u32>)> = BTreeMap::new();
         self.tree.matches(&name, |id, options| {
             let Some(session) = self.sessions.get(id) else { return };
             let own = options.no_local && &*session.profile.client == publisher;
             if session.profile.holder.is_some() && !own {
-                let matched = matches.entry(*id).or_default();
-                matched.0 |= options.retain_as_published;
-                matched.1.extend(options.identifier);
+                let (qos, retain_as_published, identifiers) = matches.entry(*id).or_default();
+                *qos = options.qos.max(*qos);
+                *retain_as_published |= options.retain_as_published;
+                identifiers.extend(options.identifier);
             }
         });
-        for (id, (retain_as_published, identifiers)) in matches {
-            visit(id, retain_as_published, &identifiers);
+        for (id, (qos, retain_as_published, identifiers)) in matches {
+            if qos < below {
+                visit(id, retain_as_published, &identifiers);
+            }
         }
     }
 }

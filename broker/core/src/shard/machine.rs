@@ -474,6 +474,13 @@ impl Machine {
         self.filters.iter().filter_map(|(filter, counts)| Some((&**filter, highest(counts)?)))
     }
 
+    /// Filters whose retained messages the session still awaits, if `owner` holds it.
+    pub fn awaiting(&self, client: &str, owner: u64) -> Vec<Box<str>> {
+        let session = self.session_of(client).map(|(_, session)| session);
+        let held = session.filter(|session| session.profile.owner == owner && session.profile.holder.is_some());
+        held.map(|session| session.awaiting.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// Wills that wait to be published.
     pub fn wills(&self) -> impl Iterator<Item = (u64, &Will)> {
         self.wills.iter().map(|(number, will)| (*number, will))
