@@ -144,18 +144,12 @@ async fn users_enter_by_their_password_and_others_learn_nothing() {
 }
 
 #[tokio::test]
-async fn every_failure_costs_the_same_hashes() {
+async fn the_verifiers_that_pad_a_failure_open_nothing() {
     let disk = Disk::new();
     let access = disk.open();
     let mut bob = user("bob", argon2id("one"), "b");
     bob.verifiers.push(argon2id("two"));
     apply(&access, &document(1, vec![user("ann", hmac("secret"), "a"), bob])).await;
-    let slow = || disk.metrics.access.auth_duration.get(AuthMethod::Argon2id).get_sample_count();
-    for (number, name) in ["ann", "bob", "eve"].into_iter().enumerate() {
-        assert_eq!(login(&access, name, "wrong").await.unwrap_err(), Failure::BadCredentials);
-        assert_eq!(slow(), u64::try_from(number).unwrap() + 1, "{name}");
-    }
-    // The padding is somebody else's verifier: its password opens nothing.
     assert_eq!(login(&access, "ann", "one").await.unwrap_err(), Failure::BadCredentials);
     assert_eq!(login(&access, "eve", "one").await.unwrap_err(), Failure::BadCredentials);
     assert!(login(&access, "bob", "two").await.is_ok());
@@ -289,7 +283,7 @@ async fn a_replaced_secret_is_noticed() {
     let mut revision = access.revision();
     assert_eq!(*revision.borrow_and_update(), 1);
     disk.mount(&ann(2));
-    tokio::time::timeout(Duration::from_secs(60), revision.changed()).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_mins(1), revision.changed()).await.unwrap().unwrap();
     assert_eq!(access.status().revision, 2);
     shutdown.cancel();
     follow.await.unwrap();
@@ -357,5 +351,5 @@ async fn a_torn_copy_does_not_keep_the_broker_from_starting() {
 
 fn is_private(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    path.metadata().unwrap().permissions().mode() & 0o077 == 0
+    path.metadata().unwrap().permissions().mode() & 0o777 == 0o600
 }

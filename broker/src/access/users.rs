@@ -26,7 +26,7 @@ pub(super) struct Users {
     pub(super) revision: u64,
     pub(super) hash: String,
     pub(super) rules: u32,
-    users: HashMap<Arc<str>, Arc<Principal>>,
+    by_name: HashMap<Arc<str>, Arc<Principal>>,
     anonymous: Arc<Principal>,
     /// argon2id verifiers that the user with the most of them has, and one of them: what every failure costs.
     pub(super) most_argon2id: usize,
@@ -59,16 +59,16 @@ impl Users {
             most_argon2id: list.iter().map(|principal| argon2id(principal)).max().unwrap_or(0),
             sample,
             anonymous,
-            users: list.into_iter().map(|principal| (principal.name.clone(), principal)).collect(),
+            by_name: list.into_iter().map(|principal| (principal.name.clone(), principal)).collect(),
         })
     }
 
     pub(super) fn len(&self) -> u32 {
-        count(self.users.len())
+        count(self.by_name.len())
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Principal>> {
-        self.users.get(name)
+        self.by_name.get(name)
     }
 
     /// Who clients without user name are.

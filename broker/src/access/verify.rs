@@ -87,16 +87,12 @@ impl Passwords {
         }
     }
 
-    /// Position of the matching verifier among the user's own; others stand behind them so that a failure costs the same
-    /// for everybody.
+    /// Position of the matching verifier among the user's own.
     async fn hash(&self, users: &Users, own: &[&Argon2id], password: &[u8]) -> Result<Option<usize>, Busy> {
-        let Some(sample) = &users.sample else { return Ok(None) };
-        let padding = users.most_argon2id.saturating_sub(own.len());
-        let verifiers: Vec<Argon2id> = own
-            .iter()
-            .map(|verifier| (*verifier).clone())
-            .chain(std::iter::repeat_n(sample.clone(), padding))
-            .collect();
+        let verifiers = pad(users, own);
+        if verifiers.is_empty() {
+            return Ok(None);
+        }
         let found = self.hashing.find(password, verifiers).await?;
         Ok(found.filter(|position| *position < own.len()))
     }
@@ -128,6 +124,13 @@ impl Proof {
             Self::HmacSha256 { .. } => None,
         }
     }
+}
+
+/// The user's own verifiers, and others behind them so that a failure costs the same for everybody.
+fn pad(users: &Users, own: &[&Argon2id]) -> Vec<Argon2id> {
+    let missing = users.most_argon2id.saturating_sub(own.len());
+    let padding = users.sample.iter().cycle().take(missing);
+    own.iter().copied().chain(padding).cloned().collect()
 }
 
 /// Tries every quick verifier, and one that matches nothing where there is none.
@@ -187,7 +190,31 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
+    use covey_contract::access::{Document, FORMAT, User, Verifier};
+
     use super::*;
+
+    #[test]
+    fn every_user_and_none_costs_the_same_hashes() {
+        let phc = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$MTIzNDU2Nzg5MDEyMzQ1Ng";
+        let user = |name: &str, verifiers: usize| User {
+            name: name.into(),
+            source: String::new(),
+            verifiers: vec![Verifier::Argon2id(phc.into()); verifiers],
+            client_id_pattern: None,
+            rules: vec![],
+        };
+        let metrics = Metrics::new("0", "0").unwrap();
+        let users =
+            |users: Vec<User>| Users::compile(&Document { format: FORMAT, revision: 1, users }, &metrics).unwrap();
+        let some = users(vec![user("none", 0), user("one", 1), user("two", 2)]);
+        for name in ["none", "one", "two", "unknown"] {
+            let proofs = some.get(name).map_or(&[][..], |principal| &principal.proofs);
+            let own: Vec<_> = proofs.iter().filter_map(Proof::argon2id).collect();
+            assert_eq!(pad(&some, &own).len(), 2, "{name}");
+        }
+        assert!(pad(&users(vec![user("none", 0)]), &[]).is_empty());
+    }
 
     fn ticket(number: usize) -> [u8; 32] {
         let mut ticket = [0; 32];

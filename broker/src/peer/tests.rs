@@ -85,7 +85,6 @@ type Nothing<T> = Empty<Result<T, Status>>;
 impl Peer for Node {
     type AppendStream = Nothing<RaftReply>;
     type ShardStream = Nothing<Frame>;
-    type LeaseStream = Nothing<Frame>;
     type TransientStream = Nothing<Frame>;
 
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
@@ -124,7 +123,7 @@ impl Peer for Node {
     async fn shard(&self, _: Request<Streaming<Frame>>) -> Result<Response<Nothing<Frame>>, Status> {
         Err(Status::unimplemented(""))
     }
-    async fn lease(&self, _: Request<Streaming<Frame>>) -> Result<Response<Nothing<Frame>>, Status> {
+    async fn renew(&self, _: Request<Frame>) -> Result<Response<Frame>, Status> {
         Err(Status::unimplemented(""))
     }
     async fn transient(&self, _: Request<Streaming<Frame>>) -> Result<Response<Nothing<Frame>>, Status> {
