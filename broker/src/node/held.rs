@@ -16,7 +16,7 @@ use super::wire::{FromShard, Transported};
 use crate::session::{Close, Delivery, Event};
 
 /// Events that a connection may have waiting: a window of deliveries, their releases, and room for QoS 0.
-pub const EVENTS: usize = 512;
+pub(super) const EVENTS: usize = 512;
 /// QoS 0 is dropped when fewer places are left.
 const KEPT_FOR_ACKNOWLEDGED: usize = 300;
 /// Publishers whose QoS 2 numbers are remembered for transient sessions.
@@ -24,10 +24,9 @@ const SEEN: usize = 10_000;
 
 /// A session and its connection.
 #[derive(Debug)]
-pub struct Held {
+pub(super) struct Held {
     pub client: Box<str>,
     pub owner: u64,
-    pub shard: u16,
     pub epoch: u64,
     /// Number on this node, also the connection's number in claims.
     pub local: Local,
@@ -36,7 +35,7 @@ pub struct Held {
 }
 
 #[derive(Debug)]
-pub enum Outbox {
+pub(super) enum Outbox {
     Durable(Durable),
     Transient {
         queue: Transient,
@@ -50,7 +49,7 @@ pub enum Outbox {
 
 /// All of them.
 #[derive(Debug)]
-pub struct Registry {
+pub(super) struct Registry {
     filters: Arc<Filters>,
     sessions: Mutex<Sessions>,
     seen: Mutex<HashMap<Box<str>, (u64, BTreeSet<u64>)>>,
@@ -63,12 +62,12 @@ struct Sessions {
 }
 
 impl Registry {
-    pub fn new(filters: Arc<Filters>) -> Arc<Self> {
+    pub(super) fn new(filters: Arc<Filters>) -> Arc<Self> {
         Arc::new(Self { filters, sessions: Mutex::default(), seen: Mutex::default() })
     }
 
     /// A connection holds a session. Of two with one client id the older owner is told that it lost it.
-    pub fn insert(&self, held: Arc<Held>) {
+    pub(super) fn insert(&self, held: Arc<Held>) {
         let loser = {
             let mut sessions = self.sessions.lock();
             sessions.locals.insert(held.local, held.clone());
@@ -83,7 +82,7 @@ impl Registry {
     }
 
     /// Forgets a session; false when it was forgotten before.
-    pub fn remove(&self, held: &Held) -> bool {
+    pub(super) fn remove(&self, held: &Held) -> bool {
         let removed = {
             let mut sessions = self.sessions.lock();
             if sessions.clients.get(&held.client).is_some_and(|known| known.local == held.local) {
@@ -100,24 +99,24 @@ impl Registry {
     }
 
     /// Ends a connection from the node's side.
-    pub fn close(&self, held: &Held, why: Close) {
+    pub(super) fn close(&self, held: &Held, why: Close) {
         self.remove(held);
         // A connection whose events are full learns it from its closed channel.
         held.events.try_send(Event::Close(why)).unwrap_or_default();
     }
 
     /// Ends every connection.
-    pub fn close_all(&self, why: Close) {
+    pub(super) fn close_all(&self, why: Close) {
         let all: Vec<Arc<Held>> = self.sessions.lock().locals.values().cloned().collect();
         all.iter().for_each(|held| self.close(held, why));
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.sessions.lock().locals.len()
     }
 
     /// A shard's leader speaks of a session; gives acknowledgements that must be said again.
-    pub fn on_shard(&self, event: FromShard) -> Option<(Box<str>, u64, Vec<u64>)> {
+    pub(super) fn on_shard(&self, event: FromShard) -> Option<(Box<str>, u64, Vec<u64>)> {
         match event {
             FromShard::Deliver { client, owner, items } => {
                 let held = self.find(&client, owner)?;
@@ -154,7 +153,7 @@ impl Registry {
     }
 
     /// Sends what must not be lost; a connection that has no room for its window is broken.
-    pub fn send(&self, held: &Held, events: Vec<Event>) {
+    pub(super) fn send(&self, held: &Held, events: Vec<Event>) {
         for event in events {
             if held.events.try_send(event).is_err() {
                 self.close(held, Close::QueueFull);
@@ -169,7 +168,7 @@ impl Registry {
     }
 
     /// Delivers a message to the transient sessions here; how many matched.
-    pub fn deliver(&self, transported: Transported) -> u32 {
+    pub(super) fn deliver(&self, transported: Transported) -> u32 {
         if transported.once.as_ref().is_some_and(|once| self.is_repeated(once)) {
             return 1;
         }
@@ -211,7 +210,7 @@ impl Registry {
     }
 
     /// Queues a QoS 1 or 2 delivery for a transient session; a full queue ends it (0x97).
-    pub fn queue(&self, held: &Held, delivery: Delivery) {
+    pub(super) fn queue(&self, held: &Held, delivery: Delivery) {
         let events = {
             let mut outbox = held.outbox.lock();
             let Outbox::Transient { queue, .. } = &mut *outbox else { return };
@@ -248,12 +247,12 @@ impl Held {
         }
     }
 
-    pub fn is_durable(&self) -> bool {
+    pub(super) fn is_durable(&self) -> bool {
         matches!(&*self.outbox.lock(), Outbox::Durable(_))
     }
 }
 
 /// The numeric QoS.
-pub fn qos_of(bits: u8) -> QoS {
+pub(super) fn qos_of(bits: u8) -> QoS {
     QoS::from_bits(bits.min(2)).unwrap_or(QoS::AtMostOnce)
 }

@@ -37,14 +37,14 @@ fn unreadable(error: Unreadable) -> StoreError {
 
 /// A shard's state, shared between the group that applies and the leader that delivers.
 #[derive(Debug)]
-pub struct Shard {
+pub(super) struct Shard {
     pub machine: Mutex<shard::Machine>,
     effects: mpsc::UnboundedSender<Vec<Effect>>,
 }
 
 impl Shard {
     /// An empty shard, and where its effects come out.
-    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Effect>>) {
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Effect>>) {
         let (effects, receiver) = mpsc::unbounded_channel();
         (Arc::new(Self { machine: Mutex::default(), effects }), receiver)
     }
@@ -52,7 +52,7 @@ impl Shard {
 
 /// Drives a [`Shard`].
 #[derive(Debug)]
-pub struct ShardMachine(pub Arc<Shard>);
+pub(super) struct ShardMachine(pub Arc<Shard>);
 
 impl Machine for ShardMachine {
     fn apply(&mut self, _index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
@@ -78,25 +78,25 @@ impl Machine for ShardMachine {
 
 /// The meta group's state: read at every publish.
 #[derive(Debug)]
-pub struct Meta {
+pub(super) struct Meta {
     pub machine: RwLock<meta::Machine>,
     version: watch::Sender<u64>,
 }
 
 impl Meta {
-    pub fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { machine: RwLock::default(), version: watch::channel(0).0 })
     }
 
     /// Changes whenever an entry was applied.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 }
 
 /// Drives [`Meta`].
 #[derive(Debug)]
-pub struct MetaMachine(pub Arc<Meta>);
+pub(super) struct MetaMachine(pub Arc<Meta>);
 
 impl Machine for MetaMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
@@ -117,20 +117,20 @@ impl Machine for MetaMachine {
 
 /// The retained group's state.
 #[derive(Debug)]
-pub struct Retained {
+pub(super) struct Retained {
     pub machine: RwLock<retained::Machine>,
     limit: u64,
 }
 
 impl Retained {
-    pub fn new(limit: u64) -> Arc<Self> {
+    pub(super) fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self { machine: RwLock::new(retained::Machine::new(limit)), limit })
     }
 }
 
 /// Drives [`Retained`].
 #[derive(Debug)]
-pub struct RetainedMachine(pub Arc<Retained>);
+pub(super) struct RetainedMachine(pub Arc<Retained>);
 
 impl Machine for RetainedMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {

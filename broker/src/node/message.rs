@@ -10,7 +10,7 @@ use crate::session::Message;
 const MAX: usize = 32 << 20;
 
 /// Encodes topic, payload and properties; QoS and flags travel beside the body.
-pub fn encode(message: &Message) -> Bytes {
+pub(super) fn encode(message: &Message) -> Bytes {
     let publish = Publish {
         dup: false,
         qos: QoS::AtMostOnce,
@@ -28,7 +28,7 @@ pub fn encode(message: &Message) -> Bytes {
 }
 
 /// Reads a stored message; `None` for bytes that this code did not write.
-pub fn decode(body: &Bytes, qos: u8, retain: bool, expiry: Option<u32>) -> Option<Message> {
+pub(super) fn decode(body: &Bytes, qos: u8, retain: bool, expiry: Option<u32>) -> Option<Message> {
     let mut bytes = BytesMut::from(&body[..]);
     let Ok(Some(Packet::Publish(publish))) = Decoder::client(ProtocolVersion::V5, MAX).decode(&mut bytes) else {
         return None;
@@ -39,7 +39,7 @@ pub fn decode(body: &Bytes, qos: u8, retain: bool, expiry: Option<u32>) -> Optio
 }
 
 /// A text that is known to be an MQTT string; a longer or forbidden one becomes empty.
-pub fn text(value: &str) -> MqttStr {
+pub(super) fn text(value: &str) -> MqttStr {
     MqttStr::new(value).unwrap_or_default()
 }
 

@@ -203,7 +203,6 @@ impl Node {
         };
         let client: Box<str> = request.client_id.as_str().into();
         let held = Arc::new(Held {
-            shard: u16::try_from(self.shard_index(&client)).unwrap_or(u16::MAX),
             client: client.clone(),
             owner: claimed.owner,
             epoch,

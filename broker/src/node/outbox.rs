@@ -19,13 +19,13 @@ const QUEUE: usize = 1000;
 const QUEUE_BYTES: usize = 1 << 20;
 
 /// Packet id of an inbox sequence number.
-pub fn packet_of(sequence: u64) -> Option<PacketId> {
+pub(super) fn packet_of(sequence: u64) -> Option<PacketId> {
     u16::try_from(1 + sequence % IDS).ok().and_then(PacketId::new)
 }
 
 /// Deliveries of a durable session over one connection.
 #[derive(Debug, Default)]
-pub struct Durable {
+pub(super) struct Durable {
     /// Sent and not acknowledged, by packet id.
     flying: BTreeMap<PacketId, u64>,
     /// Nothing at or above it was sent on this connection.
@@ -36,7 +36,7 @@ pub struct Durable {
 impl Durable {
     /// Takes what a leader sent; a new leader repeats what this connection has sent already. Gives what the client must get
     /// and the sequence numbers that were acknowledged before and must be said again.
-    pub fn take(&mut self, items: Vec<Item>) -> (Vec<Event>, Vec<u64>) {
+    pub(super) fn take(&mut self, items: Vec<Item>) -> (Vec<Event>, Vec<u64>) {
         let (mut events, mut again) = (Vec::new(), Vec::new());
         for item in items {
             let Some(packet) = packet_of(item.sequence) else { continue };
@@ -60,12 +60,12 @@ impl Durable {
     }
 
     /// The delivery is done; its sequence number.
-    pub fn acknowledge(&mut self, packet: PacketId) -> Option<u64> {
+    pub(super) fn acknowledge(&mut self, packet: PacketId) -> Option<u64> {
         self.flying.remove(&packet)
     }
 
     /// Sequence number of a delivery that is under way.
-    pub fn sequence(&self, packet: PacketId) -> Option<u64> {
+    pub(super) fn sequence(&self, packet: PacketId) -> Option<u64> {
         self.flying.get(&packet).copied()
     }
 }
@@ -83,11 +83,11 @@ fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
 
 /// The queue was full of QoS 1 and 2 messages: the session must end with 0x97.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub(super) struct Full;
 
 /// Queue and deliveries of a transient session.
 #[derive(Debug)]
-pub struct Transient {
+pub(super) struct Transient {
     window: usize,
     waiting: VecDeque<Delivery>,
     bytes: usize,
@@ -96,7 +96,7 @@ pub struct Transient {
 }
 
 impl Transient {
-    pub fn new(window: u16) -> Self {
+    pub(super) fn new(window: u16) -> Self {
         Self {
             window: usize::from(window.max(1)),
             waiting: VecDeque::new(),
@@ -107,7 +107,7 @@ impl Transient {
     }
 
     /// Queues a message of QoS 1 or 2 without packet id.
-    pub fn push(&mut self, delivery: Delivery) -> Result<(), Full> {
+    pub(super) fn push(&mut self, delivery: Delivery) -> Result<(), Full> {
         let size = delivery.message.payload.len();
         if self.waiting.len() >= QUEUE || (self.bytes + size > QUEUE_BYTES && !self.waiting.is_empty()) {
             return Err(Full);
@@ -118,7 +118,7 @@ impl Transient {
     }
 
     /// Deliveries that the window allows now, with their packet ids.
-    pub fn pump(&mut self) -> Vec<Event> {
+    pub(super) fn pump(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while self.flying.len() < self.window {
             let Some(mut delivery) = self.waiting.pop_front() else { break };
@@ -141,11 +141,11 @@ impl Transient {
     }
 
     /// The delivery is done.
-    pub fn acknowledge(&mut self, packet: PacketId) -> bool {
+    pub(super) fn acknowledge(&mut self, packet: PacketId) -> bool {
         self.flying.remove(&packet)
     }
 
-    pub fn is_flying(&self, packet: PacketId) -> bool {
+    pub(super) fn is_flying(&self, packet: PacketId) -> bool {
         self.flying.contains(&packet)
     }
 }

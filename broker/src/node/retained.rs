@@ -15,28 +15,28 @@ use crate::cluster::{Cluster, GroupId};
 /// Writes in one entry.
 const BATCH: usize = 128;
 
-pub type Job = (Write, oneshot::Sender<(u64, Outcome)>);
+pub(super) type Job = (Write, oneshot::Sender<(u64, Outcome)>);
 
 /// Takes writes in order.
 #[derive(Debug)]
-pub struct Writer {
+pub(super) struct Writer {
     state: Mutex<(u64, u64)>,
     jobs: mpsc::UnboundedSender<Job>,
 }
 
 impl Writer {
-    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
         (Arc::new(Self { state: Mutex::default(), jobs }), receiver)
     }
 
     /// Begins an epoch: numbers start over.
-    pub fn reset(&self, epoch: u64) {
+    pub(super) fn reset(&self, epoch: u64) {
         *self.state.lock() = (epoch, 0);
     }
 
     /// Numbers a write; resolves to its index in the group and its outcome, or fails when the epoch ends first.
-    pub fn store(&self, mut write: Write) -> oneshot::Receiver<(u64, Outcome)> {
+    pub(super) fn store(&self, mut write: Write) -> oneshot::Receiver<(u64, Outcome)> {
         let (answer, receiver) = oneshot::channel();
         // Held until the job is queued: numbers are queued in their order.
         let mut state = self.state.lock();
@@ -50,7 +50,7 @@ impl Writer {
 }
 
 /// Commits what the [`Writer`] took; one task per node.
-pub async fn run(
+pub(super) async fn run(
     mut jobs: mpsc::UnboundedReceiver<Job>,
     writer: Arc<Writer>,
     cluster: Cluster,

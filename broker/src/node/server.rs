@@ -19,7 +19,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct PeerService {
+pub(super) struct PeerService {
     pub node: Arc<Node>,
     pub membership: Arc<Membership>,
 }

@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// The node, for those that it starts.
 #[derive(Debug, Clone)]
-pub struct Handle(pub Arc<Node>);
+pub(super) struct Handle(pub Arc<Node>);
 
 impl Services for Handle {
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, u64> {

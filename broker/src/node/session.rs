@@ -29,7 +29,7 @@ pub struct NodeSession {
 
 /// Publishes that wait for something before they can be routed, so that all behind them wait too.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     draining: bool,
 }

@@ -9,7 +9,7 @@ use covey_contract::proto::Frame;
 
 /// A node to the leader of a shard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum ToShard {
+pub(super) enum ToShard {
     /// First on every stream: who I am and which sessions I hold here.
     Attach { shard: u16, node: NodeId, epoch: u64, sessions: Vec<Held> },
     /// A session of this node takes deliveries from now on.
@@ -26,7 +26,7 @@ pub enum ToShard {
 
 /// A session that a connection of the node holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Held {
+pub(super) struct Held {
     pub client: Box<str>,
     pub owner: u64,
     /// Deliveries that may be unacknowledged.
@@ -35,7 +35,7 @@ pub struct Held {
 
 /// The leader of a shard to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum FromShard {
+pub(super) enum FromShard {
     /// This node leads and serves; follows [`ToShard::Attach`].
     Attached,
     Answer { id: u64, outcome: Outcome },
@@ -48,7 +48,7 @@ pub enum FromShard {
 
 /// A queued message on its way to the session's holder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Item {
+pub(super) struct Item {
     pub sequence: u64,
     pub qos: u8,
     pub dup: bool,
@@ -62,7 +62,7 @@ pub struct Item {
 
 /// A node to the meta leader.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Renewal {
+pub(super) struct Renewal {
     pub node: NodeId,
     pub epoch: u64,
     /// Which renewal is answered; the node remembers when it sent it.
@@ -75,13 +75,13 @@ pub struct Renewal {
 
 /// The meta leader's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
+pub(super) struct Grant {
     pub sequence: u64,
     pub verdict: Verdict,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Granted {
         /// Commit index of meta: a first lease is used only with this applied.
         commit: u64,
@@ -98,7 +98,7 @@ pub enum Verdict {
 
 /// The publishing node (it dialled) to the node that has transient subscribers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum ToTransient {
+pub(super) enum ToTransient {
     Hello { node: NodeId, epoch: u64 },
     /// Numbered per stream pair and epoch of the receiver.
     Message(Box<Numbered>),
@@ -111,14 +111,14 @@ pub enum ToTransient {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Numbered {
+pub(super) struct Numbered {
     pub number: u64,
     pub message: Transported,
 }
 
 /// A message between nodes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Transported {
+pub(super) struct Transported {
     pub topic: Box<str>,
     pub publisher: Box<str>,
     pub qos: u8,
@@ -134,7 +134,7 @@ pub struct Transported {
 
 /// The node with transient subscribers to the publishing node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum FromTransient {
+pub(super) enum FromTransient {
     /// First: the epoch that the filters and numbers belong to, all filters, the change they are at, and the last number
     /// received from this sender's epoch.
     State { epoch: u64, change: u64, filters: Vec<(Box<str>, u8)>, received: u64 },
@@ -146,11 +146,11 @@ pub enum FromTransient {
 }
 
 /// Puts a value into a frame.
-pub fn frame<T: Serialize>(value: &T) -> Frame {
+pub(super) fn frame<T: Serialize>(value: &T) -> Frame {
     Frame { data: postcard::to_stdvec(value).unwrap_or_default().into() }
 }
 
 /// Reads a frame; an unreadable one ends the stream.
-pub fn read<T: DeserializeOwned>(frame: &Frame) -> Result<T, tonic::Status> {
+pub(super) fn read<T: DeserializeOwned>(frame: &Frame) -> Result<T, tonic::Status> {
     postcard::from_bytes(&frame.data).map_err(|_| tonic::Status::invalid_argument("unreadable frame"))
 }

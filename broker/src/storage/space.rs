@@ -88,7 +88,7 @@ mod tests {
         let reserve = |capacity, config: &_| Space { free: 0, capacity }.reserve(config);
         assert_eq!(reserve(100_000 * MIB, &default), 10_000 * MIB);
         assert_eq!(reserve(5 * GIB, &default), 512 * MIB);
-        assert_eq!(reserve(6_000 * MIB, &config::Storage { reserve_percent: 1, ..default.clone() }), 512 * MIB);
+        assert_eq!(reserve(6_000 * MIB, &config::Storage { reserve_percent: 1, ..default }), 512 * MIB);
         // Half of a small volume would be too much.
         assert_eq!(reserve(1_000 * MIB, &default), 100 * MIB);
         assert_eq!(reserve(u64::MAX, &config::Storage { reserve_percent: 100, ..default }), u64::MAX / 100 * 100);

@@ -83,14 +83,14 @@ pub struct Inbox {
 
 /// Row `q`: QoS 2 publishes of a durable session, by packet id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receiving {
-    pub last: u64,
-    pub numbers: BTreeMap<u16, u64>,
+pub(super) struct Receiving {
+    pub(super) last: u64,
+    pub(super) numbers: BTreeMap<u16, u64>,
 }
 
 /// Row `a`: subscriptions whose retained messages are still to come, each with the newest retained index that a live copy
 /// had per topic, so that no older copy follows a newer one.
-pub type Awaiting = BTreeMap<Box<str>, BTreeMap<Box<str>, u64>>;
+pub(super) type Awaiting = BTreeMap<Box<str>, BTreeMap<Box<str>, u64>>;
 
 #[derive(Debug)]
 pub struct Session {

@@ -39,7 +39,7 @@ struct State {
 }
 
 /// What the holder needs from the node around it.
-pub trait Surroundings: Send + Sync + 'static {
+pub(crate) trait Surroundings: Send + Sync + 'static {
     /// Asks the meta leader; `None` when it was not reached or did not answer.
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>>;
     /// Members from which this node heard lately.
@@ -111,7 +111,7 @@ impl Lease {
 
 /// Keeps the lease: one task per node.
 #[derive(Debug)]
-pub struct Holder<S> {
+pub(crate) struct Holder<S> {
     pub lease: Arc<Lease>,
     pub cluster: Cluster,
     pub node: NodeId,
@@ -145,7 +145,7 @@ type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
 
 impl<S: Surroundings> Holder<S> {
     /// Runs until shutdown: takes an epoch, keeps its lease, ends it when it is lost for good, takes the next.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut former = 0;
         while let Some(epoch) = self.take_epoch(former).await {
             info!(epoch, "epoch begun");

@@ -18,7 +18,7 @@ use crate::node::wire::{Grant, Renewal, Verdict};
 
 /// What the keeper is asked.
 #[derive(Debug)]
-pub enum Request {
+pub(crate) enum Request {
     Renew(Renewal, oneshot::Sender<Grant>),
     /// Answered when every node that may hold a lease has applied meta up to the index.
     AwaitRoute(u64, oneshot::Sender<()>),
@@ -28,7 +28,7 @@ pub enum Request {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     pub cluster: Cluster,
     pub meta: Arc<Meta>,
     pub lease: Duration,
@@ -60,7 +60,7 @@ struct Count {
 
 impl Keeper {
     /// Runs until shutdown; answers nobody while another node leads meta.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut leadership = self.cluster.leadership(GroupId::META);
         let mut term: Option<Term> = None;
         let mut tick = tokio::time::interval(self.lease / 12);

@@ -10,10 +10,10 @@ mod keeper;
 
 use std::time::Duration;
 
-pub use holder::{Holder, Lapsed, Lease, Surroundings};
-pub use keeper::{Keeper, Request};
+pub(super) use holder::{Holder, Lapsed, Lease, Surroundings};
+pub(super) use keeper::{Keeper, Request};
 
 /// The drift that two clocks may have: a leader counts a node alive this much longer than the node counts its lease.
-pub fn with_drift(duration: Duration) -> Duration {
+pub(super) fn with_drift(duration: Duration) -> Duration {
     duration + duration / 10
 }

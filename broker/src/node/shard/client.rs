@@ -16,26 +16,26 @@ use tracing::{debug, trace};
 use crate::node::wire::{FromShard, Held, ToShard};
 
 /// Deliveries and losses, for the node's sessions.
-pub trait Events: Send + Sync + 'static {
+pub(crate) trait Events: Send + Sync + 'static {
     fn on_shard(&self, shard: u16, event: FromShard);
 }
 
 /// Finds the shard's leader and opens a link to it.
-pub trait Connector: Send + Sync + 'static {
+pub(crate) trait Connector: Send + Sync + 'static {
     /// Both ends of a link; `None` when no leader is known or reached.
     fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>>;
 }
 
 /// An open link.
 #[derive(Debug)]
-pub struct Link {
+pub(crate) struct Link {
     pub to: mpsc::UnboundedSender<ToShard>,
     pub from: mpsc::UnboundedReceiver<FromShard>,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     shard: u16,
     node: NodeId,
     state: Mutex<State>,
@@ -57,19 +57,19 @@ struct State {
 }
 
 impl Client {
-    pub fn new(shard: u16, node: NodeId) -> Arc<Self> {
+    pub(crate) fn new(shard: u16, node: NodeId) -> Arc<Self> {
         Arc::new(Self { shard, node, state: Mutex::default() })
     }
 
     /// Begins an epoch: numbers start over and nothing of the former epoch is sent again. 0 ends the present one.
-    pub fn reset(&self, epoch: u64) {
+    pub(crate) fn reset(&self, epoch: u64) {
         let mut state = self.state.lock();
         state.stale.cancel();
         *state = State { epoch, call: state.call, ..State::default() };
     }
 
     /// Numbers a message and sends it; calls are ordered. The receiver fails when the epoch ends first.
-    pub fn enqueue(&self, epoch: u64, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn enqueue(&self, epoch: u64, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.epoch != epoch {
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// Sends an operation until it is answered; repeating it must be harmless. The receiver fails when the epoch ends first.
-    pub fn call(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn call(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         state.call += 1;
@@ -98,33 +98,27 @@ impl Client {
     }
 
     /// Sends once, if a leader is there: QoS 0 and lazy acknowledgements.
-    pub fn tell(&self, message: ToShard) {
+    pub(crate) fn tell(&self, message: ToShard) {
         self.state.lock().send(|| message);
     }
 
     /// The node holds a session from now on: it is presented to every leader.
-    pub fn hold(&self, held: Held) {
+    pub(crate) fn hold(&self, held: Held) {
         let mut state = self.state.lock();
         state.send(|| ToShard::Open(held.clone()));
         state.held.insert(held.client.clone(), held);
     }
 
     /// The node no longer holds that session, unless it was taken again since.
-    pub fn let_go(&self, client: &str, owner: u64) {
+    pub(crate) fn let_go(&self, client: &str, owner: u64) {
         let mut state = self.state.lock();
         if state.held.get(client).is_some_and(|held| held.owner == owner) {
             state.held.remove(client);
         }
     }
 
-    /// Operations without an outcome.
-    pub fn backlog(&self) -> usize {
-        let state = self.state.lock();
-        state.enqueues.len() + state.calls.len()
-    }
-
     /// Keeps a link until shutdown.
-    pub async fn run(self: Arc<Self>, connector: Arc<impl Connector>, events: Arc<impl Events>, shutdown: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, connector: Arc<impl Connector>, events: Arc<impl Events>, shutdown: CancellationToken) {
         loop {
             let pause = if self.state.lock().epoch == 0 { 20 } else { 10 };
             tokio::select! {

@@ -21,7 +21,7 @@ use crate::node::machines::{Meta, Shard};
 use crate::node::wire::{FromShard, Held, ToShard};
 
 /// A link from a node, unique in this process.
-pub type LinkId = u64;
+pub(crate) type LinkId = u64;
 
 /// How long acknowledgements wait for company before they are committed by themselves.
 const LAZY: Duration = Duration::from_millis(20);
@@ -30,7 +30,7 @@ const SNAPSHOT_CHUNK: usize = 64;
 
 /// What arrives at a leader.
 #[derive(Debug)]
-pub enum Inbound {
+pub(crate) enum Inbound {
     /// A link begins; `from` is dropped when this node does not lead.
     Opened { link: LinkId, from: mpsc::UnboundedSender<FromShard> },
     Frame { link: LinkId, frame: ToShard },
@@ -38,7 +38,7 @@ pub enum Inbound {
 }
 
 /// What a leader needs from the node around it.
-pub trait Services: Send + Sync + 'static {
+pub(crate) trait Services: Send + Sync + 'static {
     /// Commits a command in meta, trying until it is done, and applies it here; gives its index.
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, u64>;
     /// Returns when every node that may hold a lease has applied meta up to the index.
@@ -54,7 +54,7 @@ pub trait Services: Send + Sync + 'static {
 }
 
 /// See the module.
-pub struct Leader {
+pub(crate) struct Leader {
     pub shard: u16,
     pub cluster: Cluster,
     pub rows: RowReader,
@@ -92,7 +92,7 @@ struct LinkState {
 
 impl Leader {
     /// Runs until shutdown.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut leadership = self.cluster.leadership(GroupId::shard(self.shard));
         let mut changes = self.meta.changes();
         let mut tick = tokio::time::interval(Duration::from_secs(1));

@@ -14,5 +14,5 @@ mod delivery;
 mod leader;
 mod routes;
 
-pub use client::{Client, Connector, Events, Link};
-pub use leader::{Inbound, Leader, LinkId, Services};
+pub(super) use client::{Client, Connector, Events, Link};
+pub(super) use leader::{Inbound, Leader, LinkId, Services};

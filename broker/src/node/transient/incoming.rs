@@ -16,10 +16,10 @@ use crate::node::wire::{self, FromTransient, ToTransient, Transported};
 use covey_contract::proto::Frame;
 
 /// Delivers a message to the sessions here; how many matched.
-pub type Deliver = Arc<dyn Fn(Transported) -> u32 + Send + Sync>;
+pub(crate) type Deliver = Arc<dyn Fn(Transported) -> u32 + Send + Sync>;
 
 /// See the module.
-pub struct Incoming {
+pub(crate) struct Incoming {
     filters: Arc<Filters>,
     deliver: Deliver,
     /// Last number of each sender's epoch, kept while this node's epoch lasts.
@@ -37,26 +37,26 @@ impl std::fmt::Debug for Incoming {
 }
 
 impl Incoming {
-    pub fn new(filters: Arc<Filters>, deliver: Deliver) -> Arc<Self> {
+    pub(crate) fn new(filters: Arc<Filters>, deliver: Deliver) -> Arc<Self> {
         Arc::new(Self { filters, deliver, received: Mutex::default(), known: watch::channel(HashMap::new()).0, over: Mutex::default() })
     }
 
     /// This node's epoch changed: numbers and filters of the former one mean nothing, its streams end.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         std::mem::take(&mut *self.over.lock()).cancel();
         self.received.lock().clear();
         self.known.send_modify(HashMap::clear);
     }
 
     /// Returns when all these nodes know the filters up to the change.
-    pub async fn known_by(&self, nodes: &[NodeId], change: u64) {
+    pub(crate) async fn known_by(&self, nodes: &[NodeId], change: u64) {
         let knows = |known: &HashMap<NodeId, u64>| nodes.iter().all(|node| known.get(node) >= Some(&change));
         // The sender lives as long as self.
         drop(self.known.subscribe().wait_for(|known| knows(known)).await);
     }
 
     /// Serves one stream until it breaks or the epoch is over.
-    pub async fn serve(
+    pub(crate) async fn serve(
         self: Arc<Self>,
         frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
         out: mpsc::UnboundedSender<Result<Frame, Status>>,

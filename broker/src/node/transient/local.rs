@@ -12,11 +12,11 @@ use tonic::Status;
 use crate::node::wire::{self, FromTransient};
 
 /// Number of a transient session on this node.
-pub type Local = u64;
+pub(crate) type Local = u64;
 
 /// How a transient session subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     pub qos: u8,
     pub no_local: bool,
     pub retain_as_published: bool,
@@ -27,7 +27,7 @@ type Follower = mpsc::UnboundedSender<Result<Frame, Status>>;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Filters {
+pub(crate) struct Filters {
     state: Mutex<State>,
 }
 
@@ -43,24 +43,24 @@ struct State {
 
 /// What a message matched in one session.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Match {
+pub(crate) struct Match {
     pub qos: u8,
     pub retain_as_published: bool,
     pub identifiers: Vec<u32>,
 }
 
 impl Filters {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self::default())
     }
 
     /// A new epoch of this node: its former sessions are gone, streams begin again.
-    pub fn reset(&self, epoch: u64) {
+    pub(crate) fn reset(&self, epoch: u64) {
         *self.state.lock() = State { epoch, ..State::default() };
     }
 
     /// Sends all filters and, from then on, each change; `received` is the last number that the follower may forget.
-    pub fn follow(&self, received: u64, follower: Follower) {
+    pub(crate) fn follow(&self, received: u64, follower: Follower) {
         let mut state = self.state.lock();
         let filters =
             state.counts.iter().filter_map(|(filter, counts)| Some((filter.clone(), highest(counts)?))).collect();
@@ -71,7 +71,7 @@ impl Filters {
     }
 
     /// Adds or changes a subscription; the change that others must know before the SUBACK, and whether it is a new one.
-    pub fn insert(&self, filter: &Filter, local: Local, options: Options) -> (u64, bool) {
+    pub(crate) fn insert(&self, filter: &Filter, local: Local, options: Options) -> (u64, bool) {
         let mut state = self.state.lock();
         let former = state.tree.insert(filter, local, options);
         let text: Box<str> = filter.as_str().into();
@@ -80,7 +80,7 @@ impl Filters {
     }
 
     /// Removes a subscription; whether it was there.
-    pub fn remove(&self, filter: &Filter, local: Local) -> bool {
+    pub(crate) fn remove(&self, filter: &Filter, local: Local) -> bool {
         let mut state = self.state.lock();
         let Some(former) = state.tree.remove(filter, &local) else { return false };
         state.recount(filter.as_str().into(), Some(former.qos), None);
@@ -88,7 +88,7 @@ impl Filters {
     }
 
     /// Sessions that the topic matches, each once with its highest QoS.
-    pub fn matches(&self, name: &Name, is_own: impl Fn(Local) -> bool) -> BTreeMap<Local, Match> {
+    pub(crate) fn matches(&self, name: &Name, is_own: impl Fn(Local) -> bool) -> BTreeMap<Local, Match> {
         let state = self.state.lock();
         let mut matches: BTreeMap<Local, Match> = BTreeMap::new();
         state.tree.matches(name, |local, options| {

@@ -11,7 +11,7 @@ mod outgoing;
 mod peers;
 mod incoming;
 
-pub use incoming::{Deliver, Incoming};
-pub use local::{Filters, Local, Match, Options};
-pub use outgoing::{Dial, Outgoing, Stream};
-pub use peers::Peers;
+pub(super) use incoming::Incoming;
+pub(super) use local::{Filters, Local, Match, Options};
+pub(super) use outgoing::{Dial, Stream};
+pub(super) use peers::Peers;

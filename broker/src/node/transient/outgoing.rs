@@ -21,13 +21,13 @@ use crate::node::wire::{self, FromTransient, Numbered, ToTransient, Transported}
 const KEPT: usize = 64 << 20;
 
 /// A stream to a node.
-pub struct Stream {
+pub(crate) struct Stream {
     pub to: mpsc::UnboundedSender<Frame>,
     pub from: BoxStream<'static, Result<Frame, Status>>,
 }
 
 /// One other node.
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     own: NodeId,
     node: NodeId,
     state: Mutex<State>,
@@ -55,7 +55,7 @@ struct View {
 }
 
 /// Opens streams to nodes.
-pub trait Dial: Send + Sync + 'static {
+pub(crate) trait Dial: Send + Sync + 'static {
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>>;
 }
 
@@ -71,14 +71,14 @@ impl Outgoing {
     }
 
     /// Highest QoS that a transient session there wants the topic with.
-    pub fn wants(&self, name: &Name) -> Option<u8> {
+    pub(crate) fn wants(&self, name: &Name) -> Option<u8> {
         let mut highest = None;
         self.filters.read().tree.matches(name, |(), qos| highest = highest.max(Some(*qos)));
         highest
     }
 
     /// Sends a message of QoS 1 or 2; resolves to the number of sessions that matched when it may be acknowledged.
-    pub fn send(&self, message: Transported) -> oneshot::Receiver<u32> {
+    pub(crate) fn send(&self, message: Transported) -> oneshot::Receiver<u32> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         state.number += 1;
@@ -97,14 +97,14 @@ impl Outgoing {
     }
 
     /// Sends a message of QoS 0, if the other node is there; whether it was.
-    pub fn tell(&self, message: Transported) -> bool {
+    pub(crate) fn tell(&self, message: Transported) -> bool {
         let state = self.state.lock();
         let frame = || wire::frame(&ToTransient::Volatile(Box::new(message)));
         state.link.as_ref().is_some_and(|link| link.send(frame()).is_ok())
     }
 
     /// Returns when the other node's filters, as of after this call, are known here.
-    pub async fn sync(&self) {
+    pub(crate) async fn sync(&self) {
         loop {
             let (done, synced) = oneshot::channel();
             {
@@ -124,7 +124,7 @@ impl Outgoing {
     }
 
     /// Whether the other node said something within the time.
-    pub fn is_heard(&self, within: Duration) -> bool {
+    pub(crate) fn is_heard(&self, within: Duration) -> bool {
         let state = self.state.lock();
         state.link.is_some() && clock::now() < state.heard + within
     }

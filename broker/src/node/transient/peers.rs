@@ -15,19 +15,19 @@ use crate::node::machines::Meta;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Peers {
+pub(crate) struct Peers {
     own: NodeId,
     meta: Arc<Meta>,
     peers: RwLock<BTreeMap<NodeId, (Arc<Outgoing>, CancellationToken)>>,
 }
 
 impl Peers {
-    pub fn new(own: NodeId, meta: Arc<Meta>) -> Arc<Self> {
+    pub(crate) fn new(own: NodeId, meta: Arc<Meta>) -> Arc<Self> {
         Arc::new(Self { own, meta, peers: RwLock::default() })
     }
 
     /// Streams to every member while this node's epoch lasts; returns when `over` says so.
-    pub async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration, tasks: TaskTracker, over: CancellationToken) {
+    pub(crate) async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration, tasks: TaskTracker, over: CancellationToken) {
         let mut changes = self.meta.changes();
         loop {
             self.follow_members(epoch, &dial, ping, &tasks, &over);
@@ -78,19 +78,19 @@ impl Peers {
     }
 
     /// Nodes that have transient sessions for the topic, with the highest QoS.
-    pub fn wanting(&self, name: &Name) -> Vec<(Arc<Outgoing>, u8)> {
+    pub(crate) fn wanting(&self, name: &Name) -> Vec<(Arc<Outgoing>, u8)> {
         let peers = self.peers.read();
         peers.values().filter_map(|(peer, _)| peer.wants(name).map(|qos| (peer.clone(), qos))).collect()
     }
 
     /// Nodes that said something within the time.
-    pub fn heard(&self, within: Duration) -> Vec<NodeId> {
+    pub(crate) fn heard(&self, within: Duration) -> Vec<NodeId> {
         let peers = self.peers.read();
         peers.iter().filter(|(_, (peer, _))| peer.is_heard(within)).map(|(node, _)| *node).collect()
     }
 
     /// Returns when the node's filters, as of after this call, are known here.
-    pub async fn sync(&self, node: NodeId) {
+    pub(crate) async fn sync(&self, node: NodeId) {
         loop {
             let peer = self.peers.read().get(&node).map(|(peer, _)| peer.clone());
             if let Some(peer) = peer {

@@ -119,12 +119,16 @@ impl FrameBuffer {
 /// The body of the frame at an offset and the offset behind it, if a valid frame is there.
 pub(super) fn frame_at(file: &[u8], salt: u64, offset: usize) -> Option<(&[u8], usize)> {
     let length = read_u32(file, offset)?;
-    let length_crc = length_crc(salt, u64::try_from(offset).ok()?, length);
-    if length == 0 || read_u32(file, offset.checked_add(4)?)? != length_crc {
-        return None;
-    }
     let start = offset.checked_add(FRAME_HEAD_BYTES)?;
     let end = start.checked_add(usize::try_from(length).ok()?)?;
+    // First what costs nothing: the search behind a bad frame comes here for every byte of the tail.
+    if length == 0 || end > file.len() {
+        return None;
+    }
+    let length_crc = length_crc(salt, u64::try_from(offset).ok()?, length);
+    if read_u32(file, offset.checked_add(4)?)? != length_crc {
+        return None;
+    }
     let body = file.get(start..end)?;
     let intact = read_u32(file, offset.checked_add(8)?)? == crc32c::crc32c_append(length_crc, body);
     intact.then_some((body, end))

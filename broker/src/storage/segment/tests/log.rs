@@ -186,6 +186,33 @@ fn a_panic_in_a_callback_fails_the_log() {
 }
 
 #[test]
+fn groups_that_submit_at_once_keep_their_order() {
+    let sim = Sim::default();
+    let options = Options { segment_bytes: 1000, batch_bytes: 200, ..options(&sim).0 };
+    let log = Log::open(dir(), options).unwrap().0;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for group in 0..4 {
+            let (log, heard) = (&log, &heard);
+            scope.spawn(move || {
+                for index in 0..200 {
+                    let heard = Arc::clone(heard);
+                    let done = move |result: Result<(), Error>| heard.lock().push((group, index, result.is_ok()));
+                    log.submit(vec![entries(group, index, &["entry"])], Box::new(done));
+                }
+            });
+        }
+    });
+    log.close();
+    let log = open(&sim.crash(sim::Unsynced::Lost));
+    for group in 0..4 {
+        let of_group: Vec<_> = heard.lock().iter().copied().filter(|(of, ..)| *of == group).collect();
+        assert_eq!(of_group, (0..200).map(|index| (group, index, true)).collect::<Vec<_>>());
+        assert_eq!(texts(&log, group).len(), 200);
+    }
+}
+
+#[test]
 fn works_on_a_real_file_system() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("log");
