@@ -1,10 +1,13 @@
 //! The broker: listeners, connections, cluster and storage around the core.
 
+pub mod access;
 pub mod admin;
 pub mod clock;
 pub mod cluster;
 pub mod connection;
+pub mod http;
 pub mod listener;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod session;

@@ -1,0 +1,205 @@
+//! The users of one document, compiled.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use covey_codec::{MqttStr, QoS};
+use covey_contract::access::{self as contract, Document, Error, User, Verifier};
+use covey_core::access::{Action, ClientIdPattern, Decision, Effect, Identity, RuleParts, Rules};
+use covey_core::topic::{Name, Subscription};
+
+use super::hashing::Argon2id;
+use crate::metrics::{AclAction, AclResult, Metrics};
+
+/// What a password is compared with.
+#[derive(Debug)]
+pub(super) enum Proof {
+    HmacSha256 { salt: Vec<u8>, mac: Vec<u8> },
+    Argon2id(Argon2id),
+}
+
+/// All users of one document.
+pub(super) struct Users {
+    pub(super) revision: u64,
+    pub(super) hash: String,
+    pub(super) rules: u32,
+    by_name: HashMap<Arc<str>, Arc<Principal>>,
+    anonymous: Arc<Principal>,
+    /// argon2id verifiers that the user with the most of them has, and one of them: what every failure costs.
+    pub(super) most_argon2id: usize,
+    pub(super) sample: Option<Argon2id>,
+}
+
+impl Users {
+    /// Compiles everything or nothing.
+    pub(super) fn compile(document: &Document, metrics: &Arc<Metrics>) -> Result<Self, Error> {
+        let compile = |user: &User| {
+            let compiled = Principal::compile(user, metrics);
+            compiled.map(Arc::new).map_err(|problem| Error::User { user: user.name.clone(), problem })
+        };
+        let list: Vec<Arc<Principal>> = document.users.iter().map(compile).collect::<Result<_, _>>()?;
+        let named = list.iter().find(|principal| principal.name.is_empty());
+        let anonymous = match named {
+            Some(principal) => principal.clone(),
+            None => Arc::new(Principal::without_rights("", metrics)),
+        };
+        let argon2id =
+            |principal: &Principal| principal.proofs.iter().filter(|proof| matches!(proof, Proof::Argon2id(_))).count();
+        let sample = list.iter().flat_map(|principal| &principal.proofs).find_map(|proof| match proof {
+            Proof::Argon2id(verifier) => Some(verifier.clone()),
+            Proof::HmacSha256 { .. } => None,
+        });
+        Ok(Self {
+            revision: document.revision,
+            hash: document.hash(),
+            rules: count(list.iter().map(|principal| principal.rules.len()).sum()),
+            most_argon2id: list.iter().map(|principal| argon2id(principal)).max().unwrap_or(0),
+            sample,
+            anonymous,
+            by_name: list.into_iter().map(|principal| (principal.name.clone(), principal)).collect(),
+        })
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        count(self.by_name.len())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Principal>> {
+        self.by_name.get(name)
+    }
+
+    /// Who clients without user name are.
+    pub(super) fn anonymous(&self) -> Arc<Principal> {
+        self.anonymous.clone()
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// A user with the rights of one revision.
+pub struct Principal {
+    name: Arc<str>,
+    pattern: Option<ClientIdPattern>,
+    rules: Rules,
+    pub(super) proofs: Vec<Proof>,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Principal {
+    fn without_rights(name: &str, metrics: &Arc<Metrics>) -> Self {
+        Self { name: name.into(), pattern: None, rules: Rules::default(), proofs: Vec::new(), metrics: metrics.clone() }
+    }
+
+    fn compile(user: &User, metrics: &Arc<Metrics>) -> Result<Self, String> {
+        let rules = user.rules.iter().map(Parts::new).collect::<Result<Vec<_>, _>>()?;
+        let rules = Rules::compile(rules.iter().map(Parts::borrow)).map_err(|error| error.to_string())?;
+        // Nobody proves to be the user without a name.
+        let verifiers = user.verifiers.iter().filter(|_| !user.name.is_empty());
+        Ok(Self {
+            pattern: user.client_id_pattern.as_deref().map(ClientIdPattern::new),
+            rules,
+            proofs: verifiers.map(Proof::new).collect::<Result<_, _>>()?,
+            ..Self::without_rights(&user.name, metrics)
+        })
+    }
+
+    /// The user name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether this is the user of clients without user name.
+    pub fn is_anonymous(&self) -> bool {
+        self.name.is_empty()
+    }
+
+    /// Whether the user may take the client id.
+    pub fn may_take(&self, client_id: &str) -> bool {
+        self.pattern.as_ref().is_none_or(|pattern| pattern.admits(client_id))
+    }
+
+    /// Whether a message may be published. A topic that is no topic may not.
+    pub fn may_publish(&self, client_id: &str, topic: &str, qos: QoS, retain: bool) -> bool {
+        let decision = topic.parse::<Name>().map_or(Decision::NoMatch, |topic| {
+            self.rules.decide_publish(self.identity(client_id), &topic, qos, retain)
+        });
+        self.count(AclAction::Publish, decision)
+    }
+
+    /// Whether every topic that the filter can match may be received. A shared subscription is checked by its filter.
+    pub fn may_subscribe(&self, client_id: &str, filter: &str, qos: QoS) -> bool {
+        let asked = MqttStr::new(filter).ok().and_then(|text| Subscription::new(&text).ok());
+        let decision = asked.map_or(Decision::NoMatch, |asked| {
+            self.rules.decide_subscribe(self.identity(client_id), &asked.filter, qos)
+        });
+        self.count(AclAction::Subscribe, decision)
+    }
+
+    fn identity<'a>(&'a self, client_id: &'a str) -> Identity<'a> {
+        Identity { username: &self.name, client_id }
+    }
+
+    fn count(&self, action: AclAction, decision: Decision) -> bool {
+        let result = match decision {
+            Decision::Allowed(_) => AclResult::Allow,
+            Decision::Denied(_) => AclResult::Deny,
+            Decision::NoMatch => AclResult::NoMatch,
+        };
+        self.metrics.access.checks.get(action).get(result).inc();
+        decision.is_allowed()
+    }
+}
+
+impl Proof {
+    fn new(verifier: &Verifier) -> Result<Self, String> {
+        match verifier {
+            Verifier::HmacSha256 { salt, mac } => {
+                let decode = |text: &String| STANDARD.decode(text).map_err(|error| format!("a verifier: {error}"));
+                Ok(Self::HmacSha256 { salt: decode(salt)?, mac: decode(mac)? })
+            }
+            Verifier::Argon2id(phc) => Ok(Self::Argon2id(Argon2id::new(phc)?)),
+        }
+    }
+}
+
+/// A rule of the document in the words of the core.
+struct Parts<'a> {
+    rule: &'a contract::Rule,
+    actions: Vec<Action>,
+    max_qos: Option<QoS>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(rule: &'a contract::Rule) -> Result<Self, String> {
+        let actions = rule.actions.iter().map(|action| match action {
+            contract::Action::Publish => Action::Publish,
+            contract::Action::Subscribe => Action::Subscribe,
+        });
+        let max_qos = rule.max_qos.map(|qos| QoS::from_bits(qos).ok_or("maxQos must be 0, 1 or 2")).transpose()?;
+        Ok(Self { rule, actions: actions.collect(), max_qos })
+    }
+
+    fn borrow(&self) -> RuleParts<'_> {
+        RuleParts {
+            effect: match self.rule.effect {
+                contract::Effect::Allow => Effect::Allow,
+                contract::Effect::Deny => Effect::Deny,
+            },
+            actions: &self.actions,
+            topics: &self.rule.topics,
+            max_qos: self.max_qos,
+            retain: self.rule.retain,
+        }
+    }
+}
