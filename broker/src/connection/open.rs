@@ -164,9 +164,6 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                 timer.as_mut().reset(due);
             }
             let readable = self.is_readable();
-            if !readable {
-                self.keep_alive.touch();
-            }
             let wake = tokio::select! {
                 stream = progress(io, &mut self.input, &mut self.output, readable) => stream.map(Wake::Stream),
                 event = self.events.recv(), if self.output.has_room() => Ok(Wake::Event(event)),
