@@ -64,7 +64,7 @@ fn scenarios() -> Vec<Scenario> {
         series
     };
     let loss = r#"mqtt_broker_messages_dropped_total{qos="1",reason="session_lost"}"#;
-    let lease = r#"mqtt_broker_readiness_check{check="lease"}"#;
+    let fenced = "mqtt_broker_fenced";
     let group = r#"mqtt_broker_raft_has_leader{group="shard-1"}"#;
     let limits: Vec<(&str, &str, Values)> = ["prod-0", "prod-1"]
         .into_iter()
@@ -87,7 +87,11 @@ fn scenarios() -> Vec<Scenario> {
             14,
             vec![("prod-0", "up", UP), ("prod-1", "up", &[(0, Some(1.0)), (2, Some(0.0)), (10, Some(1.0))])],
         ),
-        scenario("MqttNodeFenced", 12, both(lease, UP, &[(0, Some(1.0)), (2, Some(0.0)), (8, Some(1.0))])),
+        scenario(
+            "MqttNodeFenced",
+            12,
+            both(fenced, &[(0, Some(0.0))], &[(0, Some(0.0)), (2, Some(1.0)), (8, Some(0.0))]),
+        ),
         scenario(
             "MqttRaftNoLeader",
             12,

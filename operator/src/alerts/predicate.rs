@@ -12,7 +12,7 @@ use super::{
     samples::Samples,
 };
 
-const READINESS_CHECK: &str = "mqtt_broker_readiness_check";
+const FENCED: &str = "mqtt_broker_fenced";
 const RAFT_HAS_LEADER: &str = "mqtt_broker_raft_has_leader";
 const DROPPED: &str = "mqtt_broker_messages_dropped_total";
 const ACL_REVISION: &str = "mqtt_broker_acl_revision";
@@ -127,8 +127,7 @@ fn broker_down(is_up: bool) -> Reading {
 }
 
 fn node_fenced(samples: &Samples) -> Reading {
-    let lease = samples.all(READINESS_CHECK).iter().find(|sample| sample.label("check") == Some("lease"));
-    lease.map_or(Reading::Unknown, |sample| when(sample.value == 0.0, || "the broker has no lease".to_owned()))
+    samples.value(FENCED).map_or(Reading::Unknown, |fenced| when(fenced > 0.0, || "the broker has no lease".to_owned()))
 }
 
 fn raft_no_leader(facts: &Facts) -> Reading {
