@@ -22,6 +22,9 @@ use super::{
 const STEP: i64 = 30;
 const IDENTITY: &str = r#"namespace="iot",mqtt_cluster="prod""#;
 
+/// Pod, metric with its own labels, values. The metric `up` says whether the pod answers.
+type Series = (&'static str, &'static str, Values);
+
 /// A value from a step on; nothing means that the series is gone.
 type Values = &'static [(usize, Option<f64>)];
 
@@ -32,8 +35,7 @@ struct Scenario {
     desired: Values,
     ready: Values,
     revision: Values,
-    /// Pod, metric with its own labels, values. The metric `up` says whether the pod answers.
-    series: Vec<(&'static str, &'static str, Values)>,
+    series: Vec<Series>,
     /// Rates and increases: versions of Prometheus differ by a sample at the edge of a window, so that steps right at a
     /// change are not compared.
     is_windowed: bool,
@@ -50,29 +52,30 @@ fn at(values: Values, step: usize) -> Option<f64> {
     values.iter().rev().find(|(from, _)| *from <= step).and_then(|(_, value)| *value)
 }
 
-fn scenario(alert: &'static str, steps: usize, series: Vec<(&'static str, &'static str, Values)>) -> Scenario {
+fn scenario(alert: &'static str, steps: usize, series: Vec<Series>) -> Scenario {
     Scenario { alert, steps, desired: THREE, ready: THREE, revision: NEVER, series, is_windowed: false }
 }
 
 fn scenarios() -> Vec<Scenario> {
-    let both = |metric, first: Values, second: Values| {
-        vec![("prod-0", "up", UP), ("prod-1", "up", UP), ("prod-0", metric, first), ("prod-1", metric, second)]
-    };
-    let with = |mut series: Vec<(&'static str, &'static str, Values)>,
-                more: Vec<(&'static str, &'static str, Values)>| {
-        series.extend(more);
-        series
-    };
-    let loss = r#"mqtt_broker_messages_dropped_total{qos="1",reason="session_lost"}"#;
-    let fenced = "mqtt_broker_fenced";
+    [availability(), messages_and_access(), resources()].into_iter().flatten().collect()
+}
+
+/// Two brokers that are up, and one metric of each.
+fn both(metric: &'static str, first: Values, second: Values) -> Vec<Series> {
+    vec![("prod-0", "up", UP), ("prod-1", "up", UP), ("prod-0", metric, first), ("prod-1", metric, second)]
+}
+
+fn with_limits(mut series: Vec<Series>) -> Vec<Series> {
+    for pod in ["prod-0", "prod-1"] {
+        for what in ["cpu_limit_cores", "memory_limit_bytes", "storage_capacity_bytes"] {
+            series.push((pod, format!("mqtt_broker_{what}").leak(), THOUSAND));
+        }
+    }
+    series
+}
+
+fn availability() -> Vec<Scenario> {
     let group = r#"mqtt_broker_raft_has_leader{group="shard-1"}"#;
-    let limits: Vec<(&str, &str, Values)> = ["prod-0", "prod-1"]
-        .into_iter()
-        .flat_map(|pod| {
-            ["mqtt_broker_cpu_limit_cores", "mqtt_broker_memory_limit_bytes", "mqtt_broker_storage_capacity_bytes"]
-                .map(|metric| (pod, metric, THOUSAND))
-        })
-        .collect();
     vec![
         Scenario {
             ready: &[(0, Some(3.0)), (3, Some(0.0)), (9, Some(3.0))],
@@ -90,13 +93,19 @@ fn scenarios() -> Vec<Scenario> {
         scenario(
             "MqttNodeFenced",
             12,
-            both(fenced, &[(0, Some(0.0))], &[(0, Some(0.0)), (2, Some(1.0)), (8, Some(0.0))]),
+            both("mqtt_broker_fenced", &[(0, Some(0.0))], &[(0, Some(0.0)), (2, Some(1.0)), (8, Some(0.0))]),
         ),
         scenario(
             "MqttRaftNoLeader",
             12,
             both(group, &[(0, Some(1.0)), (2, Some(0.0)), (8, Some(1.0))], &[(0, Some(0.0)), (8, Some(1.0))]),
         ),
+    ]
+}
+
+fn messages_and_access() -> Vec<Scenario> {
+    let loss = r#"mqtt_broker_messages_dropped_total{qos="1",reason="session_lost"}"#;
+    vec![
         Scenario {
             is_windowed: true,
             ..scenario("MqttQos12MessagesLost", 24, both(loss, &[(0, Some(0.0))], &[(0, Some(0.0)), (5, Some(2.0))]))
@@ -121,37 +130,36 @@ fn scenarios() -> Vec<Scenario> {
                 ),
             )
         },
-        Scenario { is_windowed: true, ..scenario("MqttNodeCpuHigh", 90, with(cpu(), limits.clone())) },
+    ]
+}
+
+fn resources() -> Vec<Scenario> {
+    vec![
+        Scenario { is_windowed: true, ..scenario("MqttNodeCpuHigh", 90, with_limits(cpu())) },
         scenario(
             "MqttNodeMemoryHigh",
             20,
-            with(
-                both(
-                    "process_resident_memory_bytes",
-                    &[(0, Some(840.0))],
-                    &[(0, Some(500.0)), (2, Some(900.0)), (16, Some(700.0))],
-                ),
-                limits.clone(),
-            ),
+            with_limits(both(
+                "process_resident_memory_bytes",
+                &[(0, Some(840.0))],
+                &[(0, Some(500.0)), (2, Some(900.0)), (16, Some(700.0))],
+            )),
         ),
         scenario(
             "MqttStorageLow",
             12,
-            with(
-                both(
-                    "mqtt_broker_storage_free_bytes",
-                    &[(0, Some(210.0))],
-                    &[(0, Some(500.0)), (2, Some(190.0)), (8, Some(300.0))],
-                ),
-                limits,
-            ),
+            with_limits(both(
+                "mqtt_broker_storage_free_bytes",
+                &[(0, Some(210.0))],
+                &[(0, Some(500.0)), (2, Some(190.0)), (8, Some(300.0))],
+            )),
         ),
     ]
 }
 
 /// prod-1 uses 500 of 1000 cores for ten minutes, then 970, then none, so that it passes both thresholds within a step;
 /// prod-0 always 850.
-fn cpu() -> Vec<(&'static str, &'static str, Values)> {
+fn cpu() -> Vec<Series> {
     let grow = |rate: fn(usize) -> f64| -> Values {
         let total = |step: usize| (0..step).map(rate).sum::<f64>() * 30.0;
         (0..90).map(|step| (step, Some(total(step)))).collect::<Vec<_>>().leak()
