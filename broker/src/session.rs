@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use covey_codec::{MqttStr, PacketId, ProtocolVersion, PublishProperties, QoS, ReasonCode};
+use covey_codec::packet::PublishProperties;
+use covey_codec::{MqttStr, PacketId, ProtocolVersion, QoS, ReasonCode};
 use tokio::sync::mpsc;
 
 /// A client that proved who it is and may take its client id.
@@ -68,7 +69,8 @@ pub struct Delivery {
 /// What the node tells a connection.
 #[derive(Debug)]
 pub enum Event {
-    Deliver(Delivery),
+    /// Boxed: a channel keeps room for 32 events as soon as it exists.
+    Deliver(Box<Delivery>),
     /// A QoS 2 message whose PUBREC was committed before: send PUBREL again ([MQTT-4.3.3-7]).
     Release(PacketId),
     /// The session is no longer this connection's. MQTT 5 clients get DISCONNECT with the reason.
@@ -128,13 +130,18 @@ pub trait Sessions: Send + Sync + 'static {
 
     /// Opens or resumes a session. Waits at most 5 s for the client's shard, then refuses with 0x88. Refusals are reason
     /// codes of CONNACK. Taking a session over ends its former connection, wherever it is.
-    fn connect(&self, request: ConnectRequest) -> impl Future<Output = Result<Connected<Self::Session>, ReasonCode>> + Send;
+    fn connect(
+        &self,
+        request: ConnectRequest,
+    ) -> impl Future<Output = Result<Connected<Self::Session>, ReasonCode>> + Send;
 }
 
 /// An opened session.
 #[derive(Debug)]
 pub struct Connected<S> {
     pub session_present: bool,
+    /// Filters of a resumed session, to be checked against the rules of today.
+    pub filters: Vec<MqttStr>,
     pub session: S,
     pub events: mpsc::Receiver<Event>,
 }

@@ -1,0 +1,191 @@
+//! From bytes to packets: framing, who may send what and when, and the dispatch to the decoder of each packet.
+//!
+//! The broker keeps one [`Decoder`] per connection and feeds it the read buffer. Invariants: nothing is allocated before
+//! the bytes that pay for it have arrived, and a connection that failed once stays failed.
+//!
+//! ```text
+//! AwaitConnect --CONNECT--> Open(version) --anything wrong--> Failed(error)
+//! ```
+
+use bytes::{Buf, BytesMut};
+
+use crate::error::{DecodeError, malformed, protocol};
+use crate::packet::{Packet, ProtocolVersion};
+use crate::varint;
+use crate::wire::Reader;
+
+mod ack;
+mod connack;
+mod connect;
+mod publish;
+mod session;
+mod subscribe;
+
+/// The control packet types (2.1.2).
+pub(crate) mod kind {
+    pub(crate) const CONNECT: u8 = 1;
+    pub(crate) const CONNACK: u8 = 2;
+    pub(crate) const PUBLISH: u8 = 3;
+    pub(crate) const PUBACK: u8 = 4;
+    pub(crate) const PUBREC: u8 = 5;
+    pub(crate) const PUBREL: u8 = 6;
+    pub(crate) const PUBCOMP: u8 = 7;
+    pub(crate) const SUBSCRIBE: u8 = 8;
+    pub(crate) const SUBACK: u8 = 9;
+    pub(crate) const UNSUBSCRIBE: u8 = 10;
+    pub(crate) const UNSUBACK: u8 = 11;
+    pub(crate) const PINGREQ: u8 = 12;
+    pub(crate) const PINGRESP: u8 = 13;
+    pub(crate) const DISCONNECT: u8 = 14;
+    pub(crate) const AUTH: u8 = 15;
+}
+
+/// Who sent the packets that are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Client,
+    Server,
+}
+
+/// What the decoders of packets need to know beside the bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context {
+    pub(crate) version: ProtocolVersion,
+    pub(crate) sender: Sender,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    AwaitConnect,
+    Open(ProtocolVersion),
+    Failed(DecodeError),
+}
+
+/// The reading half of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    sender: Sender,
+    state: State,
+    version: Option<ProtocolVersion>,
+    limit: usize,
+}
+
+impl Decoder {
+    /// A server's decoder: the first packet has to be CONNECT, and says the version of the rest.
+    ///
+    /// `max_packet_size` is in bytes and counts the fixed header; a larger packet is refused as soon as its length is known.
+    pub fn new(max_packet_size: usize) -> Self {
+        Self { sender: Sender::Client, state: State::AwaitConnect, version: None, limit: max_packet_size }
+    }
+
+    /// A client's decoder, for what a server sends to it.
+    pub fn client(version: ProtocolVersion, max_packet_size: usize) -> Self {
+        Self { sender: Sender::Server, state: State::Open(version), version: Some(version), limit: max_packet_size }
+    }
+
+    /// The version of the connection, known from the CONNECT on, even from one that is refused behind its version.
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        self.version
+    }
+
+    /// Takes one packet off the front of `bytes`; `None` asks for more bytes.
+    ///
+    /// Text and payload of the packet share memory with `bytes`. After an error every further call returns the same
+    /// error; what `bytes` holds then is of no use.
+    pub fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        if let State::Failed(error) = self.state {
+            return Err(error);
+        }
+        self.next(bytes).inspect_err(|error| self.state = State::Failed(*error))
+    }
+
+    fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        let Some(&first) = bytes.first() else { return Ok(None) };
+        self.check_first_byte(first)?;
+        let Some((remaining, width)) = varint::read(bytes.get(1..).unwrap_or_default())? else { return Ok(None) };
+        let header = 1 + width;
+        let size = header.saturating_add(usize::try_from(remaining).unwrap_or(usize::MAX));
+        if size > self.limit {
+            return Err(DecodeError::TooLarge { size, limit: self.limit });
+        }
+        if bytes.len() < size {
+            return Ok(None);
+        }
+        let mut frame = bytes.split_to(size).freeze();
+        frame.advance(header);
+        let mut body = Reader::new(frame);
+        let packet = self.packet(first, &mut body)?;
+        body.finish()?;
+        Ok(Some(packet))
+    }
+
+    fn check_first_byte(&self, first: u8) -> Result<(), DecodeError> {
+        let (kind, flags) = (first >> 4, first & 0x0f);
+        match self.state {
+            State::AwaitConnect if kind != kind::CONNECT => {
+                return Err(protocol("MQTT-3.1.0-1", "first packet is not connect"));
+            }
+            State::Open(version) => self.check_sender(kind, version)?,
+            _ => {}
+        }
+        let reserved = match kind {
+            kind::PUBLISH => return Ok(()),
+            kind::PUBREL | kind::SUBSCRIBE | kind::UNSUBSCRIBE => 0b0010,
+            _ => 0,
+        };
+        if flags != reserved {
+            return Err(malformed("MQTT-2.1.3-1", "reserved flags of the fixed header are wrong"));
+        }
+        Ok(())
+    }
+
+    fn check_sender(&self, kind: u8, version: ProtocolVersion) -> Result<(), DecodeError> {
+        let from_client = self.sender == Sender::Client;
+        match kind {
+            0 => Err(malformed("2.1.2", "packet type 0 is reserved")),
+            kind::AUTH if version == ProtocolVersion::V311 => {
+                Err(malformed("3.1.1: 2.2.1", "packet type 15 is reserved in mqtt 3.1.1"))
+            }
+            kind::CONNECT if from_client => Err(protocol("MQTT-3.1.0-2", "second connect on a connection")),
+            kind::CONNACK | kind::SUBACK | kind::UNSUBACK | kind::PINGRESP if from_client => {
+                Err(protocol("2.1.2", "packet type is not for clients to send"))
+            }
+            kind::CONNECT | kind::SUBSCRIBE | kind::UNSUBSCRIBE | kind::PINGREQ if !from_client => {
+                Err(protocol("2.1.2", "packet type is not for servers to send"))
+            }
+            kind::DISCONNECT if !from_client && version == ProtocolVersion::V311 => {
+                Err(protocol("3.1.1: 3.14", "disconnect is not for servers to send in mqtt 3.1.1"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn packet(&mut self, first: u8, body: &mut Reader) -> Result<Packet, DecodeError> {
+        let State::Open(version) = self.state else {
+            let version = connect::version(body)?;
+            self.version = Some(version);
+            let connect = connect::decode(body, version)?;
+            self.state = State::Open(version);
+            return Ok(Packet::Connect(Box::new(connect)));
+        };
+        let context = Context { version, sender: self.sender };
+        let packet = match first >> 4 {
+            kind::CONNACK => Packet::ConnAck(Box::new(connack::decode(body, version)?)),
+            kind::PUBLISH => Packet::Publish(publish::decode(body, first & 0x0f, context)?),
+            kind::PUBACK => Packet::PubAck(ack::decode(body, kind::PUBACK, context)?),
+            kind::PUBREC => Packet::PubRec(ack::decode(body, kind::PUBREC, context)?),
+            kind::PUBREL => Packet::PubRel(ack::decode(body, kind::PUBREL, context)?),
+            kind::PUBCOMP => Packet::PubComp(ack::decode(body, kind::PUBCOMP, context)?),
+            kind::SUBSCRIBE => Packet::Subscribe(subscribe::subscribe(body, version)?),
+            kind::SUBACK => Packet::SubAck(subscribe::suback(body, version)?),
+            kind::UNSUBSCRIBE => Packet::Unsubscribe(subscribe::unsubscribe(body, version)?),
+            kind::UNSUBACK => Packet::UnsubAck(subscribe::unsuback(body, version)?),
+            kind::PINGREQ => Packet::PingReq,
+            kind::PINGRESP => Packet::PingResp,
+            kind::DISCONNECT => Packet::Disconnect(session::disconnect(body, context)?),
+            kind::AUTH => Packet::Auth(session::auth(body, self.sender)?),
+            _ => return Err(malformed("2.1.2", "packet type is reserved")),
+        };
+        Ok(packet)
+    }
+}

@@ -1,0 +1,139 @@
+//! The data types of MQTT (1.5) on both directions of the wire.
+//!
+//! [`Reader`] takes fields off the front of one packet and never reads beyond it. [`Sink`] is what a packet is written to:
+//! a buffer, or [`Count`], which measures; lengths and bytes therefore come from the same code and cannot differ.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::error::{DecodeError, malformed, protocol};
+use crate::packet::PacketId;
+use crate::text::MqttStr;
+use crate::varint;
+
+/// One packet, or one property list, from which fields are taken.
+#[derive(Debug)]
+pub(crate) struct Reader(Bytes);
+
+impl Reader {
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.0.try_get_u8().map_err(|_| ends_early())
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.0.try_get_u16().map_err(|_| ends_early())
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.0.try_get_u32().map_err(|_| ends_early())
+    }
+
+    pub(crate) fn varint(&mut self) -> Result<u32, DecodeError> {
+        let (value, len) = varint::read(&self.0)?.ok_or_else(ends_early)?;
+        self.0.advance(len);
+        Ok(value)
+    }
+
+    /// The next `len` bytes, shared.
+    pub(crate) fn take(&mut self, len: usize) -> Result<Bytes, DecodeError> {
+        if len > self.0.len() {
+            return Err(ends_early());
+        }
+        Ok(self.0.split_to(len))
+    }
+
+    /// Binary data (1.5.6).
+    pub(crate) fn binary(&mut self) -> Result<Bytes, DecodeError> {
+        let len = self.u16()?;
+        self.take(usize::from(len))
+    }
+
+    /// A UTF-8 encoded string (1.5.4).
+    pub(crate) fn text(&mut self) -> Result<MqttStr, DecodeError> {
+        Ok(MqttStr::from_utf8(self.binary()?)?)
+    }
+
+    pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
+        let value = self.u16()?;
+        PacketId::new(value).ok_or_else(|| protocol("MQTT-2.2.1-3", "packet identifier is zero"))
+    }
+
+    /// Everything that is left.
+    pub(crate) fn rest(&mut self) -> Bytes {
+        self.0.split_off(0)
+    }
+
+    /// Refuses bytes behind the last field.
+    pub(crate) fn finish(&self) -> Result<(), DecodeError> {
+        if self.0.is_empty() { Ok(()) } else { Err(malformed("2.1.4", "bytes follow the last field of the packet")) }
+    }
+}
+
+fn ends_early() -> DecodeError {
+    malformed("2.1.4", "packet ends inside a field")
+}
+
+/// Where a packet is written.
+pub(crate) trait Sink {
+    fn raw(&mut self, bytes: &[u8]);
+
+    /// Binary data or text with its two-byte length; [`Count`] notes one that is too long.
+    fn binary(&mut self, bytes: &[u8]) {
+        self.u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
+        self.raw(bytes);
+    }
+
+    fn u8(&mut self, value: u8) {
+        self.raw(&[value]);
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    fn varint(&mut self, value: u32) {
+        let (bytes, len) = varint::bytes(value);
+        self.raw(bytes.get(..len).unwrap_or_default());
+    }
+
+    fn text(&mut self, text: &MqttStr) {
+        self.binary(text.as_bytes());
+    }
+}
+
+impl Sink for BytesMut {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.put_slice(bytes);
+    }
+}
+
+/// A sink that measures.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    /// Bytes so far.
+    pub(crate) len: usize,
+    /// Whether a field did not fit its length.
+    pub(crate) too_long: bool,
+}
+
+impl Sink for Count {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.len = self.len.saturating_add(bytes.len());
+    }
+
+    fn binary(&mut self, bytes: &[u8]) {
+        self.too_long |= bytes.len() > usize::from(u16::MAX);
+        self.len = self.len.saturating_add(2).saturating_add(bytes.len());
+    }
+}

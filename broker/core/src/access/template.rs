@@ -1,0 +1,113 @@
+//! A rule's filter whose placeholders are filled in for one identity.
+
+use std::borrow::Cow;
+
+use super::{Effect, Identity};
+use crate::topic::{self, Filter};
+
+const USERNAME: &str = "{username}";
+const CLIENT_ID: &str = "{clientId}";
+
+/// A filter of a rule.
+#[derive(Debug, Clone)]
+pub(super) enum Template {
+    /// No placeholders.
+    Plain(Filter),
+    Levels(Vec<Level>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Level {
+    Text(Box<str>),
+    Username,
+    ClientId,
+}
+
+/// What a template means for one identity.
+#[derive(Debug)]
+pub(super) enum Filled<'a> {
+    Filter(Cow<'a, Filter>),
+    Nothing,
+    Everything,
+}
+
+impl Filled<'_> {
+    /// Whether `relation` holds for the filter.
+    pub(super) fn is(&self, relation: impl FnOnce(&Filter) -> bool) -> bool {
+        match self {
+            Filled::Filter(filter) => relation(filter),
+            Filled::Nothing => false,
+            Filled::Everything => true,
+        }
+    }
+}
+
+impl Template {
+    /// Parses a filter in which whole levels may be placeholders.
+    pub(super) fn parse(text: &str) -> Result<Self, topic::Error> {
+        let levels: Vec<Level> = text.split('/').map(Level::parse).collect();
+        if levels.iter().all(|level| matches!(level, Level::Text(_))) {
+            return Ok(Self::Plain(text.parse()?));
+        }
+        // Whatever is wrong with the rest of the filter is wrong with any name in place of the placeholders.
+        join(&levels, |_| Some("x")).unwrap_or_default().parse::<Filter>()?;
+        Ok(Self::Levels(levels))
+    }
+
+    /// Fills the placeholders in. Where a name cannot stand in a level, an allow rule means nothing; a deny rule means what
+    /// it would for every name, so that nobody escapes it by the choice of a name.
+    pub(super) fn fill<'a>(&'a self, identity: Identity<'_>, effect: Effect) -> Filled<'a> {
+        let levels = match self {
+            Self::Plain(filter) => return Filled::Filter(Cow::Borrowed(filter)),
+            Self::Levels(levels) => levels,
+        };
+        let filled = join(levels, |level| level.name(identity).filter(|name| is_one_level(name, effect)));
+        let literal = filled.and_then(|text| text.parse().ok());
+        match (literal, effect) {
+            (Some(filter), _) => Filled::Filter(Cow::Owned(filter)),
+            (None, Effect::Allow) => Filled::Nothing,
+            (None, Effect::Deny) => match join(levels, |_| Some("+")).and_then(|text| text.parse().ok()) {
+                Some(filter) => Filled::Filter(Cow::Owned(filter)),
+                None => Filled::Everything,
+            },
+        }
+    }
+}
+
+impl Level {
+    fn parse(text: &str) -> Self {
+        match text {
+            USERNAME => Self::Username,
+            CLIENT_ID => Self::ClientId,
+            text => Self::Text(text.into()),
+        }
+    }
+
+    fn name<'a>(&self, identity: Identity<'a>) -> Option<&'a str> {
+        match self {
+            Self::Text(_) => None,
+            Self::Username => Some(identity.username),
+            Self::ClientId => Some(identity.client_id),
+        }
+    }
+}
+
+/// Whether a name, put between slashes, is one level that matches itself only. For an allow rule it must not reach for
+/// what begins with `$` either, as a wildcard would not.
+fn is_one_level(name: &str, effect: Effect) -> bool {
+    let special = name.starts_with('$') || name.contains("$share");
+    let refused = name.is_empty() || name.contains(['/', '+', '#', '\0']) || (special && effect == Effect::Allow);
+    !refused
+}
+
+/// The filter's text with `fill` in place of the placeholders; `None` if it has none for one of them.
+fn join<'a>(levels: &'a [Level], fill: impl Fn(&Level) -> Option<&'a str>) -> Option<String> {
+    let levels: Option<Vec<&str>> = levels
+        .iter()
+        .map(|level| match level {
+            Level::Text(text) => Some(&**text),
+            placeholder => fill(placeholder),
+        })
+        .collect();
+    levels.map(|levels| levels.join("/"))
+}

@@ -1,0 +1,351 @@
+//! The state machine of the meta group: who is a member, which epochs are over, and which shard wants which topics.
+//!
+//! Every node applies it and matches publishes against its routes. Routes name shards, never clients. A shard's changes are
+//! numbered by the shard's log index; after a fence nothing older is accepted, so a former leader's late word is void.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::rows::{self, Rows, Unreadable};
+use crate::shard::NodeId;
+use crate::topic::{Filter, Name, Tree};
+
+/// Number of a shard, 0 and up.
+pub type ShardId = u16;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The birth certificate. The first one counts.
+    Form { cluster: Box<str>, shards: u16, members: BTreeMap<NodeId, u32> },
+    /// A node with an empty disk takes an ordinal; whoever had it before is removed for good.
+    Join { node: NodeId, ordinal: u32 },
+    /// A node starts serving: its former epoch is over, the answer is its new one.
+    NodeUp { node: NodeId, incarnation: u64, former: u64 },
+    /// An epoch is over, whatever its node thinks.
+    NodeDown { node: NodeId, epoch: u64 },
+    /// A new leader of a shard: changes with a lower index are refused from now on.
+    Fence { shard: ShardId, index: u64 },
+    /// Filters whose highest QoS in the shard changed; `None` removes.
+    Routes { shard: ShardId, index: u64, changes: Vec<(Box<str>, Option<u8>)> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    Done,
+    /// The node's new epoch.
+    Epoch(u64),
+    /// Not a member, older than what is known, or fenced.
+    Refused,
+}
+
+/// Row `n`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub ordinal: u32,
+    pub incarnation: u64,
+    /// Last epoch that was given.
+    pub epoch: u64,
+    /// Epochs up to this one are over.
+    pub ended: u64,
+    /// Its disk is lost or it left: never a member again.
+    pub removed: bool,
+}
+
+/// Row `m`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Empty before formation.
+    pub cluster: Box<str>,
+    pub shards: u16,
+    pub last_epoch: u64,
+    /// Log index of the last change of a route.
+    pub routes_index: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Machine {
+    header: Header,
+    members: BTreeMap<NodeId, Member>,
+    tree: Tree<ShardId, u8>,
+    routes: BTreeMap<(ShardId, Box<str>), u8>,
+    fences: BTreeMap<ShardId, u64>,
+}
+
+impl Command {
+    /// Encoding for the log.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).unwrap_or_default().into()
+    }
+}
+
+impl Answer {
+    /// Encoding of an answer.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).unwrap_or_default().into()
+    }
+
+    /// `None` for bytes that no version of this code wrote.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+impl Machine {
+    /// Applies an entry; bytes that no version wrote are refused by every replica alike.
+    pub fn apply(&mut self, index: u64, command: &[u8], rows: &mut dyn Rows) -> Answer {
+        let Ok(command) = postcard::from_bytes::<Command>(command) else { return Answer::Refused };
+        match command {
+            Command::Form { cluster, shards, members } => self.form(cluster, shards, members, rows),
+            Command::Join { node, ordinal } => self.join(node, ordinal, rows),
+            Command::NodeUp { node, incarnation, former } => self.node_up(node, incarnation, former, rows),
+            Command::NodeDown { node, epoch } => self.node_down(node, epoch, rows),
+            Command::Fence { shard, index: fence } => self.fence(shard, fence, rows),
+            Command::Routes { shard, index: at, changes } => self.change_routes(index, shard, at, changes, rows),
+        }
+    }
+
+    fn form(&mut self, cluster: Box<str>, shards: u16, members: BTreeMap<NodeId, u32>, rows: &mut dyn Rows) -> Answer {
+        if !self.header.cluster.is_empty() {
+            return if self.header.cluster == cluster { Answer::Done } else { Answer::Refused };
+        }
+        self.header.cluster = cluster;
+        self.header.shards = shards;
+        for (node, ordinal) in members {
+            self.members.insert(node, Member { ordinal, ..Member::default() });
+            self.write_member(node, rows);
+        }
+        self.write_header(rows);
+        Answer::Done
+    }
+
+    fn join(&mut self, node: NodeId, ordinal: u32, rows: &mut dyn Rows) -> Answer {
+        if let Some(member) = self.members.get(&node) {
+            return if member.removed || member.ordinal != ordinal { Answer::Refused } else { Answer::Done };
+        }
+        let former: Vec<NodeId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.ordinal == ordinal && !member.removed)
+            .map(|(former, _)| *former)
+            .collect();
+        for former in former {
+            if let Some(member) = self.members.get_mut(&former) {
+                member.removed = true;
+                member.ended = member.epoch;
+                self.write_member(former, rows);
+            }
+        }
+        self.members.insert(node, Member { ordinal, ..Member::default() });
+        self.write_member(node, rows);
+        Answer::Done
+    }
+
+    fn node_up(&mut self, node: NodeId, incarnation: u64, former: u64, rows: &mut dyn Rows) -> Answer {
+        let Some(member) = self.members.get_mut(&node) else { return Answer::Refused };
+        if member.removed || incarnation < member.incarnation {
+            return Answer::Refused;
+        }
+        // The same question again, because the answer was lost.
+        if incarnation == member.incarnation && member.epoch > former && member.ended < member.epoch {
+            return Answer::Epoch(member.epoch);
+        }
+        self.header.last_epoch += 1;
+        member.incarnation = incarnation;
+        member.ended = member.epoch;
+        member.epoch = self.header.last_epoch;
+        let epoch = member.epoch;
+        self.write_member(node, rows);
+        self.write_header(rows);
+        Answer::Epoch(epoch)
+    }
+
+    fn node_down(&mut self, node: NodeId, epoch: u64, rows: &mut dyn Rows) -> Answer {
+        let Some(member) = self.members.get_mut(&node) else { return Answer::Refused };
+        if epoch > member.ended && epoch <= member.epoch {
+            member.ended = epoch;
+            self.write_member(node, rows);
+        }
+        Answer::Done
+    }
+
+    fn fence(&mut self, shard: ShardId, index: u64, rows: &mut dyn Rows) -> Answer {
+        let fence = self.fences.entry(shard).or_default();
+        if index < *fence {
+            return Answer::Refused;
+        }
+        *fence = index;
+        rows.put(rows::key(b'f', &[u64::from(shard)]), rows::encode(&index));
+        Answer::Done
+    }
+
+    fn change_routes(
+        &mut self,
+        index: u64,
+        shard: ShardId,
+        at: u64,
+        changes: Vec<(Box<str>, Option<u8>)>,
+        rows: &mut dyn Rows,
+    ) -> Answer {
+        if self.fence(shard, at, rows) == Answer::Refused {
+            return Answer::Refused;
+        }
+        for (filter, qos) in changes {
+            let Ok(parsed) = filter.parse::<Filter>() else { continue };
+            let key = route_key(shard, &filter);
+            if let Some(qos) = qos {
+                self.tree.insert(&parsed, shard, qos);
+                rows.put(key, vec![qos]);
+                self.routes.insert((shard, filter), qos);
+            } else {
+                self.tree.remove(&parsed, &shard);
+                rows.delete(key);
+                self.routes.remove(&(shard, filter));
+            }
+        }
+        self.header.routes_index = index;
+        self.write_header(rows);
+        Answer::Done
+    }
+
+    fn write_header(&self, rows: &mut dyn Rows) {
+        rows.put(rows::key(b'm', &[]), rows::encode(&self.header));
+    }
+
+    fn write_member(&self, node: NodeId, rows: &mut dyn Rows) {
+        if let Some(member) = self.members.get(&node) {
+            rows.put(rows::key(b'n', &[node]), rows::encode(member));
+        }
+    }
+
+    /// Rebuilds the state from all rows.
+    pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
+        let mut machine = Self::default();
+        for (key, value) in stored {
+            let kind = key.first().copied().unwrap_or_default();
+            let unreadable = Unreadable { kind: char::from(kind) };
+            match kind {
+                b'm' => machine.header = rows::decode(kind, &value)?,
+                b'n' => {
+                    let [node] = rows::numbers(&key).ok_or(unreadable)?;
+                    machine.members.insert(node, rows::decode(kind, &value)?);
+                }
+                b'f' => {
+                    let [shard] = rows::numbers(&key).ok_or_else(|| unreadable.clone())?;
+                    let shard = ShardId::try_from(shard).map_err(|_| unreadable)?;
+                    machine.fences.insert(shard, rows::decode(kind, &value)?);
+                }
+                b'r' => {
+                    let (shard, filter) = route_of(&key).ok_or_else(|| unreadable.clone())?;
+                    let parsed = filter.parse::<Filter>().map_err(|_| unreadable.clone())?;
+                    let qos = value.first().copied().ok_or(unreadable)?;
+                    machine.tree.insert(&parsed, shard, qos);
+                    machine.routes.insert((shard, filter), qos);
+                }
+                _ => return Err(unreadable),
+            }
+        }
+        Ok(machine)
+    }
+
+    // === what nodes read ===
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// All that ever were members, removed ones too.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &Member)> {
+        self.members.iter().map(|(node, member)| (*node, member))
+    }
+
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.get(&node)
+    }
+
+    /// Shards that want the topic, each with its highest QoS over all matching filters.
+    pub fn matches(&self, name: &Name) -> BTreeMap<ShardId, u8> {
+        let mut shards = BTreeMap::new();
+        self.tree.matches(name, |shard, qos| {
+            let highest = shards.entry(*shard).or_insert(*qos);
+            *highest = (*highest).max(*qos);
+        });
+        shards
+    }
+
+    /// Routes of one shard.
+    pub fn routes_of(&self, shard: ShardId) -> impl Iterator<Item = (&str, u8)> {
+        let first = (shard, Box::<str>::from(""));
+        self.routes
+            .range(first..)
+            .take_while(move |((owner, _), _)| *owner == shard)
+            .map(|((_, filter), qos)| (&**filter, *qos))
+    }
+
+    pub fn route(&self, shard: ShardId, filter: &str) -> Option<u8> {
+        self.routes.get(&(shard, filter.into())).copied()
+    }
+}
+
+fn route_key(shard: ShardId, filter: &str) -> Vec<u8> {
+    let mut key = vec![b'r'];
+    key.extend_from_slice(&shard.to_be_bytes());
+    key.extend_from_slice(filter.as_bytes());
+    key
+}
+
+fn route_of(key: &[u8]) -> Option<(ShardId, Box<str>)> {
+    let shard = ShardId::from_be_bytes(key.get(1..3)?.try_into().ok()?);
+    Some((shard, std::str::from_utf8(key.get(3..)?).ok()?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<u8>) -> Answer {
+        let command = Command::Routes { shard: 1, index: at, changes: vec![(filter.into(), qos)] };
+        machine.apply(at, &command.encode(), &mut Stored::new())
+    }
+
+    #[test]
+    fn a_former_leaders_late_word_is_void() {
+        let mut machine = Machine::default();
+        assert_eq!(routes(&mut machine, 10, "a/b", Some(1)), Answer::Done);
+        machine.apply(11, &Command::Fence { shard: 1, index: 20 }.encode(), &mut Stored::new());
+        assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
+        assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(1, 1)]));
+        assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
+        assert!(machine.matches(&"a/b".parse().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
+        let (mut machine, mut rows) = (Machine::default(), Stored::new());
+        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(7, 0)]) };
+        machine.apply(1, &form.encode(), &mut rows);
+        let up = |incarnation, former| Command::NodeUp { node: 7, incarnation, former }.encode();
+        assert_eq!(machine.apply(2, &up(1, 0), &mut rows), Answer::Epoch(1));
+        assert_eq!(machine.apply(3, &up(1, 0), &mut rows), Answer::Epoch(1));
+        assert_eq!(machine.apply(4, &up(2, 0), &mut rows), Answer::Epoch(2));
+        assert_eq!(machine.member(7).unwrap().ended, 1);
+        assert_eq!(machine.apply(5, &up(1, 0), &mut rows), Answer::Refused);
+        let back = Machine::restore(rows).unwrap();
+        assert_eq!(back.member(7), machine.member(7));
+        assert_eq!(back.header(), machine.header());
+    }
+
+    #[test]
+    fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
+        let (mut machine, mut rows) = (Machine::default(), Stored::new());
+        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(7, 0)]) };
+        machine.apply(1, &form.encode(), &mut rows);
+        assert_eq!(machine.apply(2, &Command::Join { node: 8, ordinal: 0 }.encode(), &mut rows), Answer::Done);
+        assert!(machine.member(7).unwrap().removed);
+        assert_eq!(machine.apply(3, &Command::Join { node: 7, ordinal: 0 }.encode(), &mut rows), Answer::Refused);
+    }
+}

@@ -1,0 +1,235 @@
+//! The state machine of the retained group: the newest retained message per topic, on every node.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::rows::{self, Rows, Unreadable};
+use crate::shard::NodeId;
+use crate::topic::{Filter, Name, Names};
+
+/// One log entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Group time in milliseconds, as in shards.
+    pub time: u64,
+    pub writes: Vec<Write>,
+}
+
+/// A PUBLISH with the retain flag.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Write {
+    pub node: NodeId,
+    pub epoch: u64,
+    /// 1, 2, 3 … per node epoch: repeats are dropped.
+    pub number: u64,
+    pub topic: Box<str>,
+    pub qos: u8,
+    /// Seconds.
+    pub expiry: Option<u32>,
+    /// Empty body deletes.
+    pub empty: bool,
+    pub body: Bytes,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Stored,
+    /// The bytes allowed for retained messages are used up.
+    Full,
+    Stale,
+    Gap { expected: u64 },
+}
+
+/// Row `t`: a retained message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Log index at which it was stored: live copies carry it too.
+    pub index: u64,
+    pub qos: u8,
+    pub arrived: u64,
+    pub expiry: Option<u32>,
+    pub body: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sender {
+    epoch: u64,
+    last: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Machine {
+    time: u64,
+    messages: Names<Message>,
+    bytes: u64,
+    senders: BTreeMap<NodeId, Sender>,
+    limit: u64,
+}
+
+impl Entry {
+    /// Encoding for the log.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).unwrap_or_default().into()
+    }
+}
+
+impl Machine {
+    /// An empty group that holds up to `limit` bytes. Every node must be given the same limit.
+    pub fn new(limit: u64) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Applies an entry; one outcome per write. Bytes that no version wrote have no effect.
+    pub fn apply(&mut self, index: u64, entry: &[u8], rows: &mut dyn Rows) -> Vec<Outcome> {
+        let Ok(entry) = postcard::from_bytes::<Entry>(entry) else { return Vec::new() };
+        self.time = self.time.max(entry.time);
+        rows.put(rows::key(b'm', &[]), rows::encode(&self.time));
+        entry.writes.into_iter().map(|write| self.write(index, write, rows)).collect()
+    }
+
+    fn write(&mut self, index: u64, write: Write, rows: &mut dyn Rows) -> Outcome {
+        let sender = self.senders.entry(write.node).or_default();
+        if write.epoch < sender.epoch {
+            return Outcome::Stale;
+        }
+        if write.epoch > sender.epoch {
+            *sender = Sender { epoch: write.epoch, last: 0 };
+        }
+        if write.number <= sender.last {
+            return Outcome::Stored;
+        }
+        if write.number > sender.last + 1 {
+            return Outcome::Gap { expected: sender.last + 1 };
+        }
+        sender.last = write.number;
+        rows.put(rows::key(b'p', &[write.node]), rows::encode(&*sender));
+        let Ok(name) = write.topic.parse::<Name>() else { return Outcome::Stored };
+        self.store(index, name, write, rows)
+    }
+
+    fn store(&mut self, index: u64, name: Name, write: Write, rows: &mut dyn Rows) -> Outcome {
+        let former = self.messages.get(&name).map_or(0, size);
+        if write.empty {
+            self.messages.remove(&name);
+            self.bytes -= former;
+            rows.delete(topic_key(&write.topic));
+            return Outcome::Stored;
+        }
+        let message = Message { index, qos: write.qos, arrived: self.time, expiry: write.expiry, body: write.body };
+        let total = self.bytes - former + size(&message);
+        if total > self.limit {
+            return Outcome::Full;
+        }
+        rows.put(topic_key(&write.topic), rows::encode(&message));
+        self.bytes = total;
+        self.messages.insert(name, message);
+        Outcome::Stored
+    }
+
+    /// Rebuilds the state from all rows.
+    pub fn restore(limit: u64, stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
+        let mut machine = Self::new(limit);
+        for (key, value) in stored {
+            let kind = key.first().copied().unwrap_or_default();
+            let unreadable = Unreadable { kind: char::from(kind) };
+            match kind {
+                b'm' => machine.time = rows::decode(kind, &value)?,
+                b'p' => {
+                    let [node] = rows::numbers(&key).ok_or(unreadable)?;
+                    machine.senders.insert(node, rows::decode(kind, &value)?);
+                }
+                b't' => {
+                    let topic = key.get(1..).and_then(|topic| std::str::from_utf8(topic).ok());
+                    let name = topic.and_then(|topic| topic.parse::<Name>().ok()).ok_or(unreadable)?;
+                    let message: Message = rows::decode(kind, &value)?;
+                    machine.bytes += size(&message);
+                    machine.messages.insert(name, message);
+                }
+                _ => return Err(unreadable),
+            }
+        }
+        Ok(machine)
+    }
+
+    /// Retained messages whose topic the filter matches and whose expiry has not passed at group time `now`, with what is
+    /// left of it.
+    pub fn matches(&self, filter: &Filter, now: u64) -> Vec<(Name, Message)> {
+        let mut found = Vec::new();
+        self.messages.matches(filter, |name, message| {
+            let waited = u32::try_from(now.saturating_sub(message.arrived) / 1000).unwrap_or(u32::MAX);
+            let left = message.expiry.map(|expiry| expiry.saturating_sub(waited));
+            if left != Some(0) {
+                found.push((name.clone(), Message { expiry: left, ..message.clone() }));
+            }
+        });
+        found
+    }
+
+    /// Group time of the last entry, milliseconds.
+    pub fn time(&self) -> u64 {
+        self.time
+    }
+
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+fn size(message: &Message) -> u64 {
+    message.body.len() as u64 + 64
+}
+
+fn topic_key(topic: &str) -> Vec<u8> {
+    let mut key = vec![b't'];
+    key.extend_from_slice(topic.as_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(number: u64, topic: &str, body: &'static [u8]) -> Write {
+        let body = Bytes::from_static(body);
+        Write { node: 1, epoch: 1, number, topic: topic.into(), qos: 1, expiry: None, empty: body.is_empty(), body }
+    }
+
+    fn found(machine: &Machine, filter: &str) -> Vec<Bytes> {
+        machine.matches(&filter.parse().unwrap(), 0).into_iter().map(|(_, message)| message.body).collect()
+    }
+
+    #[test]
+    fn the_newest_message_per_topic_is_kept_and_an_empty_one_deletes() {
+        let (mut machine, mut rows) = (Machine::new(1 << 20), BTreeMap::new());
+        let entry = |writes| Entry { time: 5, writes }.encode();
+        machine.apply(1, &entry(vec![write(1, "a/b", b"1"), write(2, "a/b", b"2"), write(3, "c", b"3")]), &mut rows);
+        assert_eq!(found(&machine, "a/+"), [&b"2"[..]]);
+        assert_eq!(machine.apply(2, &entry(vec![write(2, "a/b", b"late")]), &mut rows), [Outcome::Stored]);
+        assert_eq!(found(&machine, "a/+"), [&b"2"[..]], "a repeated write must not undo a newer one");
+        machine.apply(3, &entry(vec![write(4, "a/b", b"")]), &mut rows);
+        assert!(found(&machine, "a/+").is_empty());
+        let back = Machine::restore(1 << 20, rows).unwrap();
+        assert_eq!((back.len(), back.bytes()), (machine.len(), machine.bytes()));
+    }
+
+    #[test]
+    fn a_full_group_refuses_and_keeps_what_it_has() {
+        let (mut machine, mut rows) = (Machine::new(70), BTreeMap::new());
+        let entry = |write| Entry { time: 0, writes: vec![write] }.encode();
+        assert_eq!(machine.apply(1, &entry(write(1, "a", b"1")), &mut rows), [Outcome::Stored]);
+        assert_eq!(machine.apply(2, &entry(write(2, "b", b"2")), &mut rows), [Outcome::Full]);
+        assert_eq!(found(&machine, "#").len(), 1);
+    }
+}

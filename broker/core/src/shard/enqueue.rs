@@ -1,0 +1,233 @@
+//! Messages into inboxes: numbered per sender, at most once per number, exactly once per key, bounded by the inbox.
+
+use std::collections::BTreeMap;
+
+use super::bodies::Body;
+use super::command::{Enqueue, Once, Options, Outcome};
+use super::machine::{Effect, Machine};
+use super::session::{SessionId, Slot};
+use crate::rows::{self, Rows};
+use crate::topic::{Filter, Name};
+
+/// Shard time after which exactly-once state that nobody used is dropped: the longest session expiry, a week.
+const ONCE_KEPT: u64 = 168 * 3600 * 1000;
+/// What a queued message costs besides its body.
+const SLOT_BYTES: usize = 64;
+
+/// The subscriptions of one session that a message matched, as one delivery ([MQTT-3.3.4-2]).
+#[derive(Debug, Default)]
+struct Match {
+    qos: u8,
+    retain: bool,
+    identifiers: Vec<u32>,
+}
+
+impl Machine {
+    pub(super) fn enqueue(&mut self, enqueue: Enqueue, rows: &mut dyn Rows) -> Outcome {
+        if let Some(answer) = self.number(&enqueue) {
+            return answer;
+        }
+        if let Some(once) = &enqueue.once {
+            if self.is_repeated(once, rows) {
+                // The first one had an answer; its sender asks again because that was lost.
+                return Outcome::Enqueued { matched: 1, accepted: 1 };
+            }
+        }
+        let matches = self.matching(&enqueue);
+        let (node, number) = (enqueue.node, enqueue.number);
+        let matched = u32::try_from(matches.len()).unwrap_or(u32::MAX);
+        let accepted = self.store(enqueue, matches, rows);
+        if accepted < matched {
+            self.effects.push(Effect::Missed(u64::from(matched - accepted)));
+        }
+        if matched > 0 && accepted == 0 {
+            self.senders.entry(node).or_default().rejected.insert(number);
+        }
+        Outcome::Enqueued { matched, accepted }
+    }
+
+    /// Judges the sender's number; `Some` is the answer to something that is not the next message.
+    fn number(&mut self, enqueue: &Enqueue) -> Option<Outcome> {
+        let sender = self.senders.entry(enqueue.node).or_default();
+        if enqueue.epoch <= sender.ended || enqueue.epoch < sender.epoch {
+            return Some(Outcome::Stale);
+        }
+        if enqueue.epoch > sender.epoch {
+            sender.epoch = enqueue.epoch;
+            sender.last = 0;
+            sender.rejected.clear();
+        }
+        self.dirty.senders.insert(enqueue.node);
+        sender.rejected = sender.rejected.split_off(&enqueue.floor);
+        if enqueue.number <= sender.last {
+            let accepted = u32::from(!sender.rejected.contains(&enqueue.number));
+            return Some(Outcome::Enqueued { matched: 1, accepted });
+        }
+        if enqueue.number > sender.last + 1 {
+            return Some(Outcome::Gap { expected: sender.last + 1 });
+        }
+        sender.last = enqueue.number;
+        None
+    }
+
+    fn is_repeated(&mut self, once: &Once, rows: &mut dyn Rows) -> bool {
+        let now = self.header.time;
+        let seen = self.seen.entry(once.key.clone()).or_default();
+        seen.floor = seen.floor.max(once.floor);
+        seen.used = now;
+        let repeated = once.number < seen.floor || !seen.numbers.insert(once.number);
+        seen.numbers = seen.numbers.split_off(&seen.floor);
+        rows.put(once_key(&once.key), rows::encode(&*seen));
+        self.forget_seen(now, rows);
+        repeated
+    }
+
+    fn forget_seen(&mut self, now: u64, rows: &mut dyn Rows) {
+        let old = |seen: &super::machine::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
+        let gone: Vec<Box<str>> =
+            self.seen.iter().filter(|(_, seen)| old(seen)).map(|(key, _)| key.clone()).take(16).collect();
+        for key in gone {
+            self.seen.remove(&key);
+            rows.delete(once_key(&key));
+        }
+    }
+
+    /// Sessions that the message matches, each once, with the highest QoS and all identifiers.
+    fn matching(&mut self, enqueue: &Enqueue) -> BTreeMap<SessionId, Match> {
+        let mut matches: BTreeMap<SessionId, Match> = BTreeMap::new();
+        let Ok(name) = enqueue.topic.parse::<Name>() else { return matches };
+        let mut found: Vec<(SessionId, Options)> = Vec::new();
+        self.tree.matches(&name, |id, options| found.push((*id, *options)));
+        for (id, options) in found {
+            let own = || self.sessions.get(&id).is_some_and(|session| session.profile.client == enqueue.publisher);
+            if !(options.no_local && own()) {
+                matches.entry(id).or_default().add(options, enqueue);
+            }
+        }
+        // QoS 0 enters no log: those sessions get it from applied state.
+        matches.retain(|_, matched| matched.qos > 0);
+        if enqueue.retained_index > 0 {
+            matches.keys().for_each(|id| self.note_live_copy(*id, &name, enqueue));
+        }
+        matches
+    }
+
+    /// Remembers the newest live copy per topic for subscriptions that still await their retained messages.
+    fn note_live_copy(&mut self, id: SessionId, name: &Name, enqueue: &Enqueue) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        for (filter, newest) in &mut session.awaiting {
+            if filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name)) {
+                newest.insert(enqueue.topic.clone(), enqueue.retained_index);
+                self.dirty.awaiting.insert(id);
+            }
+        }
+    }
+
+    /// Puts the message into every matched inbox that has room.
+    fn store(&mut self, enqueue: Enqueue, matches: BTreeMap<SessionId, Match>, rows: &mut dyn Rows) -> u32 {
+        let size = enqueue.body.len() + enqueue.topic.len() + SLOT_BYTES;
+        let body = self.header.last_body + 1;
+        let mut accepted = 0;
+        for (id, matched) in matches {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if !session.inbox.has_room(session.profile.limits, size as u64) {
+                session.inbox.counters.missed += 1;
+                self.dirty.counters.insert(id);
+                continue;
+            }
+            let slot = Slot {
+                body,
+                size: u32::try_from(size).unwrap_or(u32::MAX),
+                qos: matched.qos,
+                retain: matched.retain,
+                received: false,
+                identifiers: matched.identifiers,
+            };
+            let row = rows::encode(&slot);
+            let sequence = session.inbox.push(slot);
+            rows.put(rows::key(b'i', &[id, sequence]), row);
+            self.dirty.counters.insert(id);
+            self.effects.push(Effect::Ready(id));
+            accepted += 1;
+        }
+        if accepted > 0 {
+            self.header.last_body = body;
+            let arrived = self.header.time;
+            let stored = Body { topic: enqueue.topic, arrived, expiry: enqueue.expiry, data: enqueue.body };
+            self.bodies.insert(body, stored, accepted, rows);
+        }
+        accepted
+    }
+
+    /// Retained messages for a subscription that awaits them; copies older than a live one are skipped.
+    pub(super) fn snapshot(
+        &mut self,
+        client: &str,
+        owner: u64,
+        filter: &str,
+        messages: Vec<Enqueue>,
+        last: bool,
+        rows: &mut dyn Rows,
+    ) -> Outcome {
+        let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
+        let Some(options) = session.profile.subscriptions.get(filter).copied() else { return Outcome::Known(false) };
+        let Some(live) = session.awaiting.get(filter).cloned() else { return Outcome::Known(false) };
+        if last {
+            session.awaiting.remove(filter);
+            self.dirty.awaiting.insert(id);
+        }
+        for message in messages {
+            let newer = live.get(&message.topic).is_some_and(|index| *index >= message.retained_index);
+            if !newer {
+                let mut matched = Match::default();
+                matched.add(options, &message);
+                // [MQTT-3.3.1-8]: a retained message for a new subscription keeps its flag.
+                matched.retain = true;
+                self.store(message, BTreeMap::from([(id, matched)]), rows);
+            }
+        }
+        Outcome::Known(true)
+    }
+
+    /// Online sessions that get the message at QoS 0, outside the log: those whose matching subscriptions all have a QoS below
+    /// `below` (the others got it as an Enqueue).
+    pub fn volatile_matches(
+        &self,
+        topic: &str,
+        publisher: &str,
+        below: u8,
+        mut visit: impl FnMut(SessionId, bool, &[u32]),
+    ) {
+        let Ok(name) = topic.parse::<Name>() else { return };
+        let mut matches: BTreeMap<SessionId, (u8, bool, Vec<u32>)> = BTreeMap::new();
+        self.tree.matches(&name, |id, options| {
+            let Some(session) = self.sessions.get(id) else { return };
+            let own = options.no_local && &*session.profile.client == publisher;
+            if session.profile.holder.is_some() && !own {
+                let (qos, retain_as_published, identifiers) = matches.entry(*id).or_default();
+                *qos = options.qos.max(*qos);
+                *retain_as_published |= options.retain_as_published;
+                identifiers.extend(options.identifier);
+            }
+        });
+        for (id, (qos, retain_as_published, identifiers)) in matches {
+            if qos < below {
+                visit(id, retain_as_published, &identifiers);
+            }
+        }
+    }
+}
+
+impl Match {
+    fn add(&mut self, options: Options, enqueue: &Enqueue) {
+        self.qos = self.qos.max(options.qos.min(enqueue.qos));
+        self.retain |= options.retain_as_published && enqueue.retain;
+        self.identifiers.extend(options.identifier);
+    }
+}
+
+pub(super) fn once_key(key: &str) -> Vec<u8> {
+    let mut row = vec![b'o'];
+    row.extend_from_slice(key.as_bytes());
+    row
+}

@@ -1,0 +1,521 @@
+//! Claims, subscriptions, acknowledgements and the ends of sessions. Enqueueing is in `enqueue.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::bodies::{Bodies, Body};
+use super::command::{Claim, Claimed, End, Entry, NodeId, Operation, Options, Outcome, Subscribed, Subscription, WantRetained, Will};
+use super::session::{Holder, Profile, Session, SessionId, Slot};
+use crate::rows::{self, Rows};
+use crate::topic::{Filter, Tree};
+
+/// Row `m`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) time: u64,
+    pub(super) last_session: SessionId,
+    pub(super) last_owner: u64,
+    pub(super) last_body: u64,
+    pub(super) last_will: u64,
+}
+
+/// Row `p`: what a shard knows of a node that sends to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sender {
+    /// Epochs up to this one are over.
+    pub(super) ended: u64,
+    pub(super) epoch: u64,
+    /// Last Enqueue of that epoch.
+    pub(super) last: u64,
+    /// Numbers that found no room and are not acknowledged to the sender yet.
+    pub(super) rejected: BTreeSet<u64>,
+}
+
+/// Row `o`: exactly-once state of one publisher.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) floor: u64,
+    pub(super) numbers: BTreeSet<u64>,
+    /// Shard time of the last use.
+    pub(super) used: u64,
+}
+
+/// What the shard's leader must do after an entry. Followers drop them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// The session's inbox grew, or its holder changed.
+    Ready(SessionId),
+    /// Another connection, or nobody, holds the session now: the former holder must close.
+    Lost { client: Box<str>, owner: u64, holder: Holder },
+    /// The highest QoS that anyone here subscribed to the filter with may have changed.
+    Route(Box<str>),
+    /// A will waits to be published.
+    Will(u64),
+    /// Messages were not taken by full inboxes.
+    Missed(u64),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Machine {
+    pub(super) header: Header,
+    pub(super) sessions: BTreeMap<SessionId, Session>,
+    pub(super) clients: HashMap<Box<str>, SessionId>,
+    pub(super) tree: Tree<SessionId, Options>,
+    /// Per filter, how many subscriptions have which QoS: the route.
+    pub(super) filters: BTreeMap<Box<str>, [u32; 3]>,
+    pub(super) bodies: Bodies,
+    pub(super) senders: BTreeMap<NodeId, Sender>,
+    pub(super) seen: BTreeMap<Box<str>, Seen>,
+    pub(super) wills: BTreeMap<u64, Will>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) dirty: Dirty,
+}
+
+/// Rows to write at the end of the entry.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) profiles: BTreeSet<SessionId>,
+    pub(super) counters: BTreeSet<SessionId>,
+    pub(super) receiving: BTreeSet<SessionId>,
+    pub(super) awaiting: BTreeSet<SessionId>,
+    pub(super) senders: BTreeSet<NodeId>,
+}
+
+impl Machine {
+    /// Applies an entry; one outcome per operation.
+    pub fn apply(&mut self, entry: Entry, rows: &mut dyn Rows) -> Vec<Outcome> {
+        self.header.time = self.header.time.max(entry.time);
+        let outcomes = entry.operations.into_iter().map(|operation| self.operate(operation, rows)).collect();
+        self.write_dirty(rows);
+        outcomes
+    }
+
+    fn operate(&mut self, operation: Operation, rows: &mut dyn Rows) -> Outcome {
+        match operation {
+            Operation::Claim(claim) => self.claim(claim, rows),
+            Operation::End(end) => self.end(&end, rows),
+            Operation::Subscribe { client, owner, subscriptions } => self.subscribe(&client, owner, subscriptions),
+            Operation::Unsubscribe { client, owner, filters } => self.unsubscribe(&client, owner, &filters),
+            Operation::Enqueue(enqueue) => self.enqueue(enqueue, rows),
+            Operation::Settle { client, owner, ranges } => self.settle(&client, owner, &ranges, rows),
+            Operation::Received { client, owner, sequence } => self.received(&client, owner, sequence, rows),
+            Operation::Receive { client, owner, packet } => self.receive(&client, owner, packet),
+            Operation::Release { client, owner, packet } => self.release(&client, owner, packet),
+            Operation::Snapshot { client, owner, filter, messages, last } => {
+                self.snapshot(&client, owner, &filter, messages, last, rows)
+            }
+            Operation::NodeDown { node, epoch } => self.node_down(node, epoch, rows),
+            Operation::Expire { client, owner } => self.expire(&client, owner, rows),
+            Operation::WillDue { client, owner } => self.will_due(&client, owner, rows),
+            Operation::WillDone { will } => {
+                rows.delete(rows::key(b'w', &[will]));
+                Outcome::Known(self.wills.remove(&will).is_some())
+            }
+        }
+    }
+
+    /// The session that `owner` holds; anything older is refused.
+    pub(super) fn held(&mut self, client: &str, owner: u64) -> Option<(SessionId, &mut Session)> {
+        let id = *self.clients.get(client)?;
+        let session = self.sessions.get_mut(&id)?;
+        (session.profile.owner == owner && session.profile.holder.is_some()).then_some((id, session))
+    }
+
+    fn claim(&mut self, claim: Claim, rows: &mut dyn Rows) -> Outcome {
+        if self.senders.get(&claim.node).is_some_and(|sender| claim.epoch <= sender.ended) {
+            return Outcome::Stale;
+        }
+        let now = self.header.time;
+        if let Some(id) = self.clients.get(&claim.client).copied() {
+            if self.sessions.get(&id).is_some_and(|session| session.is_expired(now)) {
+                self.remove_session(id, rows);
+            } else if let Some(session) = self.sessions.get(&id) {
+                let holder = holder(&claim);
+                if session.profile.principal != claim.principal {
+                    return Outcome::WrongPrincipal;
+                }
+                if session.profile.holder == Some(holder) {
+                    return Outcome::Claimed(claimed(session, self.missed(id)));
+                }
+                return self.take_over(id, claim, rows);
+            }
+        }
+        self.open(claim)
+    }
+
+    fn missed(&self, id: SessionId) -> u64 {
+        self.sessions.get(&id).map_or(0, |session| session.inbox.counters.missed)
+    }
+
+    /// A claim on a session that is there.
+    fn take_over(&mut self, id: SessionId, claim: Claim, rows: &mut dyn Rows) -> Outcome {
+        self.leave(id, rows);
+        let durable = self.sessions.get(&id).is_some_and(|session| session.profile.durable);
+        if claim.clean_start || !durable {
+            self.remove_session(id, rows);
+            return self.open(claim);
+        }
+        self.header.last_owner += 1;
+        let owner = self.header.last_owner;
+        let Some(session) = self.sessions.get_mut(&id) else { return Outcome::Stale };
+        let profile = &mut session.profile;
+        profile.owner = owner;
+        profile.holder = Some(holder(&claim));
+        profile.present = true;
+        profile.expiry = claim.expiry;
+        profile.offline_since = 0;
+        profile.will = claim.will;
+        profile.limits = claim.limits;
+        let answer = claimed(session, session.inbox.counters.missed);
+        session.inbox.counters.missed = 0;
+        self.dirty.profiles.insert(id);
+        self.dirty.counters.insert(id);
+        self.effects.push(Effect::Ready(id));
+        Outcome::Claimed(answer)
+    }
+
+    /// A claim that begins a session.
+    fn open(&mut self, claim: Claim) -> Outcome {
+        self.header.last_owner += 1;
+        self.header.last_session += 1;
+        let (owner, id) = (self.header.last_owner, self.header.last_session);
+        let session = Session::new(Profile {
+            holder: Some(holder(&claim)),
+            client: claim.client.clone(),
+            principal: claim.principal,
+            owner,
+            present: false,
+            durable: claim.expiry > 0,
+            expiry: claim.expiry,
+            offline_since: 0,
+            will: claim.will,
+            limits: claim.limits,
+            subscriptions: BTreeMap::new(),
+            dup_below: 0,
+            incarnation: owner,
+        });
+        let answer = claimed(&session, 0);
+        self.clients.insert(claim.client, id);
+        self.sessions.insert(id, session);
+        self.dirty.profiles.insert(id);
+        self.effects.push(Effect::Ready(id));
+        Outcome::Claimed(answer)
+    }
+
+    /// The holder is gone, by whatever way: the session is offline and its will's delay begins. A will without delay is due
+    /// at once, whoever comes next.
+    fn leave(&mut self, id: SessionId, rows: &mut dyn Rows) {
+        let now = self.header.time;
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let profile = &mut session.profile;
+        if let Some(holder) = profile.holder.take() {
+            profile.offline_since = now;
+            profile.dup_below = session.inbox.counters.next;
+            self.effects.push(Effect::Lost { client: profile.client.clone(), owner: profile.owner, holder });
+            self.dirty.profiles.insert(id);
+        }
+        if profile.will.as_ref().is_some_and(|will| will.delay == 0) {
+            let will = profile.will.take();
+            self.queue_will(will, rows);
+        }
+    }
+
+    fn queue_will(&mut self, will: Option<Will>, rows: &mut dyn Rows) {
+        let Some(will) = will else { return };
+        self.header.last_will += 1;
+        let number = self.header.last_will;
+        rows.put(rows::key(b'w', &[number]), rows::encode(&will));
+        self.wills.insert(number, will);
+        self.effects.push(Effect::Will(number));
+    }
+
+    fn end(&mut self, end: &End, rows: &mut dyn Rows) -> Outcome {
+        let Some((id, session)) = self.held(&end.client, end.owner) else { return Outcome::Stale };
+        let profile = &mut session.profile;
+        if end.drop_will {
+            profile.will = None;
+        }
+        // [MQTT-3.14.2-2]: a session that began without expiry cannot be given one at its end.
+        if let Some(expiry) = end.expiry.filter(|_| profile.expiry > 0) {
+            profile.expiry = expiry;
+        }
+        self.leave(id, rows);
+        self.remove_if_over(id, rows);
+        Outcome::Done
+    }
+
+    /// A session without expiry ends with its connection.
+    fn remove_if_over(&mut self, id: SessionId, rows: &mut dyn Rows) {
+        if self.sessions.get(&id).is_some_and(|session| session.profile.expiry == 0) {
+            self.remove_session(id, rows);
+        }
+    }
+
+    /// Ends a session; a will that still waits is due with it ([MQTT-3.1.3.2.2]).
+    pub(super) fn remove_session(&mut self, id: SessionId, rows: &mut dyn Rows) {
+        let Some(mut session) = self.sessions.remove(&id) else { return };
+        self.clients.remove(&session.profile.client);
+        self.queue_will(session.profile.will.take(), rows);
+        for (sequence, slot) in session.inbox.slots.drain(..) {
+            rows.delete(rows::key(b'i', &[id, sequence]));
+            if !slot.received {
+                self.bodies.release(slot.body, rows);
+            }
+        }
+        for (filter, options) in &session.profile.subscriptions {
+            self.forget_filter(id, filter, options.qos);
+        }
+        for kind in [b's', b'n', b'q', b'a'] {
+            rows.delete(rows::key(kind, &[id]));
+        }
+    }
+
+    fn forget_filter(&mut self, id: SessionId, filter: &str, qos: u8) {
+        if let Ok(parsed) = filter.parse::<Filter>() {
+            self.tree.remove(&parsed, &id);
+        }
+        if let Some(counts) = self.filters.get_mut(filter) {
+            if let Some(count) = counts.get_mut(usize::from(qos.min(2))) {
+                *count = count.saturating_sub(1);
+            }
+            if counts.iter().all(|count| *count == 0) {
+                self.filters.remove(filter);
+            }
+        }
+        self.effects.push(Effect::Route(filter.into()));
+    }
+
+    fn subscribe(&mut self, client: &str, owner: u64, subscriptions: Vec<Subscription>) -> Outcome {
+        let Some((id, _)) = self.held(client, owner) else { return Outcome::Stale };
+        Outcome::Subscribed(subscriptions.into_iter().map(|wanted| self.subscribe_one(id, wanted)).collect())
+    }
+
+    fn subscribe_one(&mut self, id: SessionId, wanted: Subscription) -> Subscribed {
+        let (Some(session), Ok(filter)) = (self.sessions.get_mut(&id), wanted.filter.parse::<Filter>()) else {
+            return Subscribed::LimitReached;
+        };
+        let profile = &mut session.profile;
+        let known = profile.subscriptions.contains_key(&wanted.filter);
+        if !known && profile.subscriptions.len() >= profile.limits.subscriptions as usize {
+            return Subscribed::LimitReached;
+        }
+        let former = profile.subscriptions.insert(wanted.filter.clone(), wanted.options);
+        let awaits_retained = match wanted.retained {
+            WantRetained::Always => true,
+            WantRetained::IfNew => !known,
+            WantRetained::Never => false,
+        };
+        if awaits_retained {
+            session.awaiting.insert(wanted.filter.clone(), BTreeMap::new());
+            self.dirty.awaiting.insert(id);
+        }
+        self.dirty.profiles.insert(id);
+        self.tree.insert(&filter, id, wanted.options);
+        let counts = self.filters.entry(wanted.filter.clone()).or_default();
+        if let Some(count) = counts.get_mut(usize::from(wanted.options.qos.min(2))) {
+            *count += 1;
+        }
+        if let Some(count) = former.and_then(|former| counts.get_mut(usize::from(former.qos.min(2)))) {
+            *count = count.saturating_sub(1);
+        }
+        self.effects.push(Effect::Route(wanted.filter));
+        Subscribed::Granted { qos: wanted.options.qos, awaits_retained }
+    }
+
+    fn unsubscribe(&mut self, client: &str, owner: u64, filters: &[Box<str>]) -> Outcome {
+        let Some((id, _)) = self.held(client, owner) else { return Outcome::Stale };
+        let mut existed = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let former = self.sessions.get_mut(&id).and_then(|session| {
+                session.awaiting.remove(filter);
+                session.profile.subscriptions.remove(filter)
+            });
+            if let Some(options) = former {
+                self.forget_filter(id, filter, options.qos);
+                self.dirty.profiles.insert(id);
+                self.dirty.awaiting.insert(id);
+            }
+            existed.push(former.is_some());
+        }
+        Outcome::Unsubscribed(existed)
+    }
+
+    fn settle(&mut self, client: &str, owner: u64, ranges: &[(u64, u64)], rows: &mut dyn Rows) -> Outcome {
+        let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
+        let mut removed: Vec<(u64, Slot)> = Vec::new();
+        for (low, high) in ranges {
+            for sequence in session.inbox.within(*low, *high) {
+                removed.extend(session.inbox.remove(sequence).map(|slot| (sequence, slot)));
+            }
+        }
+        for (sequence, slot) in removed {
+            rows.delete(rows::key(b'i', &[id, sequence]));
+            if !slot.received {
+                self.bodies.release(slot.body, rows);
+            }
+        }
+        self.effects.push(Effect::Ready(id));
+        Outcome::Done
+    }
+
+    fn received(&mut self, client: &str, owner: u64, sequence: u64, rows: &mut dyn Rows) -> Outcome {
+        let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
+        let Some(slot) = session.inbox.get_mut(sequence) else { return Outcome::Known(false) };
+        if !slot.received {
+            slot.received = true;
+            let (row, body) = (rows::encode(&*slot), slot.body);
+            rows.put(rows::key(b'i', &[id, sequence]), row);
+            self.bodies.release(body, rows);
+        }
+        Outcome::Known(true)
+    }
+
+    fn receive(&mut self, client: &str, owner: u64, packet: u16) -> Outcome {
+        let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
+        let receiving = &mut session.receiving;
+        let number = if let Some(number) = receiving.numbers.get(&packet) {
+            *number
+        } else {
+            receiving.last += 1;
+            receiving.numbers.insert(packet, receiving.last);
+            receiving.last
+        };
+        let floor = receiving.numbers.values().min().copied().unwrap_or(number);
+        let incarnation = session.profile.incarnation;
+        self.dirty.receiving.insert(id);
+        Outcome::Receiving { number, floor, incarnation }
+    }
+
+    fn release(&mut self, client: &str, owner: u64, packet: u16) -> Outcome {
+        let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
+        let known = session.receiving.numbers.remove(&packet).is_some();
+        self.dirty.receiving.insert(id);
+        Outcome::Known(known)
+    }
+
+    fn node_down(&mut self, node: NodeId, epoch: u64, rows: &mut dyn Rows) -> Outcome {
+        let sender = self.senders.entry(node).or_default();
+        if epoch <= sender.ended {
+            return Outcome::Done;
+        }
+        sender.ended = epoch;
+        sender.rejected.clear();
+        self.dirty.senders.insert(node);
+        let is_gone = |session: &Session| {
+            session.profile.holder.is_some_and(|holder| holder.node == node && holder.epoch <= epoch)
+        };
+        let gone: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, session)| is_gone(session)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.leave(id, rows);
+            self.remove_if_over(id, rows);
+        }
+        Outcome::Done
+    }
+
+    fn expire(&mut self, client: &str, owner: u64, rows: &mut dyn Rows) -> Outcome {
+        let now = self.header.time;
+        let Some(id) = self.clients.get(client).copied() else { return Outcome::Known(false) };
+        let due = |session: &Session| session.profile.owner == owner && session.is_expired(now);
+        let expired = self.sessions.get(&id).is_some_and(due);
+        if expired {
+            self.remove_session(id, rows);
+        }
+        Outcome::Known(expired)
+    }
+
+    fn will_due(&mut self, client: &str, owner: u64, rows: &mut dyn Rows) -> Outcome {
+        let now = self.header.time;
+        let session = self.clients.get(client).and_then(|id| self.sessions.get_mut(id).map(|session| (*id, session)));
+        let Some((id, session)) = session.filter(|(_, session)| session.profile.owner == owner && session.is_will_due(now))
+        else {
+            return Outcome::Known(false);
+        };
+        let will = session.profile.will.take();
+        self.dirty.profiles.insert(id);
+        self.queue_will(will, rows);
+        Outcome::Known(true)
+    }
+
+    // === what the leader reads ===
+
+    /// Shard time of the last entry, milliseconds.
+    pub fn time(&self) -> u64 {
+        self.header.time
+    }
+
+    /// What the leader must do; empty afterwards.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    pub fn session_of(&self, client: &str) -> Option<(SessionId, &Session)> {
+        let id = self.clients.get(client)?;
+        Some((*id, self.sessions.get(id)?))
+    }
+
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.sessions.iter().map(|(id, session)| (*id, session))
+    }
+
+    /// Highest QoS subscribed with the filter here; `None` when nobody did.
+    pub fn route(&self, filter: &str) -> Option<u8> {
+        highest(self.filters.get(filter)?)
+    }
+
+    /// Every filter with its highest QoS.
+    pub fn routes(&self) -> impl Iterator<Item = (&str, u8)> {
+        self.filters.iter().filter_map(|(filter, counts)| Some((&**filter, highest(counts)?)))
+    }
+
+    /// Filters whose retained messages the session still awaits, if `owner` holds it.
+    pub fn awaiting(&self, client: &str, owner: u64) -> Vec<Box<str>> {
+        let session = self.session_of(client).map(|(_, session)| session);
+        let held = session.filter(|session| session.profile.owner == owner && session.profile.holder.is_some());
+        held.map(|session| session.awaiting.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Wills that wait to be published.
+    pub fn wills(&self) -> impl Iterator<Item = (u64, &Will)> {
+        self.wills.iter().map(|(number, will)| (*number, will))
+    }
+
+    /// The highest epoch of a node that this shard knows to be over.
+    pub fn ended_epoch(&self, node: NodeId) -> u64 {
+        self.senders.get(&node).map_or(0, |sender| sender.ended)
+    }
+
+    /// A message, if it is still in memory; else its row is under [`body_key`](Self::body_key).
+    pub fn cached_body(&self, body: u64) -> Option<&Body> {
+        self.bodies.cached(body)
+    }
+
+    pub fn body_key(body: u64) -> Vec<u8> {
+        rows::key(b'b', &[body])
+    }
+}
+
+fn highest(counts: &[u32; 3]) -> Option<u8> {
+    (0_u8..).zip(counts).filter(|(_, count)| **count > 0).map(|(qos, _)| qos).max()
+}
+
+fn holder(claim: &Claim) -> Holder {
+    Holder { node: claim.node, epoch: claim.epoch, connection: claim.connection }
+}
+
+fn claimed(session: &Session, missed: u64) -> Claimed {
+    let profile = &session.profile;
+    Claimed {
+        owner: profile.owner,
+        present: profile.present,
+        durable: profile.durable,
+        filters: if profile.present { profile.subscriptions.keys().cloned().collect() } else { Vec::new() },
+        missed,
+    }
+}

@@ -1,0 +1,315 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
+
+const LIMITS: Limits = Limits { messages: 3, bytes: 10_000, subscriptions: 10 };
+
+/// A machine, its rows and a way to say things briefly.
+#[derive(Default)]
+struct Shard {
+    machine: Machine,
+    rows: Stored,
+    time: u64,
+    number: u64,
+}
+
+impl Shard {
+    fn apply(&mut self, operation: Operation) -> Outcome {
+        let entry = Entry { time: self.time, operations: vec![operation] };
+        let entry = Entry::decode(&entry.encode()).unwrap();
+        self.machine.apply(entry, &mut self.rows).remove(0)
+    }
+
+    fn claim(&mut self, client: &str, expiry: u32, connection: u64) -> Claimed {
+        match self.apply(claim(client, expiry, connection)) {
+            Outcome::Claimed(claimed) => claimed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn subscribe(&mut self, client: &str, owner: u64, filter: &str, qos: u8) -> Outcome {
+        let options = Options { qos, no_local: false, retain_as_published: false, identifier: None };
+        let retained = WantRetained::Always;
+        let subscriptions = vec![Subscription { filter: filter.into(), options, retained }];
+        self.apply(Operation::Subscribe { client: client.into(), owner, subscriptions })
+    }
+
+    fn publish(&mut self, topic: &str) -> Outcome {
+        self.number += 1;
+        self.apply(Operation::Enqueue(message(self.number, topic)))
+    }
+
+    fn queued(&self, client: &str) -> Vec<u64> {
+        let (_, session) = self.machine.session_of(client).unwrap();
+        session.inbox.from(0).map(|(sequence, _)| sequence).collect()
+    }
+
+    fn bodies(&self) -> usize {
+        self.rows.keys().filter(|key| key.first() == Some(&b'b')).count()
+    }
+}
+
+fn claim(client: &str, expiry: u32, connection: u64) -> Operation {
+    Operation::Claim(Claim {
+        client: client.into(),
+        principal: "p".into(),
+        node: 1,
+        epoch: 1,
+        connection,
+        clean_start: false,
+        expiry,
+        will: None,
+        limits: LIMITS,
+    })
+}
+
+fn message(number: u64, topic: &str) -> Enqueue {
+    Enqueue {
+        node: 9,
+        epoch: 1,
+        number,
+        floor: 0,
+        topic: topic.into(),
+        qos: 1,
+        retain: false,
+        publisher: "".into(),
+        expiry: None,
+        retained_index: 0,
+        once: None,
+        body: Bytes::from(format!("body {number}")),
+    }
+}
+
+#[test]
+fn a_session_keeps_its_queue_over_connections_and_marks_what_may_have_been_sent() {
+    let mut shard = Shard::default();
+    let first = shard.claim("c", 60, 1);
+    assert!(!first.present);
+    shard.subscribe("c", first.owner, "a/#", 1);
+    shard.publish("a/b");
+    let second = shard.claim("c", 60, 2);
+    assert!(second.present && second.owner > first.owner);
+    shard.publish("a/c");
+    assert_eq!(shard.queued("c"), [0, 1]);
+    let (_, session) = shard.machine.session_of("c").unwrap();
+    assert_eq!(session.profile.dup_below, 1);
+    let settle = |owner| Operation::Settle { client: "c".into(), owner, ranges: vec![(0, 0)] };
+    assert_eq!(shard.apply(settle(first.owner)), Outcome::Stale, "an older owner epoch is refused");
+    assert_eq!(shard.apply(settle(second.owner)), Outcome::Done);
+    assert_eq!(shard.queued("c"), [1]);
+    assert_eq!(shard.bodies(), 1);
+}
+
+#[test]
+fn a_repeated_claim_is_answered_as_the_first_was() {
+    let mut shard = Shard::default();
+    assert_eq!(shard.claim("c", 60, 1), shard.claim("c", 60, 1));
+}
+
+#[test]
+fn a_session_belongs_to_its_principal() {
+    let mut shard = Shard::default();
+    shard.claim("c", 60, 1);
+    let Operation::Claim(mut other) = claim("c", 60, 2) else { unreachable!() };
+    other.principal = "thief".into();
+    assert_eq!(shard.apply(Operation::Claim(other)), Outcome::WrongPrincipal);
+}
+
+#[test]
+fn repeats_are_dropped_gaps_and_ended_epochs_refused() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", 1);
+    assert_eq!(shard.publish("a"), Outcome::Enqueued { matched: 1, accepted: 1 });
+    shard.apply(Operation::Enqueue(message(1, "a")));
+    assert_eq!(shard.queued("c").len(), 1);
+    assert_eq!(shard.apply(Operation::Enqueue(message(3, "a"))), Outcome::Gap { expected: 2 });
+    shard.apply(Operation::NodeDown { node: 9, epoch: 1 });
+    assert_eq!(shard.publish("a"), Outcome::Stale);
+}
+
+#[test]
+fn a_full_inbox_keeps_what_it_has_and_the_sender_learns_it_even_twice() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", 1);
+    for _ in 0..3 {
+        assert_eq!(shard.publish("a"), Outcome::Enqueued { matched: 1, accepted: 1 });
+    }
+    assert_eq!(shard.publish("a"), Outcome::Enqueued { matched: 1, accepted: 0 });
+    assert_eq!(shard.apply(Operation::Enqueue(message(4, "a"))), Outcome::Enqueued { matched: 1, accepted: 0 });
+    assert_eq!(shard.queued("c"), [0, 1, 2]);
+    assert_eq!(shard.claim("c", 60, 2).missed, 1);
+}
+
+#[test]
+fn exactly_once_holds_over_senders() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", 2);
+    let once = |number, floor| Some(Once { key: "q:x:1".into(), number, floor });
+    for (node, number, floor) in [(1, 5, 5), (2, 5, 5), (3, 6, 6), (4, 5, 5)] {
+        let enqueue = Enqueue { node: 20 + node, once: once(number, floor), qos: 2, ..message(1, "a") };
+        shard.apply(Operation::Enqueue(enqueue));
+    }
+    assert_eq!(shard.queued("c").len(), 2, "5 once and 6 once");
+}
+
+#[test]
+fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
+    let mut shard = Shard::default();
+    let Operation::Claim(mut with_will) = claim("t", 0, 1) else { unreachable!() };
+    with_will.will =
+        Some(Will { topic: "w".into(), qos: 1, retain: false, delay: 0, body: Bytes::from_static(b"gone") });
+    shard.apply(Operation::Claim(with_will));
+    let owner = shard.claim("d", 60, 2).owner;
+    shard.time = 5000;
+    shard.apply(Operation::NodeDown { node: 1, epoch: 1 });
+    assert!(shard.machine.session_of("t").is_none(), "a transient session ends with its connection");
+    assert_eq!(shard.machine.wills().count(), 1);
+    assert_eq!(shard.apply(claim("d", 60, 3)), Outcome::Stale, "the ended epoch claims nothing");
+    assert_eq!(shard.apply(Operation::Expire { client: "d".into(), owner }), Outcome::Known(false));
+    shard.time = 65_000;
+    assert_eq!(shard.apply(Operation::Expire { client: "d".into(), owner }), Outcome::Known(true));
+}
+
+#[test]
+fn a_delayed_will_is_not_early_and_a_return_withdraws_it() {
+    let mut shard = Shard::default();
+    let Operation::Claim(mut with_will) = claim("c", 600, 1) else { unreachable!() };
+    with_will.will = Some(Will { topic: "w".into(), qos: 1, retain: false, delay: 10, body: Bytes::new() });
+    let Outcome::Claimed(claimed) = shard.apply(Operation::Claim(with_will)) else { unreachable!() };
+    let end = |owner| Operation::End(End { client: "c".into(), owner, expiry: None, drop_will: false });
+    shard.apply(end(claimed.owner));
+    let due = |owner| Operation::WillDue { client: "c".into(), owner };
+    shard.time = 9_999;
+    assert_eq!(shard.apply(due(claimed.owner)), Outcome::Known(false));
+    let again = shard.claim("c", 600, 2);
+    assert!(again.present);
+    shard.time = 20_000;
+    assert_eq!(shard.apply(due(claimed.owner)), Outcome::Known(false));
+    assert_eq!(shard.machine.wills().count(), 0);
+}
+
+#[test]
+fn a_route_is_the_highest_qos_and_goes_with_the_last_subscription() {
+    let mut shard = Shard::default();
+    let (one, two) = (shard.claim("one", 60, 1).owner, shard.claim("two", 60, 2).owner);
+    shard.subscribe("one", one, "a/+", 0);
+    assert_eq!(shard.machine.route("a/+"), Some(0));
+    shard.subscribe("two", two, "a/+", 2);
+    assert_eq!(shard.machine.route("a/+"), Some(2));
+    shard.apply(Operation::Unsubscribe { client: "two".into(), owner: two, filters: vec!["a/+".into()] });
+    assert_eq!(shard.machine.route("a/+"), Some(0));
+    shard.apply(Operation::Unsubscribe { client: "one".into(), owner: one, filters: vec!["a/+".into()] });
+    assert_eq!(shard.machine.route("a/+"), None);
+}
+
+#[test]
+fn an_older_retained_copy_never_follows_a_newer_live_one() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", 1);
+    let live = Enqueue { retained_index: 9, ..message(1, "a") };
+    shard.apply(Operation::Enqueue(live));
+    let older = Enqueue { retained_index: 8, ..message(0, "a") };
+    let snapshot = Operation::Snapshot {
+        client: "c".into(),
+        owner,
+        filter: "a".into(),
+        messages: vec![older.clone()],
+        last: true,
+    };
+    assert_eq!(shard.apply(snapshot.clone()), Outcome::Known(true));
+    assert_eq!(shard.queued("c").len(), 1);
+    assert_eq!(shard.apply(snapshot), Outcome::Known(false), "a repeated snapshot finds nobody waiting");
+}
+
+/// Anything that may come, on few names so that things meet.
+fn any_operation() -> impl Strategy<Value = Operation> {
+    let client = prop::sample::select(vec!["a", "b", "c"]);
+    let topic = prop::sample::select(vec!["t", "t/u", "v"]);
+    let filter = prop::sample::select(vec!["t", "t/#", "+", "v"]);
+    let owner = 1_u64..8;
+    prop_oneof![
+        (client.clone(), 0_u32..3, 1_u64..9, any::<bool>()).prop_map(|(client, expiry, connection, clean_start)| {
+            let Operation::Claim(mut claim) = claim(client, expiry * 30, connection) else { unreachable!() };
+            claim.clean_start = clean_start;
+            claim.will = (connection % 3 == 0).then(|| Will {
+                topic: "t".into(),
+                qos: 1,
+                retain: false,
+                delay: expiry,
+                body: Bytes::from_static(b"will"),
+            });
+            Operation::Claim(claim)
+        }),
+        (client.clone(), owner.clone(), filter.clone(), 0_u8..3).prop_map(|(client, owner, filter, qos)| {
+            let options = Options { qos, no_local: qos == 1, retain_as_published: false, identifier: None };
+            let retained = WantRetained::IfNew;
+            let subscriptions = vec![Subscription { filter: filter.into(), options, retained }];
+            Operation::Subscribe { client: client.into(), owner, subscriptions }
+        }),
+        (client.clone(), owner.clone(), filter).prop_map(|(client, owner, filter)| {
+            Operation::Unsubscribe { client: client.into(), owner, filters: vec![filter.into()] }
+        }),
+        (1_u64..40, topic, client.clone()).prop_map(|(number, topic, publisher)| {
+            let once = (number % 4 == 0).then(|| Once { key: publisher.into(), number, floor: number / 2 });
+            Operation::Enqueue(Enqueue { publisher: publisher.into(), once, floor: number / 3, ..message(number, topic) })
+        }),
+        (client.clone(), owner.clone(), 0_u64..8, 0_u64..3).prop_map(|(client, owner, low, length)| {
+            Operation::Settle { client: client.into(), owner, ranges: vec![(low, low + length)] }
+        }),
+        (client.clone(), owner.clone(), 0_u64..8)
+            .prop_map(|(client, owner, sequence)| Operation::Received { client: client.into(), owner, sequence }),
+        (client.clone(), owner.clone(), 1_u16..4)
+            .prop_map(|(client, owner, packet)| Operation::Receive { client: client.into(), owner, packet }),
+        (client.clone(), owner.clone(), 1_u16..4)
+            .prop_map(|(client, owner, packet)| Operation::Release { client: client.into(), owner, packet }),
+        (client.clone(), owner.clone(), any::<bool>(), prop::option::of(0_u32..60)).prop_map(
+            |(client, owner, drop_will, expiry)| {
+                Operation::End(End { client: client.into(), owner, expiry, drop_will })
+            }
+        ),
+        (client.clone(), owner.clone()).prop_map(|(client, owner)| Operation::Expire { client: client.into(), owner }),
+        (client, owner).prop_map(|(client, owner)| Operation::WillDue { client: client.into(), owner }),
+        (1_u64..3, 0_u64..2).prop_map(|(node, epoch)| Operation::NodeDown { node, epoch }),
+    ]
+}
+
+/// Everything that can be seen of a machine.
+fn view(machine: &Machine) -> String {
+    let sessions: Vec<_> = machine.sessions().collect();
+    let routes: Vec<_> = machine.routes().collect();
+    let wills: Vec<_> = machine.wills().collect();
+    format!("{} {sessions:?} {routes:?} {wills:?}", machine.time())
+}
+
+proptest! {
+    /// A restart between any two entries changes nothing that anyone can see, and no row is left behind or forgotten.
+    #[test]
+    fn a_restart_changes_nothing(operations in prop::collection::vec(any_operation(), 1..60), cut in 0_usize..60) {
+        let (mut steady, mut restarted) = (Shard::default(), Shard::default());
+        for (position, operation) in operations.into_iter().enumerate() {
+            if position == cut {
+                restarted.machine = Machine::restore(restarted.rows.clone()).unwrap();
+            }
+            steady.time += 1000;
+            restarted.time += 1000;
+            prop_assert_eq!(steady.apply(operation.clone()), restarted.apply(operation));
+            prop_assert_eq!(view(&steady.machine), view(&restarted.machine));
+        }
+        prop_assert_eq!(&steady.rows, &restarted.rows);
+        let unread: usize = steady.machine.sessions().map(|(_, session)| session.inbox.len()).sum();
+        prop_assert!(steady.bodies() <= unread, "a body without a slot was left behind");
+        let bodies = steady.rows.keys().filter(|key| key.first() == Some(&b'b')).cloned();
+        for key in bodies {
+            prop_assert!(Body::decode(&steady.rows[&key]).is_ok());
+        }
+    }
+}

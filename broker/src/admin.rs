@@ -1,0 +1,106 @@
+//! The admin service: what the operator asks of this node.
+
+use std::sync::Arc;
+
+use covey_contract::proto::{self, admin_server::Admin};
+use tonic::{Request, Response, Status};
+
+use crate::cluster::{GroupId, NodeId};
+use crate::node::{Membership, Node};
+
+/// What the service cannot see from the node itself.
+pub trait Facts: Send + Sync + 'static {
+    /// Checks of readiness that fail now.
+    fn failing_checks(&self) -> Vec<String>;
+    fn is_draining(&self) -> bool;
+    fn access(&self) -> proto::AccessStatus;
+    /// Enforces a document if its revision is the highest; answers what is enforced.
+    fn apply_access(&self, document: &[u8]) -> proto::AccessStatus;
+    /// Free and total bytes of the data volume.
+    fn space(&self) -> (u64, u64);
+    fn clients_by_user(&self) -> std::collections::HashMap<String, u32>;
+}
+
+/// See the module.
+pub struct AdminService {
+    pub node: Arc<Node>,
+    pub membership: Arc<Membership>,
+    pub facts: Arc<dyn Facts>,
+}
+
+impl std::fmt::Debug for AdminService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminService").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl AdminService {
+    fn status_now(&self) -> proto::StatusReply {
+        let (node, identity) = (&self.node, &self.membership.identity);
+        let failing_checks = self.facts.failing_checks();
+        let (storage_free_bytes, storage_capacity_bytes) = self.facts.space();
+        let meta_leader = node.cluster.leadership(GroupId::META).borrow().leader;
+        proto::StatusReply {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node_id: hex(identity.node),
+            ordinal: identity.ordinal,
+            cluster_id: identity.cluster().map(|cluster| cluster.to_string()).unwrap_or_default(),
+            incarnation: identity.incarnation,
+            ready: failing_checks.is_empty(),
+            failing_checks,
+            member: node.is_member(),
+            draining: self.facts.is_draining(),
+            access: Some(self.facts.access()),
+            connections: node.sessions_here() as u64,
+            sessions: node.durable_sessions_led(),
+            retained: node.retained_size().0 as u64,
+            storage_free_bytes,
+            storage_capacity_bytes,
+            meta_leader: meta_leader.map(hex).unwrap_or_default(),
+            leaderless_groups: count(node.leaderless_groups()),
+            groups_out_of_sync: count(node.groups_out_of_sync()),
+            groups_led: count(node.groups_led().count()),
+            clients_by_user: self.facts.clients_by_user(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
+        Ok(Response::new(self.status_now()))
+    }
+
+    async fn initialize(
+        &self,
+        request: Request<proto::InitializeRequest>,
+    ) -> Result<Response<proto::InitializeReply>, Status> {
+        let formed = self.membership.initialize(request.get_ref()).await;
+        formed.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(proto::InitializeReply {}))
+    }
+
+    async fn apply_access(
+        &self,
+        request: Request<proto::ApplyAccessRequest>,
+    ) -> Result<Response<proto::ApplyAccessReply>, Status> {
+        let access = self.facts.apply_access(&request.get_ref().document);
+        Ok(Response::new(proto::ApplyAccessReply { access: Some(access) }))
+    }
+
+    async fn transfer_leaders(
+        &self,
+        _: Request<proto::TransferLeadersRequest>,
+    ) -> Result<Response<proto::TransferLeadersReply>, Status> {
+        self.node.transfer_leaders().await;
+        Ok(Response::new(proto::TransferLeadersReply { left: count(self.node.groups_led().count()) }))
+    }
+}
+
+fn hex(node: NodeId) -> String {
+    format!("{node:016x}")
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

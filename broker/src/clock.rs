@@ -1,0 +1,64 @@
+//! The clock of leases and shard time: it goes on while the machine is suspended and no wall clock moves it.
+
+use std::ops::Add;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Time since the machine was booted (`CLOCK_BOOTTIME`). Comparable on one machine, until it boots again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    /// Reads the clock.
+    pub fn now() -> Self {
+        Self(now())
+    }
+
+    /// Time since boot.
+    pub fn since_boot(self) -> Duration {
+        self.0
+    }
+
+    /// Time that passed since `earlier`; zero if it is later.
+    pub fn saturating_since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
+
+/// Time since the machine was booted.
+pub fn now() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    // Neither part of this clock is ever negative.
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_and_does_not_go_back() {
+        let before = BootTime::now();
+        std::thread::sleep(Duration::from_millis(5));
+        let after = BootTime::now();
+        assert!(after.saturating_since(before) >= Duration::from_millis(5));
+        assert_eq!(before.saturating_since(after), Duration::ZERO);
+        assert!(before + Duration::from_hours(1) > after);
+    }
+
+    #[test]
+    fn it_is_the_kernels_uptime() {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = text.split(' ').next().unwrap().parse().unwrap();
+        assert!((now().as_secs_f64() - uptime).abs() < 2.0, "{uptime}");
+    }
+}

@@ -1,0 +1,338 @@
+//! Sends one group's Raft requests to one peer; openraft makes an instance per peer and use.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use covey_contract::proto;
+use covey_contract::proto::peer_client::PeerClient;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::SnapshotOf;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::super::raft::{Append, Types, Vote, decode, encode, encode_append};
+use super::super::snapshot::{Shelf, SnapshotFile};
+use super::super::types::{Channels, GroupId, Member, NodeId, Purpose, StoreError};
+use super::pipeline::{Outgoing, Window};
+use super::rate::Rate;
+use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE, peer_client};
+
+/// Pause after a peer was not reached.
+const BACKOFF: Duration = Duration::from_millis(50);
+/// A stream of entries whose oldest request is unanswered for this long is given up.
+const APPEND_LIMIT: Duration = Duration::from_secs(5);
+/// A receiver of a snapshot that takes no frame for this long, or does not answer after the last, is given up.
+const SNAPSHOT_LIMIT: Duration = Duration::from_mins(5);
+/// Frames of a snapshot that are read ahead.
+const SNAPSHOT_AHEAD: usize = 4;
+
+/// Makes the clients of one group.
+#[derive(Clone)]
+pub(in super::super) struct Factory {
+    pub(in super::super) node: NodeId,
+    pub(in super::super) group: GroupId,
+    pub(in super::super) channels: Arc<dyn Channels>,
+    pub(in super::super) shelf: Arc<Shelf>,
+    pub(in super::super) rate: Arc<Rate>,
+}
+
+impl Factory {
+    fn client(&self, target: NodeId, member: Member, beats: bool) -> Client {
+        Client { factory: self.clone(), target, member, beats }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Client {
+        self.client(target, *node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> Client {
+        self.client(target, *node, true)
+    }
+}
+
+/// Sends to one peer.
+pub(in super::super) struct Client {
+    factory: Factory,
+    target: NodeId,
+    member: Member,
+    /// Only single heartbeats: a call each is cheaper than a stream each.
+    beats: bool,
+}
+
+type RpcError = RPCError<Types>;
+
+fn unreachable(error: &impl ToString) -> RpcError {
+    Unreachable::from_string(error.to_string()).into()
+}
+
+fn network(error: &impl ToString) -> RpcError {
+    NetworkError::from_string(error.to_string()).into()
+}
+
+fn failed(status: &Status) -> RpcError {
+    match status.code() {
+        Code::Unavailable
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::PermissionDenied => unreachable(status),
+        _ => network(status),
+    }
+}
+
+impl Client {
+    async fn peer(&self, purpose: Purpose) -> Result<PeerClient<Channel>, RpcError> {
+        let channel = self.factory.channels.channel(self.target, self.member.ordinal, purpose).await;
+        channel.map(peer_client).map_err(|error| unreachable(&error))
+    }
+
+    fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<Types> {
+        Timeout { action, id: self.factory.node, target: self.target, timeout }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        action: RPCTypes,
+        kind: u32,
+        payload: Bytes,
+        limit: Duration,
+    ) -> Result<T, RpcError> {
+        let group = u32::from(self.factory.group.0);
+        let request = proto::RaftRequest { group, from: self.factory.node, kind, payload, to: self.target };
+        let exchange = async {
+            let reply = self.peer(Purpose::Raft).await?.raft(request).await.map_err(|status| failed(&status))?;
+            read_reply(&reply.into_inner())
+        };
+        match timeout(limit, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(self.timed_out(action, limit).into()),
+        }
+    }
+
+    async fn open_append(
+        &self,
+        requests: Outgoing,
+        window: Arc<Window>,
+    ) -> Result<BoxStream<'static, Appended>, RpcError> {
+        let overdue = self.timed_out(RPCTypes::AppendEntries, APPEND_LIMIT);
+        let mut peer = self.peer(Purpose::Raft).await?;
+        let replies = match timeout(APPEND_LIMIT, peer.append(requests)).await {
+            Ok(Ok(replies)) => replies.into_inner(),
+            Ok(Err(status)) => return Err(failed(&status)),
+            Err(_) => return Err(overdue.into()),
+        };
+        Ok(incoming(replies, window, overdue))
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, Arc<SnapshotFile>>,
+    ) -> Result<SnapshotResponse<Types>, RpcError> {
+        let header = encode(&(vote, snapshot.meta)).map_err(|error| network(&error))?;
+        let mut peer = self.peer(Purpose::Snapshot).await?;
+        let (sender, receiver) = mpsc::channel(SNAPSHOT_AHEAD);
+        let file = snapshot.snapshot;
+        let reading = tokio::task::spawn_blocking({
+            let file = Arc::clone(&file);
+            let (group, from, to) = (u32::from(self.factory.group.0), self.factory.node, self.target);
+            let first = proto::SnapshotChunk { group, from, header, data: Bytes::new(), to };
+            move || read_frames(&file, first, &sender)
+        });
+        let progress = Arc::new(Mutex::new(Instant::now()));
+        let state = (receiver, Arc::clone(&self.factory.rate), Arc::clone(&progress));
+        let chunks = futures::stream::unfold(state, |(mut receiver, rate, progress)| async move {
+            let chunk: proto::SnapshotChunk = receiver.recv().await?;
+            rate.take(chunk.data.len()).await;
+            *progress.lock() = Instant::now();
+            Some((chunk, (receiver, rate, progress)))
+        });
+        let mut call = std::pin::pin!(peer.snapshot(chunks));
+        let answer = loop {
+            match timeout(SNAPSHOT_LIMIT / 4, &mut call).await {
+                Ok(answer) => break answer,
+                Err(_) if progress.lock().elapsed() >= SNAPSHOT_LIMIT => {
+                    return Err(self.timed_out(RPCTypes::InstallSnapshot, SNAPSHOT_LIMIT).into());
+                }
+                Err(_) => (),
+            }
+        };
+        match reading.await {
+            Ok(Ok(())) => (),
+            Ok(Err(error)) => {
+                // The next attempt makes a new file.
+                tracing::error!(group = %self.factory.group, %error, "the snapshot cannot be read");
+                self.factory.shelf.discard(&file);
+                return Err(network(&error));
+            }
+            Err(error) => return Err(network(&error)),
+        }
+        read_reply(&answer.map_err(|status| failed(&status))?.into_inner())
+    }
+}
+
+/// Reads a file into a stream; ends early, without an error, when nobody takes the frames any more.
+fn read_frames(
+    file: &SnapshotFile,
+    first: proto::SnapshotChunk,
+    sender: &mpsc::Sender<proto::SnapshotChunk>,
+) -> Result<(), StoreError> {
+    let (group, from, to) = (first.group, first.from, first.to);
+    if sender.blocking_send(first).is_err() {
+        return Ok(());
+    }
+    let mut frames = file.frames()?;
+    while let Some(frame) = frames.next_frame()? {
+        let chunk = proto::SnapshotChunk { group, from, header: Bytes::new(), data: frame.raw(), to };
+        if sender.blocking_send(chunk).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcError> {
+    if reply.error.is_empty() {
+        decode(&reply.payload).map_err(|error| network(&error))
+    } else {
+        Err(network(&reply.error))
+    }
+}
+
+fn body<T: Serialize>(value: &T) -> Result<Bytes, RpcError> {
+    encode(value).map_err(|error| network(&error))
+}
+
+type Appended = Result<StreamAppendResult<Types>, RpcError>;
+
+/// Gives up when the oldest unanswered request is too old; an idle stream may stay open for ever.
+fn incoming(
+    replies: tonic::Streaming<proto::RaftReply>,
+    window: Arc<Window>,
+    overdue: Timeout<Types>,
+) -> BoxStream<'static, Appended> {
+    let state = Some((replies, window, overdue));
+    futures::stream::unfold(state, |state| async move {
+        let (mut replies, window, overdue) = state?;
+        let received = loop {
+            match timeout(overdue.timeout / 4, replies.message()).await {
+                Ok(received) => break received,
+                Err(_) if window.oldest().is_some_and(|oldest| oldest >= overdue.timeout) => {
+                    window.close();
+                    return Some((Err(overdue.into()), None));
+                }
+                Err(_) => (),
+            }
+        };
+        let result = match received {
+            Ok(Some(reply)) => read_reply(&reply),
+            Ok(None) => {
+                window.close();
+                return None;
+            }
+            Err(status) => Err(failed(&status)),
+        };
+        window.answered();
+        let more = matches!(&result, Ok(Ok(_)));
+        if !more {
+            window.close();
+        }
+        Some((result, more.then_some((replies, window, overdue))))
+    })
+    .boxed()
+}
+
+impl RaftNetworkV2<Types> for Client {
+    type SnapshotData = Arc<SnapshotFile>;
+
+    async fn append_entries(
+        &mut self,
+        request: Append,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let payload = encode_append(&request).map_err(|error| network(&error))?;
+        self.call(RPCTypes::AppendEntries, KIND_APPEND, payload, option.hard_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RpcError>>
+    where
+        S: futures::Stream<Item = Append> + openraft::OptionalSend + Unpin + 'static,
+    {
+        if self.beats {
+            return stream_append_sequential(self, input, option);
+        }
+        let window = Window::new();
+        let empty = proto::RaftRequest {
+            group: u32::from(self.factory.group.0),
+            from: self.factory.node,
+            kind: KIND_APPEND,
+            payload: Bytes::new(),
+            to: self.target,
+        };
+        let requests = Outgoing::new(input, Arc::clone(&window), empty);
+        Box::pin(async move {
+            let replies: BoxStream<'s, Appended> = self.open_append(requests, window).await?;
+            Ok(replies)
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.call(RPCTypes::Vote, KIND_VOTE, body(&request)?, option.hard_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        self.call(RPCTypes::Vote, KIND_PRE_VOTE, body(&request)?, option.hard_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, Arc<SnapshotFile>>,
+        cancel: impl Future<Output = ReplicationClosed> + openraft::OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            result = self.send_snapshot(vote, snapshot) => Ok(result?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        self.call(RPCTypes::TransferLeader, KIND_TRANSFER, body(&request)?, option.hard_ttl()).await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}

@@ -1,0 +1,59 @@
+//! Commands and reads that go to the node that leads: the messages, and who is asked next.
+
+use bytes::Bytes;
+use covey_contract::proto;
+use tonic::Status;
+
+use super::super::types::{NodeId, ProposeError, ReadError, Response};
+
+/// What `error` in a reply says; empty is success.
+const NOT_LEADER: &str = "not-leader";
+const UNKNOWN: &str = "unknown";
+const NO_QUORUM: &str = "no-quorum";
+const STOPPED: &str = "stopped";
+
+/// A reply for the wire.
+pub(in super::super) fn propose_reply(result: Result<Response, ProposeError>) -> proto::ProposeReply {
+    let failed =
+        |error: &str, leader| proto::ProposeReply { response: Bytes::new(), index: 0, error: error.to_owned(), leader };
+    match result {
+        Ok(Response { index, bytes }) => {
+            proto::ProposeReply { response: bytes, index, error: String::new(), leader: None }
+        }
+        Err(ProposeError::NotLeader(leader)) => failed(NOT_LEADER, leader),
+        Err(ProposeError::Unknown) => failed(UNKNOWN, None),
+        Err(ProposeError::Stopped) => failed(STOPPED, None),
+    }
+}
+
+/// A reply from the wire. Where the call itself failed nobody knows what became of the command.
+pub(in super::super) fn read_propose(reply: Result<proto::ProposeReply, Status>) -> Result<Response, ProposeError> {
+    let Ok(reply) = reply else { return Err(ProposeError::Unknown) };
+    match reply.error.as_str() {
+        "" => Ok(Response { index: reply.index, bytes: reply.response }),
+        NOT_LEADER | STOPPED => Err(ProposeError::NotLeader(reply.leader)),
+        _ => Err(ProposeError::Unknown),
+    }
+}
+
+/// A reply for the wire.
+pub(in super::super) fn read_index_reply(result: &Result<u64, ReadError>) -> proto::ReadIndexReply {
+    let failed =
+        |error: &str, leader: Option<NodeId>| proto::ReadIndexReply { index: 0, error: error.to_owned(), leader };
+    match *result {
+        Ok(index) => proto::ReadIndexReply { index, error: String::new(), leader: None },
+        Err(ReadError::NotLeader(leader)) => failed(NOT_LEADER, leader),
+        Err(ReadError::NoQuorum) => failed(NO_QUORUM, None),
+        Err(ReadError::Stopped) => failed(STOPPED, None),
+    }
+}
+
+/// A reply from the wire.
+pub(in super::super) fn read_read_index(reply: Result<proto::ReadIndexReply, Status>) -> Result<u64, ReadError> {
+    let Ok(reply) = reply else { return Err(ReadError::NoQuorum) };
+    match reply.error.as_str() {
+        "" => Ok(reply.index),
+        NOT_LEADER | STOPPED => Err(ReadError::NotLeader(reply.leader)),
+        _ => Err(ReadError::NoQuorum),
+    }
+}

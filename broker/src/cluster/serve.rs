@@ -1,0 +1,127 @@
+//! What passes between nodes: the handlers of the peer gRPC service, and calls to the node that leads.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use covey_contract::proto;
+use covey_contract::proto::peer_client::PeerClient;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::Cluster;
+use super::group::Group;
+use super::network::{forward, peer_client, server};
+use super::types::{GroupId, NodeId, ProposeError, Purpose, ReadError, Response};
+
+fn group_id(group: u32) -> GroupId {
+    GroupId(u16::try_from(group).unwrap_or(u16::MAX))
+}
+
+impl Cluster {
+    /// The group that a request is for. What is meant for another node must not be answered: with a new disk under an
+    /// old ordinal this node would vote a second time.
+    fn served(&self, to: NodeId, group: u32) -> Result<Arc<Group>, Status> {
+        if to != self.node() {
+            return Err(Status::failed_precondition(format!("this is node {}, not {to}", self.node())));
+        }
+        self.group(group_id(group)).ok_or_else(|| Status::not_found("the group does not run on this node"))
+    }
+
+    /// gRPC `Raft`: votes, heartbeats, handovers. The caller knows the peer to be a member.
+    pub async fn serve_raft(&self, request: proto::RaftRequest) -> Result<proto::RaftReply, Status> {
+        let group = self.served(request.to, request.group)?;
+        server::call(&group.raft, request).await
+    }
+
+    /// gRPC `Append`: log entries of one group, answered in order.
+    pub fn serve_append<S>(&self, mut requests: S) -> BoxStream<'static, Result<proto::RaftReply, Status>>
+    where
+        S: Stream<Item = Result<proto::RaftRequest, Status>> + Send + Unpin + 'static,
+    {
+        let this = self.clone();
+        // The first request may come long after the stream was opened: the answer's head must not wait for it.
+        let replies = futures::stream::once(async move {
+            let Some(first) = requests.next().await else { return futures::stream::empty().boxed() };
+            let opened = first.and_then(|first| {
+                let group = this.served(first.to, first.group)?;
+                server::append(&group.raft, &first, requests)
+            });
+            opened.unwrap_or_else(|status| futures::stream::iter([Err(status)]).boxed())
+        });
+        replies.flatten().boxed()
+    }
+
+    /// gRPC `Snapshot`: answered when the snapshot is installed.
+    pub async fn serve_snapshot<S>(&self, mut chunks: S) -> Result<proto::RaftReply, Status>
+    where
+        S: Stream<Item = Result<proto::SnapshotChunk, Status>> + Send + Unpin + 'static,
+    {
+        let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
+        let group = self.served(first.to, first.group)?;
+        server::snapshot(&group.raft, &group.shelf, first.header, chunks).await
+    }
+
+    /// gRPC `Propose`: a command that another node forwards.
+    pub async fn serve_propose(&self, request: proto::ProposeRequest) -> proto::ProposeReply {
+        forward::propose_reply(self.propose(group_id(request.group), request.command).await)
+    }
+
+    /// gRPC `ReadIndex`.
+    pub async fn serve_read_index(&self, request: proto::ReadIndexRequest) -> proto::ReadIndexReply {
+        forward::read_index_reply(&self.read_index(group_id(request.group)).await)
+    }
+
+    async fn leader_client(&self, group: &Group, leader: NodeId) -> Option<PeerClient<Channel>> {
+        let status = group.status();
+        let member = status.voters.get(&leader).or_else(|| status.learners.get(&leader))?;
+        let channel = self.inner.shared.channels.channel(leader, member.ordinal, Purpose::Data).await;
+        let channel = channel.inspect_err(|error| tracing::debug!(leader, %error, "the leader is not reached")).ok()?;
+        Some(peer_client(channel))
+    }
+
+    /// Submits a command here or at the leader, following its hints; one try. Waits as long as the leader does: the
+    /// caller bounds the time, and must count a command whose answer it did not wait for as [`ProposeError::Unknown`].
+    pub async fn propose_at_leader(&self, id: GroupId, command: Bytes) -> Result<Response, ProposeError> {
+        let group = self.group(id).ok_or(ProposeError::Stopped)?;
+        let mut asked = BTreeSet::new();
+        let mut next = group.leadership.borrow().leader;
+        while let Some(leader) = next.filter(|leader| asked.insert(*leader)) {
+            let result = if leader == self.node() {
+                group.propose(command.clone()).await
+            } else {
+                let Some(mut peer) = self.leader_client(&group, leader).await else { break };
+                let request = proto::ProposeRequest { group: u32::from(id.0), command: command.clone() };
+                forward::read_propose(peer.propose(request).await.map(tonic::Response::into_inner))
+            };
+            match result {
+                Err(ProposeError::NotLeader(hint)) => next = hint,
+                other => return other,
+            }
+        }
+        Err(ProposeError::NotLeader(next))
+    }
+
+    /// The read index, from here or from the leader; one try.
+    pub async fn read_index_at_leader(&self, id: GroupId) -> Result<u64, ReadError> {
+        let group = self.group(id).ok_or(ReadError::Stopped)?;
+        let mut asked = BTreeSet::new();
+        let mut next = group.leadership.borrow().leader;
+        while let Some(leader) = next.filter(|leader| asked.insert(*leader)) {
+            let result = if leader == self.node() {
+                group.read_index().await
+            } else {
+                let Some(mut peer) = self.leader_client(&group, leader).await else { break };
+                let request = proto::ReadIndexRequest { group: u32::from(id.0) };
+                forward::read_read_index(peer.read_index(request).await.map(tonic::Response::into_inner))
+            };
+            match result {
+                Err(ReadError::NotLeader(hint)) => next = hint,
+                other => return other,
+            }
+        }
+        Err(ReadError::NotLeader(next))
+    }
+}

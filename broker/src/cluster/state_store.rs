@@ -1,0 +1,250 @@
+//! What the groups have applied, in one fjall database per node.
+//!
+//! Each group owns one keyspace: its rows, and one mark with the applied log id and the membership that is written in
+//! the same batch. Batches are not fsynced; a restart replays the log above the mark. Installing a snapshot fills a new
+//! keyspace and switches to it in one batch with one fsync, so that a crash leaves the old state or the new one.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use super::raft::{LogId, StoredMembership, decode, encode};
+use super::types::{GroupId, StoreError};
+
+/// First byte of the mark's key and of every row's key.
+const MARK: &[u8] = &[0];
+const ROW: u8 = 1;
+/// Bytes of rows in one batch of an installed snapshot.
+const INSTALL_BATCH: usize = 1 << 20;
+
+/// How far a group has applied its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+}
+
+/// The node's state store.
+#[derive(Clone)]
+pub(super) struct StateStore {
+    database: Database,
+    /// Group to the number of its current keyspace.
+    catalog: Keyspace,
+    /// Gone when the last clone is: the database is closed then.
+    _alive: tokio::sync::mpsc::Sender<()>,
+}
+
+impl StateStore {
+    /// Opens or makes the store; `alive` is dropped with the last handle.
+    pub(super) fn open(dir: &Path, alive: tokio::sync::mpsc::Sender<()>) -> Result<Self, StoreError> {
+        let database = Database::builder(dir).open()?;
+        let catalog = database.keyspace("catalog", KeyspaceCreateOptions::default)?;
+        Ok(Self { database, catalog, _alive: alive })
+    }
+
+    /// Opens a group and removes what an unfinished installation left.
+    pub(super) fn group(&self, group: GroupId) -> Result<GroupStore, StoreError> {
+        let current = self.generation(group)?;
+        let prefix = format!("g{}-", group.0);
+        let mut highest = current;
+        for name in self.database.list_keyspace_names() {
+            let generation = name.strip_prefix(prefix.as_str()).and_then(|text| text.parse::<u64>().ok());
+            if let Some(generation) = generation.filter(|generation| *generation != current) {
+                highest = highest.max(generation);
+                let stale = self.database.keyspace(&name, KeyspaceCreateOptions::default)?;
+                self.database.delete_keyspace(stale)?;
+            }
+        }
+        let rows = self.database.keyspace(&keyspace_name(group, current), KeyspaceCreateOptions::default)?;
+        Ok(GroupStore { store: self.clone(), group, rows: RwLock::new(rows), highest: Mutex::new(highest) })
+    }
+
+    fn generation(&self, group: GroupId) -> Result<u64, StoreError> {
+        let Some(raw) = self.catalog.get(group.0.to_be_bytes())? else { return Ok(0) };
+        decode(&raw).map_err(|error| StoreError::Decode(error.into()))
+    }
+}
+
+fn keyspace_name(group: GroupId, generation: u64) -> String {
+    format!("g{}-{generation}", group.0)
+}
+
+fn row_key(key: &[u8]) -> Vec<u8> {
+    let mut full = Vec::with_capacity(key.len() + 1);
+    full.push(ROW);
+    full.extend_from_slice(key);
+    full
+}
+
+/// One group's state.
+pub(super) struct GroupStore {
+    store: StateStore,
+    group: GroupId,
+    rows: RwLock<Keyspace>,
+    /// Highest number a keyspace of this group had; held while a snapshot is installed.
+    highest: Mutex<u64>,
+}
+
+impl GroupStore {
+    fn keyspace(&self) -> Keyspace {
+        self.rows.read().clone()
+    }
+
+    /// How far the group has applied.
+    pub(super) fn mark(&self) -> Result<Mark, StoreError> {
+        read_mark(self.keyspace().get(MARK)?.as_deref())
+    }
+
+    /// Writes changes and the mark in one batch, without an fsync.
+    pub(super) fn commit(&self, changes: BTreeMap<Vec<u8>, Option<Bytes>>, mark: &Mark) -> Result<(), StoreError> {
+        let rows = self.keyspace();
+        let mut batch = self.store.database.batch();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(&rows, row_key(&key), value),
+                None => batch.remove(&rows, row_key(&key)),
+            }
+        }
+        batch.insert(&rows, MARK, encode_mark(mark)?);
+        Ok(batch.commit()?)
+    }
+
+    /// A view of this moment; later changes do not show in it.
+    pub(super) fn view(&self) -> View {
+        View { rows: self.keyspace(), snapshot: self.store.database.snapshot() }
+    }
+
+    /// Makes everything committed so far survive a power loss.
+    pub(super) fn persist(&self) -> Result<(), StoreError> {
+        Ok(self.store.database.persist(PersistMode::SyncAll)?)
+    }
+
+    /// Replaces rows and mark; durable when this returns.
+    pub(super) fn install(
+        &self,
+        new_rows: &mut dyn Iterator<Item = Result<(Bytes, Bytes), StoreError>>,
+        mark: &Mark,
+    ) -> Result<(), StoreError> {
+        let database = &self.store.database;
+        let mut highest = self.highest.lock();
+        let generation = highest.saturating_add(1);
+        *highest = generation;
+        let fresh = database.keyspace(&keyspace_name(self.group, generation), KeyspaceCreateOptions::default)?;
+        let mut batch = database.batch();
+        let mut bytes = 0_usize;
+        for row in new_rows {
+            let (key, value) = row?;
+            bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
+            batch.insert(&fresh, row_key(&key), value);
+            if bytes >= INSTALL_BATCH {
+                std::mem::replace(&mut batch, database.batch()).commit()?;
+                bytes = 0;
+            }
+        }
+        batch.insert(&fresh, MARK, encode_mark(mark)?);
+        let number = encode(&generation).map_err(|error| StoreError::Decode(error.into()))?;
+        batch.insert(&self.store.catalog, self.group.0.to_be_bytes().to_vec(), number);
+        batch.commit()?;
+        self.persist()?;
+        let old = std::mem::replace(&mut *self.rows.write(), fresh);
+        database.delete_keyspace(old)?;
+        Ok(())
+    }
+}
+
+fn read_mark(raw: Option<&[u8]>) -> Result<Mark, StoreError> {
+    raw.map_or_else(|| Ok(Mark::default()), |raw| decode(raw).map_err(|error| StoreError::Decode(error.into())))
+}
+
+fn encode_mark(mark: &Mark) -> Result<Bytes, StoreError> {
+    encode(mark).map_err(|error| StoreError::Decode(error.into()))
+}
+
+/// One group's state at one moment.
+pub(super) struct View {
+    rows: Keyspace,
+    snapshot: fjall::Snapshot,
+}
+
+impl View {
+    pub(super) fn mark(&self) -> Result<Mark, StoreError> {
+        read_mark(self.snapshot.get(&self.rows, MARK)?.as_deref())
+    }
+
+    /// All rows in key order.
+    pub(super) fn rows(&self) -> RowIter {
+        RowIter { inner: self.snapshot.prefix(&self.rows, [ROW]) }
+    }
+}
+
+/// Reads the rows of a group as they were applied last.
+#[derive(Clone)]
+pub struct RowReader {
+    group: Arc<GroupStore>,
+}
+
+impl RowReader {
+    pub(super) fn new(group: Arc<GroupStore>) -> Self {
+        Self { group }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.group.keyspace().get(row_key(key))?.map(Bytes::from))
+    }
+
+    /// Rows whose key begins with the prefix, in key order, of this moment.
+    pub fn prefix(&self, prefix: &[u8]) -> RowIter {
+        RowIter { inner: self.group.keyspace().prefix(row_key(prefix)) }
+    }
+
+    /// Rows of a range of keys, in key order, of this moment.
+    pub fn range(&self, range: impl RangeBounds<Vec<u8>>) -> RowIter {
+        let start = match range.start_bound() {
+            Bound::Included(key) => Bound::Included(row_key(key)),
+            Bound::Excluded(key) => Bound::Excluded(row_key(key)),
+            Bound::Unbounded => Bound::Included(vec![ROW]),
+        };
+        let end = match range.end_bound() {
+            Bound::Included(key) => Bound::Included(row_key(key)),
+            Bound::Excluded(key) => Bound::Excluded(row_key(key)),
+            Bound::Unbounded => Bound::Excluded(vec![ROW.saturating_add(1)]),
+        };
+        RowIter { inner: self.group.keyspace().range::<Vec<u8>, _>((start, end)) }
+    }
+}
+
+impl std::fmt::Debug for RowReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowReader").field("group", &self.group.group).finish_non_exhaustive()
+    }
+}
+
+/// Rows in key order, of one moment.
+pub struct RowIter {
+    inner: fjall::Iter,
+}
+
+impl std::fmt::Debug for RowIter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowIter").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for RowIter {
+    type Item = Result<(Bytes, Bytes), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let guard = self.inner.next()?;
+        Some(guard.into_inner().map_err(StoreError::from).map(|(key, value)| {
+            let key = Bytes::from(key);
+            (key.slice(1.min(key.len())..), Bytes::from(value))
+        }))
+    }
+}

@@ -1,0 +1,445 @@
+//! Nodes that talk over loopback, a switch that cuts them apart, and a machine that can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use covey_contract::config::Raft as Timing;
+use covey_contract::proto;
+use covey_contract::proto::peer_server::{Peer, PeerServer};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use parking_lot::{Mutex, RwLock};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::super::*;
+use crate::storage::segment;
+
+pub(super) const GROUP: GroupId = GroupId::META;
+pub(super) const OTHER: GroupId = GroupId::shard(0);
+/// Long enough for a machine that is busy with other tests.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a machine holds, for comparison.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// (log index, command) in order of application, repeats left out.
+    pub(super) entries: Vec<(u64, Bytes)>,
+    /// Applies since the machine was loaded, repeats included.
+    pub(super) applies: Vec<u64>,
+    pub(super) loads: usize,
+}
+
+/// Appends commands to a list; a command is (client u32, sequence u32, anything) and is taken once.
+#[derive(Default)]
+pub(super) struct ListMachine {
+    last: BTreeMap<u32, u32>,
+    contents: Arc<Mutex<Contents>>,
+}
+
+pub(super) fn command(client: u32, sequence: u32, padding: usize) -> Bytes {
+    [&client.to_be_bytes()[..], &sequence.to_be_bytes(), &vec![b'x'; padding]].concat().into()
+}
+
+pub(super) fn parse(mut command: &[u8]) -> (u32, u32) {
+    (command.get_u32(), command.get_u32())
+}
+
+impl Machine for ListMachine {
+    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
+        let mut contents = self.contents.lock();
+        contents.applies.push(index);
+        let (client, sequence) = parse(command);
+        let last = self.last.entry(client).or_insert(0);
+        if sequence <= *last {
+            return Bytes::from_static(b"repeat");
+        }
+        *last = sequence;
+        contents.entries.push((index, command.clone()));
+        rows.put(index.to_be_bytes(), command.clone());
+        Bytes::from(contents.entries.len().to_string())
+    }
+
+    fn written(&mut self) {}
+
+    fn load(
+        &mut self,
+        _applied: u64,
+        rows: &mut dyn Iterator<Item = Result<(Bytes, Bytes), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let mut contents = self.contents.lock();
+        contents.entries.clear();
+        contents.applies.clear();
+        contents.loads += 1;
+        self.last.clear();
+        for row in rows {
+            let (mut key, command) = row?;
+            let (client, sequence) = parse(&command);
+            self.last.insert(client, sequence);
+            contents.entries.push((key.get_u64(), command));
+        }
+        Ok(())
+    }
+}
+
+/// Where the nodes are, and which of them cannot reach each other.
+#[derive(Default)]
+pub(super) struct Net {
+    addresses: RwLock<BTreeMap<u32, SocketAddr>>,
+    /// Nodes that reach nobody and are reached by nobody.
+    cut: RwLock<BTreeSet<NodeId>>,
+    pub(super) snapshots_sent: AtomicUsize,
+}
+
+impl Net {
+    pub(super) fn cut(&self, node: NodeId) {
+        self.cut.write().insert(node);
+    }
+
+    pub(super) fn heal(&self) {
+        self.cut.write().clear();
+    }
+
+    fn check(&self, a: NodeId, b: NodeId) -> Result<(), Status> {
+        let cut = self.cut.read();
+        if cut.contains(&a) || cut.contains(&b) { Err(Status::unavailable("cut")) } else { Ok(()) }
+    }
+}
+
+/// One node's way into the network.
+struct Wire {
+    net: Arc<Net>,
+    node: NodeId,
+    cached: Mutex<BTreeMap<(u32, Purpose), (SocketAddr, Channel)>>,
+}
+
+impl Channels for Wire {
+    fn channel(&self, node: NodeId, ordinal: u32, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ChannelError>> {
+        Box::pin(async move {
+            self.net.check(self.node, node)?;
+            let address = *self.net.addresses.read().get(&ordinal).ok_or("no address")?;
+            if let Some((known, channel)) = self.cached.lock().get(&(ordinal, purpose))
+                && *known == address
+            {
+                return Ok(channel.clone());
+            }
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(Duration::from_secs(1));
+            let channel = endpoint.connect().await?;
+            self.cached.lock().insert((ordinal, purpose), (address, channel.clone()));
+            Ok(channel)
+        })
+    }
+}
+
+struct Service {
+    cluster: Cluster,
+    net: Arc<Net>,
+    node: NodeId,
+}
+
+type Frames = BoxStream<'static, Result<proto::Frame, Status>>;
+
+fn unused<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("not in this test"))
+}
+
+#[tonic::async_trait]
+impl Peer for Service {
+    type AppendStream = BoxStream<'static, Result<proto::RaftReply, Status>>;
+    type ShardStream = Frames;
+    type LeaseStream = Frames;
+    type TransientStream = Frames;
+
+    async fn hello(&self, _: Request<proto::HelloRequest>) -> Result<Response<proto::HelloReply>, Status> {
+        unused()
+    }
+
+    async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+        unused()
+    }
+
+    async fn raft(&self, request: Request<proto::RaftRequest>) -> Result<Response<proto::RaftReply>, Status> {
+        let request = request.into_inner();
+        let from = request.from;
+        self.net.check(from, self.node)?;
+        let reply = self.cluster.serve_raft(request).await?;
+        self.net.check(from, self.node)?;
+        Ok(Response::new(reply))
+    }
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::RaftRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let (net, node) = (Arc::clone(&self.net), self.node);
+        let requests = request.into_inner().map(move |request| {
+            let request = request?;
+            net.check(request.from, node)?;
+            Ok(request)
+        });
+        let net = Arc::clone(&self.net);
+        let replies = self.cluster.serve_append(requests.boxed());
+        let replies = replies.map(move |reply| {
+            net.check(node, node)?;
+            reply
+        });
+        Ok(Response::new(replies.boxed()))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotChunk>>,
+    ) -> Result<Response<proto::RaftReply>, Status> {
+        self.net.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+        let (net, node) = (Arc::clone(&self.net), self.node);
+        let chunks = request.into_inner().map(move |chunk| {
+            let chunk = chunk?;
+            net.check(chunk.from, node)?;
+            Ok(chunk)
+        });
+        self.cluster.serve_snapshot(chunks.boxed()).await.map(Response::new)
+    }
+
+    async fn propose(&self, request: Request<proto::ProposeRequest>) -> Result<Response<proto::ProposeReply>, Status> {
+        self.net.check(self.node, self.node)?;
+        Ok(Response::new(self.cluster.serve_propose(request.into_inner()).await))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Result<Response<proto::ReadIndexReply>, Status> {
+        self.net.check(self.node, self.node)?;
+        Ok(Response::new(self.cluster.serve_read_index(request.into_inner()).await))
+    }
+
+    async fn shard(&self, _: Request<Streaming<proto::Frame>>) -> Result<Response<Frames>, Status> {
+        unused()
+    }
+
+    async fn lease(&self, _: Request<Streaming<proto::Frame>>) -> Result<Response<Frames>, Status> {
+        unused()
+    }
+
+    async fn transient(&self, _: Request<Streaming<proto::Frame>>) -> Result<Response<Frames>, Status> {
+        unused()
+    }
+
+    async fn await_route(
+        &self,
+        _: Request<proto::AwaitRouteRequest>,
+    ) -> Result<Response<proto::AwaitRouteReply>, Status> {
+        unused()
+    }
+}
+
+/// A running node.
+pub(super) struct TestNode {
+    pub(super) cluster: Cluster,
+    pub(super) ordinal: u32,
+    pub(super) log: segment::Log,
+    contents: BTreeMap<GroupId, Arc<Mutex<Contents>>>,
+    server: tokio::task::JoinHandle<()>,
+    stop_server: CancellationToken,
+}
+
+impl TestNode {
+    pub(super) fn contents(&self, group: GroupId) -> Contents {
+        self.contents[&group].lock().clone()
+    }
+}
+
+/// A cluster whose nodes come and go.
+pub(super) struct TestCluster {
+    pub(super) net: Arc<Net>,
+    pub(super) nodes: BTreeMap<NodeId, TestNode>,
+    pub(super) tuning: Tuning,
+    pub(super) segment_bytes: u64,
+    pub(super) timing: Timing,
+    pub(super) fatal: Arc<Mutex<Vec<String>>>,
+    dirs: TempDir,
+}
+
+pub(super) fn members(nodes: &[(NodeId, u32)]) -> BTreeMap<NodeId, Member> {
+    nodes.iter().map(|(id, ordinal)| (*id, Member { ordinal: *ordinal })).collect()
+}
+
+/// Patient enough for a machine that is busy with other tests.
+fn timing() -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(75),
+        election_min: Duration::from_millis(500),
+        election_max: Duration::from_millis(900),
+    }
+}
+
+/// Thresholds that nothing reaches.
+pub(super) fn quiet() -> Tuning {
+    Tuning { check_every: Duration::from_millis(50), ..Tuning::default() }
+}
+
+impl TestCluster {
+    pub(super) fn new(tuning: Tuning) -> Self {
+        let dirs = tempfile::tempdir().unwrap();
+        let fatal = Arc::default();
+        Self { net: Arc::default(), nodes: BTreeMap::new(), tuning, segment_bytes: 64 << 20, timing: timing(), fatal, dirs }
+    }
+
+    /// Three nodes, 1 to 3, formed.
+    pub(super) async fn formed(tuning: Tuning) -> Self {
+        let mut cluster = Self::new(tuning);
+        for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
+            cluster.start(id, ordinal).await;
+        }
+        let members = members(&[(1, 0), (2, 1), (3, 2)]);
+        for node in cluster.nodes.values() {
+            node.cluster.initialize(&members).await.unwrap();
+        }
+        cluster
+    }
+
+    pub(super) fn dir(&self, id: NodeId) -> PathBuf {
+        self.dirs.path().join(id.to_string())
+    }
+
+    pub(super) async fn start(&mut self, id: NodeId, ordinal: u32) {
+        let dir = self.dir(id);
+        std::fs::create_dir_all(&dir).unwrap();
+        let fatal = Arc::clone(&self.fatal);
+        let on_fatal = Arc::new(move |error: &segment::Error| fatal.lock().push(format!("log: {error:?}")));
+        let mut options = segment::Options::new(on_fatal);
+        options.segment_bytes = self.segment_bytes;
+        let (log, _recovered) = segment::Log::open(&dir.join("log"), options).unwrap();
+        let contents: BTreeMap<GroupId, Arc<Mutex<Contents>>> =
+            [GROUP, OTHER].into_iter().map(|group| (group, Arc::default())).collect();
+        let machines = contents.iter().map(|(group, contents)| {
+            let machine = ListMachine { last: BTreeMap::new(), contents: Arc::clone(contents) };
+            (*group, Box::new(machine) as Box<dyn Machine>)
+        });
+        let fatal = Arc::clone(&self.fatal);
+        let wire = Wire { net: Arc::clone(&self.net), node: id, cached: Mutex::default() };
+        let cluster = Cluster::start(Options {
+            node: id,
+            dir,
+            log: log.clone(),
+            timing: self.timing.clone(),
+            tuning: self.tuning.clone(),
+            channels: Arc::new(wire),
+            machines: machines.collect(),
+            fatal: Arc::new(move |group, reason| fatal.lock().push(format!("{id} {group}: {reason}"))),
+            shutdown: CancellationToken::new(),
+        });
+        let cluster = cluster.await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.net.addresses.write().insert(ordinal, listener.local_addr().unwrap());
+        let service = Service { cluster: cluster.clone(), net: Arc::clone(&self.net), node: id };
+        let service = PeerServer::new(service).max_decoding_message_size(MAX_MESSAGE);
+        let stop_server = CancellationToken::new();
+        let stopped = stop_server.clone().cancelled_owned();
+        let server = tokio::spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            let serving = Server::builder().add_service(service).serve_with_incoming(incoming);
+            tokio::select! {
+                result = serving => result.unwrap(),
+                () = stopped => (),
+            }
+        });
+        self.nodes.insert(id, TestNode { cluster, ordinal, log, contents, server, stop_server });
+    }
+
+    /// Ends a node; its files stay.
+    pub(super) async fn stop(&mut self, id: NodeId) {
+        let node = self.nodes.remove(&id).unwrap();
+        node.stop_server.cancel();
+        node.server.await.unwrap();
+        node.cluster.stop().await;
+        node.log.close();
+    }
+
+    pub(super) async fn stop_all(&mut self) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.stop(id).await;
+        }
+    }
+
+    /// The node that leads a group and takes commands.
+    pub(super) async fn leader(&self, group: GroupId) -> NodeId {
+        self.leader_where(group, |_| true).await
+    }
+
+    pub(super) async fn leader_where(&self, group: GroupId, accept: impl Fn(NodeId) -> bool) -> NodeId {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leads = |node: &TestNode| node.cluster.leadership(group).borrow().ours;
+            if let Some((id, _)) = self.nodes.iter().find(|(id, node)| accept(**id) && leads(node)) {
+                return *id;
+            }
+            assert!(Instant::now() < deadline, "no leader of {group}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(super) fn cluster(&self, id: NodeId) -> Cluster {
+        self.nodes[&id].cluster.clone()
+    }
+
+    /// Proposes at whichever node leads, until it is acknowledged.
+    pub(super) async fn write(&self, group: GroupId, command: Bytes) -> super::super::Response {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.leader(group).await;
+            if let Ok(Ok(response)) =
+                timeout(Duration::from_secs(2), self.cluster(leader).propose(group, command.clone())).await
+            {
+                return response;
+            }
+            assert!(Instant::now() < deadline, "no answer");
+        }
+    }
+
+    /// Waits until all nodes have applied what the leader has, and compares them.
+    pub(super) async fn converged(&self, group: GroupId) -> Vec<(u64, Bytes)> {
+        let deadline = Instant::now() + PATIENCE;
+        // A leader that was just replaced may not know it yet.
+        let (leader, index) = loop {
+            let leader = self.leader(group).await;
+            match self.cluster(leader).read_index(group).await {
+                Ok(index) => break (leader, index),
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
+        for (id, node) in &self.nodes {
+            let applied = timeout(PATIENCE, node.cluster.await_applied(group, index)).await;
+            assert_eq!(applied, Ok(true), "node {id} did not apply {index}: {:?}", node.cluster.status(group));
+        }
+        let expected = self.nodes[&leader].contents(group).entries;
+        for (id, node) in &self.nodes {
+            assert_eq!(node.contents(group).entries, expected, "node {id} differs from leader {leader}");
+        }
+        expected
+    }
+
+    pub(super) fn assert_no_fatal(&self) {
+        assert_eq!(*self.fatal.lock(), Vec::<String>::new());
+    }
+}
+
+/// Waits until something holds.
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}

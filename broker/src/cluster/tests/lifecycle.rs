@@ -1,0 +1,127 @@
+//! Formation, commands, forwarding, handover.
+
+use super::super::*;
+use super::harness::*;
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cluster_forms_when_every_node_is_told_its_members() {
+    let mut cluster = TestCluster::formed(quiet()).await;
+    let all = members(&[(1, 0), (2, 1), (3, 2)]);
+    for group in [GROUP, OTHER] {
+        let leader = cluster.leader(group).await;
+        assert_eq!(cluster.cluster(leader).status(group).voters, all);
+        cluster.write(group, command(1, 1, 10)).await;
+        assert_eq!(cluster.converged(group).await.len(), 1);
+    }
+    // Told again, after a restart too: nothing happens.
+    cluster.stop(2).await;
+    cluster.start(2, 1).await;
+    for node in cluster.nodes.values() {
+        node.cluster.initialize(&all).await.unwrap();
+    }
+    cluster.write(GROUP, command(1, 2, 10)).await;
+    assert_eq!(cluster.converged(GROUP).await.len(), 2);
+    let foreign = cluster.cluster(1).initialize(&members(&[(7, 0)])).await;
+    assert_eq!(foreign, Err(InitializeError::NotListed));
+    cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commands_are_taken_in_the_order_of_calls() {
+    let cluster = TestCluster::formed(quiet()).await;
+    let leader = cluster.cluster(cluster.leader(GROUP).await);
+    let pending: Vec<_> = (1..=500).map(|n| leader.propose(GROUP, command(1, n, 100))).collect();
+    let mut last = 0;
+    for (answer, n) in pending.into_iter().zip(1_u32..) {
+        let response = answer.await.unwrap();
+        assert!(response.index > last);
+        assert_eq!(response.bytes, Bytes::from(n.to_string()));
+        last = response.index;
+    }
+    // A future that nobody polls does not take its command back.
+    drop(leader.propose(GROUP, command(1, 501, 0)));
+    assert_eq!(leader.propose(GROUP, command(1, 502, 0)).await.unwrap().bytes, Bytes::from("502"));
+    cluster.converged(GROUP).await;
+    cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn followers_refuse_and_forward() {
+    let cluster = TestCluster::formed(quiet()).await;
+    let leader = cluster.leader(GROUP).await;
+    let follower = cluster.cluster(1 + leader % 3);
+    let refused = follower.propose(GROUP, command(1, 1, 0)).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader(Some(leader))));
+    assert_eq!(follower.read_index(GROUP).await, Err(ReadError::NotLeader(Some(leader))));
+    // The largest message passes, locally, over the wire and into the followers.
+    let written = follower.propose_at_leader(GROUP, command(1, 1, 16 << 20)).await.unwrap();
+    let index = follower.read_index_at_leader(GROUP).await.unwrap();
+    assert!(index >= written.index);
+    assert!(follower.await_applied(GROUP, index).await);
+    assert_eq!(cluster.converged(GROUP).await[0].1.len(), (16 << 20) + 8);
+    let row = follower.rows(GROUP).unwrap().get(&written.index.to_be_bytes()).unwrap().unwrap();
+    assert_eq!(row.len(), (16 << 20) + 8);
+    assert_eq!(follower.propose_at_leader(GroupId(9), Bytes::new()).await, Err(ProposeError::Stopped));
+    cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leadership_is_ours_only_where_commands_are_taken() {
+    let mut cluster = TestCluster::formed(quiet()).await;
+    for round in 1..=5 {
+        let leader = cluster.leader(GROUP).await;
+        // The very first command after `ours` is taken.
+        let answer = cluster.cluster(leader).propose(GROUP, command(1, round, 0)).await;
+        assert!(answer.is_ok(), "round {round}: {answer:?}");
+        let ordinal = cluster.nodes[&leader].ordinal;
+        cluster.stop(leader).await;
+        cluster.start(leader, ordinal).await;
+    }
+    assert_eq!(cluster.converged(GROUP).await.len(), 5);
+    cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handover_lands_and_stalls_shortly() {
+    let cluster = TestCluster::formed(quiet()).await;
+    cluster.write(GROUP, command(1, 1, 0)).await;
+    let mut sequence = 1;
+    let mut stalls = Vec::new();
+    for _ in 0..6 {
+        let from = cluster.leader(GROUP).await;
+        let to = 1 + from % 3;
+        let begun = Instant::now();
+        cluster.cluster(from).transfer_leader(GROUP, to).await.unwrap();
+        assert_eq!(cluster.leader(GROUP).await, to);
+        sequence += 1;
+        cluster.write(GROUP, command(1, sequence, 0)).await;
+        stalls.push(begun.elapsed());
+    }
+    assert_eq!(cluster.converged(GROUP).await.len(), 7);
+    stalls.sort();
+    println!("handover to first command, sorted: {stalls:?}");
+    // Without the handover the lease and an election would pass: more than 300 ms.
+    assert!(stalls[stalls.len() / 2] < Duration::from_millis(250), "{stalls:?}");
+    cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_follower_that_lacks_entries_is_not_given_the_leadership() {
+    let cluster = TestCluster::formed(quiet()).await;
+    let leader = cluster.leader(GROUP).await;
+    let behind = 1 + leader % 3;
+    cluster.net.cut(behind);
+    let pending: Vec<_> = (1..=600).map(|n| cluster.cluster(leader).propose(GROUP, command(1, n, 0))).collect();
+    for answer in pending {
+        answer.await.unwrap();
+    }
+    assert_eq!(cluster.cluster(leader).transfer_leader(GROUP, behind).await, Err(ChangeError::Behind(behind)));
+    assert_eq!(cluster.cluster(leader).transfer_leader(GROUP, 9).await, Err(ChangeError::Behind(9)));
+    assert_eq!(cluster.leader(GROUP).await, leader);
+    cluster.net.heal();
+    assert_eq!(cluster.converged(GROUP).await.len(), 600);
+    cluster.assert_no_fatal();
+}

@@ -1,0 +1,42 @@
+//! The topic aliases that a client has set on its connection (3.3.2.3.4).
+
+use covey_codec::{MqttStr, ReasonCode};
+
+use super::close::{Closed, Ending};
+
+/// Alias to topic name, for one direction of one connection ([MQTT-3.3.2-7]).
+#[derive(Debug)]
+pub(super) struct Aliases {
+    topics: Vec<Option<MqttStr>>,
+    maximum: u16,
+}
+
+impl Aliases {
+    /// Takes aliases from 1 to `maximum`.
+    pub(super) fn new(maximum: u16) -> Self {
+        Self { topics: Vec::new(), maximum }
+    }
+
+    /// The topic of a PUBLISH; one that has a topic and an alias sets the alias.
+    pub(super) fn resolve(&mut self, topic: MqttStr, alias: Option<u16>) -> Result<MqttStr, Ending> {
+        let Some(alias) = alias else {
+            return Ok(topic);
+        };
+        let invalid = || Ending::told(Closed::ProtocolError, ReasonCode::TopicAliasInvalid, "topic alias is too high");
+        if alias > self.maximum {
+            return Err(invalid());
+        }
+        let index = usize::from(alias).checked_sub(1).ok_or_else(invalid)?;
+        if topic.is_empty() {
+            let known = self.topics.get(index).and_then(Option::as_ref);
+            return known.cloned().ok_or_else(|| Ending::protocol_error("topic alias is not set"));
+        }
+        if self.topics.len() <= index {
+            self.topics.resize(index + 1, None);
+        }
+        if let Some(slot) = self.topics.get_mut(index) {
+            *slot = Some(topic.detached());
+        }
+        Ok(topic)
+    }
+}

@@ -1,0 +1,270 @@
+//! From the first byte to CONNACK (3.1, 3.2): who the client is, what it may do and which session it gets.
+//!
+//! [`accept`] is called once per socket, by the connection task. Invariant: nothing of the client is looked at before its
+//! CONNECT has come as a whole, and nothing that follows CONNECT is handled before CONNACK said success
+//! ([MQTT-3.1.4-5]).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_codec::packet::{ConnAck, Connect, PublishProperties, Will};
+use covey_codec::{DecodeError, MqttStr, Packet, ProtocolVersion, ReasonCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::close::{Refusal, Rejected};
+use super::guard::{Guard, Principal};
+use super::keep_alive::KeepAlive;
+use super::open::{Open, Owned, Parts};
+use super::wire::{Input, Output, Progress, progress};
+use super::{Context, Limits};
+use crate::session::{ConnectRequest, Message, Sessions};
+
+/// Longest client id in bytes; the standard asks for 23 ([MQTT-3.1.3-5]).
+const CLIENT_ID_MAX: usize = 1024;
+
+/// Takes CONNECT and answers it, or says why not, with what CONNACK has to leave the socket.
+pub(super) async fn accept<IO, N, G>(
+    io: &mut IO,
+    peer: IpAddr,
+    context: &Arc<Context<N, G>>,
+) -> Result<Box<Open<N, G>>, Box<Refused>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    N: Sessions,
+    G: Guard,
+{
+    let mut input = Input::new(context.limits.max_packet_size);
+    let answer = async {
+        let connect = first_packet(io, &mut input, context).await?;
+        let version = connect.protocol_version;
+        let output = Output::new(version, connect.properties.maximum_packet_size);
+        tokio::select! {
+            done = admit(connect, peer, context) => done.map(|admitted| (admitted, output)),
+            () = context.drain.turn() => {
+                Err(Refusal::answered(ReasonCode::ServerUnavailable, version, "node is stopping"))
+            }
+        }
+    };
+    match answer.await {
+        Ok((admitted, output)) => open(admitted, input, output, context),
+        Err(refusal) => {
+            let version = refusal.answer.map_or(ProtocolVersion::V311, |(_, version)| version);
+            Err(Box::new(refuse(refusal, Output::new(version, None))))
+        }
+    }
+}
+
+fn refuse(refusal: Refusal, mut output: Output) -> Refused {
+    if let Some((code, _)) = refusal.answer {
+        let packet = Packet::ConnAck(Box::new(ConnAck::new(false, code)));
+        // Where the version has no such return code the socket is closed without one ([MQTT-3.2.2-6] of 3.1.1).
+        if let Err(unsent) = output.push(&packet) {
+            debug!(?unsent, "refusal without connack");
+        }
+    }
+    Refused { refusal, output }
+}
+
+/// A refusal with what is still to be sent.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) output: Output,
+}
+
+/// What CONNECT brought about.
+struct Admitted<N: Sessions, G: Guard> {
+    parts: Parts<N, G>,
+    connack: ConnAck,
+}
+
+fn open<N: Sessions, G: Guard>(
+    admitted: Admitted<N, G>,
+    input: Input,
+    mut output: Output,
+    context: &Arc<Context<N, G>>,
+) -> Result<Box<Open<N, G>>, Box<Refused>> {
+    let Admitted { parts, connack } = admitted;
+    let packet = Packet::ConnAck(Box::new(connack));
+    if output.push(&packet).is_err() {
+        let refusal = Refusal::silent(Rejected::BadProtocol, "connack exceeds the client's maximum packet size");
+        return Err(Box::new(Refused { refusal, output }));
+    }
+    context.observer.sent(&packet);
+    context.observer.opened();
+    Ok(Open::new(parts, input, output, Arc::clone(context)))
+}
+
+async fn first_packet<IO, N, G>(
+    io: &mut IO,
+    input: &mut Input,
+    context: &Context<N, G>,
+) -> Result<Box<Connect>, Refusal>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut nothing = Output::new(ProtocolVersion::V311, None);
+    let read = async {
+        loop {
+            match input.decode().map_err(|error| unreadable(error, input))? {
+                Some(packet) => return Ok(packet),
+                None => match progress(io, input, &mut nothing, true).await? {
+                    Progress::Read(bytes) => context.observer.bytes_received(bytes),
+                    _ => return Err(Refusal::silent(Rejected::Lost, "closed before connect")),
+                },
+            }
+        }
+    };
+    let packet = tokio::select! {
+        read = timeout(context.limits.connect_timeout, read) => {
+            read.unwrap_or_else(|_| Err(Refusal::silent(Rejected::Timeout, "no connect in time")))?
+        }
+        () = context.drain.turn() => return Err(Refusal::silent(Rejected::Unavailable, "node is stopping")),
+    };
+    context.observer.received(&packet);
+    match packet {
+        Packet::Connect(connect) => Ok(connect),
+        // The decoder lets nothing else pass as the first packet.
+        _ => Err(Refusal::silent(Rejected::BadProtocol, "first packet is not connect [MQTT-3.1.0-1]")),
+    }
+}
+
+/// What a client is told whose CONNECT does not parse ([MQTT-3.1.4-1]).
+fn unreadable(error: DecodeError, input: &Input) -> Refusal {
+    match (error, input.version()) {
+        // A version that is not spoken here understands the two bytes of 3.1.1 ([MQTT-3.1.2-2] of 3.1.1).
+        (DecodeError::UnsupportedVersion { .. }, _) => {
+            Refusal::answered(ReasonCode::UnsupportedProtocolVersion, ProtocolVersion::V311, error.to_string())
+        }
+        (_, Some(ProtocolVersion::V5)) => Refusal::answered(error.reason(), ProtocolVersion::V5, error.to_string()),
+        _ => Refusal::silent(Rejected::BadProtocol, error.to_string()),
+    }
+}
+
+async fn admit<N: Sessions, G: Guard>(
+    mut connect: Box<Connect>,
+    peer: IpAddr,
+    context: &Arc<Context<N, G>>,
+) -> Result<Admitted<N, G>, Refusal> {
+    let version = connect.protocol_version;
+    let refused = |code, detail: &'static str| Refusal::answered(code, version, detail);
+    if !context.sessions.is_serving() {
+        return Err(refused(ReasonCode::ServerUnavailable, "node does not serve"));
+    }
+    if connect.properties.authentication_method.is_some() {
+        return Err(refused(ReasonCode::BadAuthenticationMethod, "extended authentication is not supported"));
+    }
+    let slot = Arc::clone(&context.slots)
+        .try_acquire_owned()
+        .map_err(|_| refused(ReasonCode::QuotaExceeded, "node has as many clients as it may have"))?;
+    let (client_id, assigned) = client_id(&connect)?;
+    tracing::Span::current().record("client_id", tracing::field::display(client_id.escape_debug()));
+    // Taken before the rules are asked, so that no change of them goes unseen.
+    let revision = context.guard.revision();
+    let username = connect.username.as_ref().map(MqttStr::as_str);
+    let password = connect.password.take();
+    let principal = context
+        .guard
+        .authenticate(username, password.as_deref(), &client_id, peer)
+        .await
+        .map_err(|code| refused(code, "not authenticated"))?;
+    drop(password);
+    let will = connect.will.take();
+    if will.as_ref().is_some_and(|will| !principal.may_publish(&client_id, &will.topic, will.qos, will.retain)) {
+        return Err(refused(ReasonCode::NotAuthorized, "will is not allowed"));
+    }
+    let expiry = session_expiry(&connect, assigned, &context.limits);
+    let will_delay = will.as_ref().and_then(|will| will.properties.will_delay_interval).unwrap_or(0);
+    let request = ConnectRequest {
+        client_id: client_id.clone(),
+        assigned,
+        principal: principal.name().into(),
+        version,
+        clean_start: connect.clean_start,
+        expiry,
+        receive_maximum: connect.properties.receive_maximum.unwrap_or(u16::MAX),
+        will: will.map(will_message),
+        will_delay: Duration::from_secs(will_delay.into()),
+    };
+    let connected = context.sessions.connect(request).await.map_err(|code| refused(code, "session was not opened"))?;
+    let present = connected.session_present && !connect.clean_start;
+    let (connack, keep_alive) = connack(&connect, assigned.then_some(&client_id), present, expiry, &context.limits);
+    let keep_alive = KeepAlive::new(keep_alive);
+    let (session, events) = (Owned::new(connected.session), connected.events);
+    let parts = Parts { session, events, slot, client_id, version, principal, revision, expiry, keep_alive };
+    Ok(Admitted { parts, connack })
+}
+
+/// The client's id, or one that the server assigns ([MQTT-3.1.3-6], [MQTT-3.1.3-7]).
+fn client_id(connect: &Connect) -> Result<(MqttStr, bool), Refusal> {
+    let version = connect.protocol_version;
+    let invalid = |detail| Refusal::answered(ReasonCode::ClientIdentifierNotValid, version, detail);
+    if connect.client_id.len() > CLIENT_ID_MAX {
+        return Err(invalid("client id is too long"));
+    }
+    if !connect.client_id.is_empty() {
+        return Ok((connect.client_id.detached(), false));
+    }
+    if version == ProtocolVersion::V311 && !connect.clean_start {
+        return Err(invalid("empty client id without clean session [MQTT-3.1.3-8]"));
+    }
+    let text = format!("covey-{}", Uuid::new_v4().simple());
+    let assigned = MqttStr::try_from(text).map_err(|_| invalid("no client id could be assigned"))?;
+    Ok((assigned, true))
+}
+
+/// How long the session outlives its connection.
+fn session_expiry(connect: &Connect, assigned: bool, limits: &Limits) -> Duration {
+    let wanted = match (connect.protocol_version, connect.properties.session_expiry_interval) {
+        (ProtocolVersion::V5, Some(seconds)) => Duration::from_secs(seconds.into()),
+        (ProtocolVersion::V5, None) if !connect.clean_start && !assigned => limits.expiry_when_unset,
+        (ProtocolVersion::V311, _) if !connect.clean_start => limits.expiry_max,
+        _ => Duration::ZERO,
+    };
+    wanted.min(limits.expiry_max)
+}
+
+/// The successful CONNACK, and the keep alive that holds from now on.
+fn connack(
+    connect: &Connect,
+    assigned: Option<&MqttStr>,
+    session_present: bool,
+    expiry: Duration,
+    limits: &Limits,
+) -> (ConnAck, u16) {
+    let mut connack = ConnAck::new(session_present, ReasonCode::Success);
+    if connect.protocol_version == ProtocolVersion::V311 {
+        return (connack, connect.keep_alive);
+    }
+    let asked = connect.properties.session_expiry_interval;
+    let granted = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+    let lowered = limits.keep_alive_max.filter(|max| connect.keep_alive == 0 || connect.keep_alive > *max);
+    let properties = &mut connack.properties;
+    properties.session_expiry_interval = (asked != Some(granted)).then_some(granted);
+    properties.receive_maximum = Some(limits.receive_maximum);
+    properties.maximum_packet_size = Some(limits.max_packet_size);
+    properties.topic_alias_maximum = Some(limits.topic_alias_maximum);
+    properties.assigned_client_identifier = assigned.cloned();
+    properties.server_keep_alive = lowered;
+    properties.wildcard_subscription_available = Some(true);
+    properties.subscription_identifiers_available = Some(true);
+    properties.shared_subscription_available = Some(false);
+    (connack, lowered.unwrap_or(connect.keep_alive))
+}
+
+fn will_message(will: Will) -> Message {
+    let properties = PublishProperties {
+        payload_format_indicator: will.properties.payload_format_indicator,
+        message_expiry_interval: will.properties.message_expiry_interval,
+        topic_alias: None,
+        response_topic: will.properties.response_topic,
+        correlation_data: will.properties.correlation_data,
+        subscription_identifiers: Vec::new(),
+        content_type: will.properties.content_type,
+        user_properties: will.properties.user_properties,
+    };
+    Message { topic: will.topic, payload: will.payload, qos: will.qos, retain: will.retain, properties }
+}

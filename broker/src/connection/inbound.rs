@@ -1,0 +1,127 @@
+//! What a client's packets do: each is handled when it is read, and what it asks of the session is begun at once.
+
+use std::future::ready;
+use std::time::Duration;
+
+use covey_codec::packet::{Ack, Disconnect, Publish};
+use covey_codec::{Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
+use futures::FutureExt;
+
+use super::close::{Closed, Ending};
+use super::guard::{Guard, Principal};
+use super::open::Open;
+use super::replies::{Order, Reply};
+use crate::session::{Acknowledgement, Ended, Message, Published, Session, Sessions};
+
+impl<N: Sessions, G: Guard> Open<N, G> {
+    pub(super) fn on_packet(&mut self, packet: Packet) -> Result<(), Ending> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(publish)?,
+            Packet::PubAck(ack) => self.session.acknowledge(ack.packet_id, Acknowledgement::Ack),
+            Packet::PubRec(ack) => self.on_pubrec(&ack),
+            Packet::PubRel(ack) => self.on_pubrel(ack.packet_id),
+            Packet::PubComp(ack) => self.session.acknowledge(ack.packet_id, Acknowledgement::Comp),
+            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe),
+            Packet::PingReq => self.push(&Packet::PingResp)?,
+            Packet::Disconnect(disconnect) => return Err(self.on_disconnect(&disconnect)),
+            Packet::Auth(_) => {
+                return Err(Ending::protocol_error("auth without an authentication method in connect (3.15)"));
+            }
+            // The decoder refuses them.
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                return Err(Ending::protocol_error("packet is not for clients to send"));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_publish(&mut self, publish: Publish) -> Result<(), Ending> {
+        let Publish { qos, retain, packet_id, mut properties, payload, topic, dup: _ } = publish;
+        let topic = self.aliases.resolve(topic, properties.topic_alias.take())?;
+        if let Some(packet_id) = packet_id {
+            self.count_publish(packet_id)?;
+        }
+        if !self.principal.may_publish(&self.client_id, &topic, qos, retain) {
+            return self.deny_publish(qos, packet_id);
+        }
+        let message = Message { topic, payload, qos, retain, properties };
+        match (qos, packet_id) {
+            (QoS::AtLeastOnce, Some(id)) => {
+                let done = self.session.publish(message, None);
+                self.replies.push(Order::Publish, done.map(move |published| Reply::PubAck(id, reason(published))));
+            }
+            (QoS::ExactlyOnce, Some(id)) => {
+                let done = self.session.publish(message, Some(id));
+                self.replies.push(Order::Publish, done.map(move |published| Reply::PubRec(id, reason(published))));
+            }
+            // It resolves at once, and nobody waits for what it says.
+            _ => drop(self.session.publish(message, None).now_or_never()),
+        }
+        Ok(())
+    }
+
+    /// Holds an MQTT 5 client to the server's receive maximum ([MQTT-3.3.4-7], [MQTT-3.3.4-9]).
+    fn count_publish(&mut self, packet_id: PacketId) -> Result<(), Ending> {
+        if self.version == ProtocolVersion::V311 {
+            return Ok(());
+        }
+        self.unacknowledged.insert(packet_id);
+        if self.unacknowledged.len() > usize::from(self.context.limits().receive_maximum) {
+            let code = ReasonCode::ReceiveMaximumExceeded;
+            return Err(Ending::told(Closed::ProtocolError, code, "receive maximum exceeded [MQTT-3.3.4-9]"));
+        }
+        Ok(())
+    }
+
+    /// Only MQTT 5 at QoS 1 and 2 can say that one publish was refused.
+    fn deny_publish(&mut self, qos: QoS, packet_id: Option<PacketId>) -> Result<(), Ending> {
+        self.context.observer().publish_denied();
+        let denied = ReasonCode::NotAuthorized;
+        let reply = match (self.version, qos, packet_id) {
+            (ProtocolVersion::V5, QoS::AtLeastOnce, Some(id)) => Reply::PubAck(id, denied),
+            (ProtocolVersion::V5, QoS::ExactlyOnce, Some(id)) => Reply::PubRec(id, denied),
+            _ => return Err(Ending::told(Closed::Auth, denied, "publish is not allowed")),
+        };
+        self.replies.push(Order::Publish, ready(reply));
+        Ok(())
+    }
+
+    /// The client has a QoS 2 message, or will not take it ([MQTT-4.3.3-4]).
+    fn on_pubrec(&mut self, ack: &Ack) {
+        let id = ack.packet_id;
+        if ack.reason.is_error() {
+            self.session.acknowledge(id, Acknowledgement::Ack);
+            return;
+        }
+        let done = self.session.received(id);
+        self.replies.push(Order::Exchange, done.map(move |known| Reply::PubRel(id, found(known))));
+    }
+
+    /// The client gives a packet id of its own free ([MQTT-4.3.3-11]).
+    fn on_pubrel(&mut self, id: PacketId) {
+        let done = self.session.release(id);
+        self.replies.push(Order::Exchange, done.map(move |known| Reply::PubComp(id, found(known))));
+    }
+
+    fn on_disconnect(&mut self, disconnect: &Disconnect) -> Ending {
+        let asked = disconnect.properties.session_expiry_interval;
+        let expiry = asked.map(|seconds| Duration::from_secs(seconds.into()).min(self.context.limits().expiry_max));
+        if self.expiry.is_zero() && asked.is_some_and(|seconds| seconds > 0) {
+            return Ending::protocol_error("session expiry was zero in connect (3.14.2.2.2)");
+        }
+        Ending::client(Ended { drop_will: disconnect.reason == ReasonCode::NORMAL_DISCONNECTION, expiry })
+    }
+}
+
+fn reason(published: Published) -> ReasonCode {
+    match published {
+        Published::Delivered => ReasonCode::Success,
+        Published::NoMatchingSubscribers => ReasonCode::NoMatchingSubscribers,
+        Published::QuotaExceeded => ReasonCode::QuotaExceeded,
+    }
+}
+
+fn found(known: bool) -> ReasonCode {
+    if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound }
+}

@@ -1,0 +1,111 @@
+//! What goes to the client: deliveries and other events of the session, and replies that are due.
+
+use covey_codec::packet::{Ack, AckProperties, Publish, SubAck, UnsubAck};
+use covey_codec::{Packet, PacketId, ProtocolVersion, ReasonCode};
+
+use super::close::{Closed, Ending};
+use super::guard::Guard;
+use super::open::Open;
+use super::replies::Reply;
+use super::wire::Unsent;
+use crate::session::{Acknowledgement, Delivery, Event, Session, Sessions};
+
+impl<N: Sessions, G: Guard> Open<N, G> {
+    pub(super) fn on_event(&mut self, event: Event) -> Result<(), Ending> {
+        match event {
+            Event::Deliver(delivery) => {
+                self.deliver(*delivery);
+                Ok(())
+            }
+            Event::Release(packet_id) => self.push(&Packet::PubRel(Ack::success(packet_id))),
+            Event::Close(close) => Err(close.into()),
+        }
+    }
+
+    pub(super) fn on_reply(&mut self, reply: Reply) -> Result<(), Ending> {
+        let packet = match reply {
+            Reply::PubAck(packet_id, reason) => {
+                self.on_acknowledgement(reason)?;
+                self.unacknowledged.remove(&packet_id);
+                Packet::PubAck(Ack::new(packet_id, reason))
+            }
+            Reply::PubRec(packet_id, reason) => {
+                self.on_acknowledgement(reason)?;
+                if reason.is_error() {
+                    self.unacknowledged.remove(&packet_id);
+                }
+                Packet::PubRec(Ack::new(packet_id, reason))
+            }
+            Reply::PubRel(packet_id, reason) => Packet::PubRel(Ack::new(packet_id, reason)),
+            Reply::PubComp(packet_id, reason) => {
+                self.unacknowledged.remove(&packet_id);
+                Packet::PubComp(Ack::new(packet_id, reason))
+            }
+            Reply::SubAck(packet_id, reasons) => {
+                Packet::SubAck(SubAck { packet_id, properties: AckProperties::default(), reasons })
+            }
+            Reply::UnsubAck(packet_id, reasons) => {
+                Packet::UnsubAck(UnsubAck { packet_id, properties: AckProperties::default(), reasons })
+            }
+            Reply::Revoked => return Ok(()),
+        };
+        self.push(&packet)
+    }
+
+    /// In MQTT 3.1.1 every acknowledgement is positive, so a refused publish is not acknowledged at all.
+    fn on_acknowledgement(&mut self, reason: ReasonCode) -> Result<(), Ending> {
+        if self.version == ProtocolVersion::V311 && reason.is_error() {
+            return Err(Ending::silent(Closed::PublishStalled, "publish can only be refused"));
+        }
+        self.stalled = None;
+        Ok(())
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let Delivery { packet_id, dup, message, subscription_identifiers } = delivery;
+        let qos = message.qos;
+        let mut properties = message.properties;
+        properties.subscription_identifiers = subscription_identifiers;
+        let packet = Packet::Publish(Publish {
+            dup,
+            qos,
+            retain: message.retain,
+            topic: message.topic,
+            packet_id,
+            properties,
+            payload: message.payload,
+        });
+        match self.output.push(&packet) {
+            Ok(()) => self.context.observer().sent(&packet),
+            // Discarded, as if the client had taken it [MQTT-3.1.2-25].
+            Err(Unsent::TooLarge | Unsent::Unsayable) => {
+                self.context.observer().dropped_too_large(qos);
+                self.give_up(packet_id);
+            }
+        }
+    }
+
+    fn give_up(&self, packet_id: Option<PacketId>) {
+        if let Some(packet_id) = packet_id {
+            self.session.acknowledge(packet_id, Acknowledgement::Ack);
+        }
+    }
+
+    /// Queues a packet that may not be left out.
+    pub(super) fn push(&mut self, packet: &Packet) -> Result<(), Ending> {
+        match self.output.push(packet) {
+            Ok(()) => {
+                self.context.observer().sent(packet);
+                Ok(())
+            }
+            Err(Unsent::TooLarge) => {
+                let detail = "answer exceeds the client's maximum packet size [MQTT-3.1.2-24]";
+                Err(Ending::told(Closed::PacketTooLarge, ReasonCode::PacketTooLarge, detail))
+            }
+            Err(Unsent::Unsayable) => {
+                let code = ReasonCode::ImplementationSpecificError;
+                Err(Ending::told(Closed::ProtocolError, code, "answer does not exist in the client's version"))
+            }
+        }
+    }
+}

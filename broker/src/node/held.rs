@@ -1,0 +1,258 @@
+//! The sessions whose connections are on this node.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use covey_codec::{MqttStr, PacketId, QoS};
+use covey_core::shard::Once;
+use covey_core::topic::{Filter, Name};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::message;
+use super::outbox::{Durable, Transient};
+use super::transient::{Filters, Local, Match};
+use super::wire::{FromShard, Transported};
+use crate::session::{Close, Delivery, Event};
+
+/// Events that a connection may have waiting: a window of deliveries, their releases, and room for QoS 0.
+pub(super) const EVENTS: usize = 512;
+/// QoS 0 is dropped when fewer places are left.
+const KEPT_FOR_ACKNOWLEDGED: usize = 300;
+/// Publishers whose QoS 2 numbers are remembered for transient sessions.
+const SEEN: usize = 10_000;
+
+/// A session and its connection.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub client: Box<str>,
+    pub owner: u64,
+    pub epoch: u64,
+    /// Number on this node, also the connection's number in claims.
+    pub local: Local,
+    pub events: mpsc::Sender<Event>,
+    pub outbox: Mutex<Outbox>,
+}
+
+#[derive(Debug)]
+pub(super) enum Outbox {
+    Durable(Durable),
+    Transient {
+        queue: Transient,
+        /// Packet ids of QoS 2 publishes from the client.
+        receiving: BTreeSet<PacketId>,
+        subscriptions: BTreeMap<MqttStr, Filter>,
+        /// Subscriptions that await their retained messages: newest live index per topic.
+        awaiting: BTreeMap<MqttStr, (Filter, HashMap<Box<str>, u64>)>,
+    },
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Registry {
+    filters: Arc<Filters>,
+    sessions: Mutex<Sessions>,
+    seen: Mutex<HashMap<Box<str>, (u64, BTreeSet<u64>)>>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    clients: HashMap<Box<str>, Arc<Held>>,
+    locals: HashMap<Local, Arc<Held>>,
+}
+
+impl Registry {
+    pub(super) fn new(filters: Arc<Filters>) -> Arc<Self> {
+        Arc::new(Self { filters, sessions: Mutex::default(), seen: Mutex::default() })
+    }
+
+    /// A connection holds a session. Of two with one client id the older owner is told that it lost it.
+    pub(super) fn insert(&self, held: Arc<Held>) {
+        let loser = {
+            let mut sessions = self.sessions.lock();
+            sessions.locals.insert(held.local, held.clone());
+            match sessions.clients.get(&held.client) {
+                Some(known) if known.owner > held.owner => Some(held),
+                _ => sessions.clients.insert(held.client.clone(), held),
+            }
+        };
+        if let Some(loser) = loser {
+            self.close(&loser, Close::TakenOver);
+        }
+    }
+
+    /// Forgets a session; false when it was forgotten before.
+    pub(super) fn remove(&self, held: &Held) -> bool {
+        let removed = {
+            let mut sessions = self.sessions.lock();
+            if sessions.clients.get(&held.client).is_some_and(|known| known.local == held.local) {
+                sessions.clients.remove(&held.client);
+            }
+            sessions.locals.remove(&held.local).is_some()
+        };
+        if let Outbox::Transient { subscriptions, .. } = &*held.outbox.lock() {
+            subscriptions.values().for_each(|filter| {
+                self.filters.remove(filter, held.local);
+            });
+        }
+        removed
+    }
+
+    /// Ends a connection from the node's side.
+    pub(super) fn close(&self, held: &Held, why: Close) {
+        self.remove(held);
+        // A connection whose events are full learns it from its closed channel.
+        held.events.try_send(Event::Close(why)).unwrap_or_default();
+    }
+
+    /// Ends every connection.
+    pub(super) fn close_all(&self, why: Close) {
+        let all: Vec<Arc<Held>> = self.sessions.lock().locals.values().cloned().collect();
+        all.iter().for_each(|held| self.close(held, why));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.lock().locals.len()
+    }
+
+    /// A shard's leader speaks of a session; gives acknowledgements that must be said again.
+    pub(super) fn on_shard(&self, event: FromShard) -> Option<(Box<str>, u64, Vec<u64>)> {
+        match event {
+            FromShard::Deliver { client, owner, items } => {
+                let held = self.find(&client, owner)?;
+                let mut outbox = held.outbox.lock();
+                let Outbox::Durable(durable) = &mut *outbox else { return None };
+                let (events, again) = durable.take(items);
+                drop(outbox);
+                self.send(&held, events);
+                (!again.is_empty()).then_some((client, owner, again))
+            }
+            FromShard::Volatile { client, owner, retain, identifiers, expiry, body } => {
+                let held = self.find(&client, owner)?;
+                let message = message::decode(&body, 0, retain, expiry)?;
+                self.send_volatile(&held, Delivery {
+                    packet_id: None,
+                    dup: false,
+                    message,
+                    subscription_identifiers: identifiers,
+                });
+                None
+            }
+            FromShard::Lost { client, owner } => {
+                if let Some(held) = self.find(&client, owner) {
+                    self.close(&held, Close::TakenOver);
+                }
+                None
+            }
+            FromShard::Attached | FromShard::Answer { .. } | FromShard::Enqueued { .. } => None,
+        }
+    }
+
+    fn find(&self, client: &str, owner: u64) -> Option<Arc<Held>> {
+        self.sessions.lock().clients.get(client).filter(|held| held.owner == owner).cloned()
+    }
+
+    /// Sends what must not be lost; a connection that has no room for its window is broken.
+    pub(super) fn send(&self, held: &Held, events: Vec<Event>) {
+        for event in events {
+            if held.events.try_send(event).is_err() {
+                self.close(held, Close::QueueFull);
+                return;
+            }
+        }
+    }
+
+    /// Sends QoS 0 if there is room; whether there was.
+    fn send_volatile(&self, held: &Held, delivery: Delivery) -> bool {
+        held.events.capacity() > KEPT_FOR_ACKNOWLEDGED && held.events.try_send(Event::Deliver(Box::new(delivery))).is_ok()
+    }
+
+    /// Delivers a message to the transient sessions here; how many matched.
+    pub(super) fn deliver(&self, transported: Transported) -> u32 {
+        if transported.once.as_ref().is_some_and(|once| self.is_repeated(once)) {
+            return 1;
+        }
+        let Ok(name) = transported.topic.parse::<Name>() else { return 0 };
+        let own = {
+            let sessions = self.sessions.lock();
+            sessions.clients.get(&transported.publisher).map(|held| held.local)
+        };
+        let matches = self.filters.matches(&name, |local| own == Some(local));
+        let mut matched = 0;
+        for (local, found) in matches {
+            let held = self.sessions.lock().locals.get(&local).cloned();
+            if let Some(held) = held {
+                matched += 1;
+                self.deliver_to(&held, &name, &transported, found);
+            }
+        }
+        matched
+    }
+
+    fn deliver_to(&self, held: &Held, name: &Name, transported: &Transported, matched: Match) {
+        let qos = matched.qos.min(transported.qos);
+        let retain = matched.retain_as_published && transported.retain;
+        let Some(decoded) = message::decode(&transported.body, qos, retain, transported.expiry) else { return };
+        let delivery = Delivery {
+            packet_id: None,
+            dup: false,
+            message: decoded,
+            subscription_identifiers: matched.identifiers,
+        };
+        if transported.retained_index > 0 {
+            held.note_live_copy(name, transported);
+        }
+        if qos == 0 {
+            self.send_volatile(held, delivery);
+        } else {
+            self.queue(held, delivery);
+        }
+    }
+
+    /// Queues a QoS 1 or 2 delivery for a transient session; a full queue ends it (0x97).
+    pub(super) fn queue(&self, held: &Held, delivery: Delivery) {
+        let events = {
+            let mut outbox = held.outbox.lock();
+            let Outbox::Transient { queue, .. } = &mut *outbox else { return };
+            queue.push(delivery).map(|()| queue.pump())
+        };
+        match events {
+            Ok(events) => self.send(held, events),
+            Err(_) => self.close(held, Close::QueueFull),
+        }
+    }
+
+    fn is_repeated(&self, once: &Once) -> bool {
+        let mut seen = self.seen.lock();
+        if seen.len() > SEEN {
+            seen.clear();
+        }
+        let (floor, numbers) = seen.entry(once.key.clone()).or_default();
+        *floor = once.floor.max(*floor);
+        let repeated = once.number < *floor || !numbers.insert(once.number);
+        *numbers = numbers.split_off(floor);
+        repeated
+    }
+}
+
+impl Held {
+    /// Remembers the newest live copy for subscriptions that await their retained messages.
+    fn note_live_copy(&self, name: &Name, transported: &Transported) {
+        if let Outbox::Transient { awaiting, .. } = &mut *self.outbox.lock() {
+            for (filter, newest) in awaiting.values_mut() {
+                if filter.matches(name) {
+                    newest.insert(transported.topic.clone(), transported.retained_index);
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        matches!(&*self.outbox.lock(), Outbox::Durable(_))
+    }
+}
+
+/// The numeric QoS.
+pub(super) fn qos_of(bits: u8) -> QoS {
+    QoS::from_bits(bits.min(2)).unwrap_or(QoS::AtMostOnce)
+}

@@ -1,0 +1,107 @@
+//! Connections to other nodes: to the leader of a shard, to the meta leader, to transient sessions.
+
+use covey_contract::proto::{AwaitRouteRequest, Frame, peer_client::PeerClient};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Channel;
+
+use super::Node;
+use super::lease::Request;
+use super::services::Handle;
+use super::shard::{Connector, Inbound, Link};
+use super::transient::{Dial, Stream};
+use super::wire::{self, Grant, Renewal};
+use crate::cluster::{GroupId, MAX_MESSAGE, NodeId, Purpose};
+
+impl Node {
+    /// A client of the node's peer service, over the connection for data.
+    pub(super) async fn peer(&self, node: NodeId) -> Option<PeerClient<Channel>> {
+        let ordinal = self.meta.machine.read().member(node)?.ordinal;
+        let channel = self.channels.channel(node, ordinal, Purpose::Data).await.ok()?;
+        Some(PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    }
+
+    /// Asks the meta leader, here or elsewhere, for a lease.
+    pub(super) async fn renew_once(&self, renewal: Renewal) -> Option<Grant> {
+        let leader = self.cluster.leadership(GroupId::META).borrow().leader?;
+        if leader == self.id {
+            let (answer, receiver) = oneshot::channel();
+            self.keeper.send(Request::Renew(renewal, answer)).await.ok()?;
+            return receiver.await.ok();
+        }
+        let answer = self.peer(leader).await?.renew(wire::frame(&renewal)).await.ok()?;
+        wire::read(answer.get_ref()).ok()
+    }
+
+    /// Asks the meta leader whether every leased node has applied meta up to the index; false when it cannot say.
+    pub(super) async fn await_route_once(&self, index: u64) -> bool {
+        let Some(leader) = self.cluster.leadership(GroupId::META).borrow().leader else { return false };
+        // A leader that lost its majority answers nobody.
+        let patience = self.config.fence.lease;
+        let asked = async {
+            if leader == self.id {
+                let (answer, receiver) = oneshot::channel();
+                self.keeper.send(Request::AwaitRoute(index, answer)).await.ok()?;
+                return receiver.await.ok();
+            }
+            self.peer(leader).await?.await_route(AwaitRouteRequest { index }).await.ok().map(|_| ())
+        };
+        tokio::time::timeout(patience, asked).await.ok().flatten().is_some()
+    }
+
+    fn local_link(&self, shard: u16) -> Option<Link> {
+        let leader = self.leaders.get(usize::from(shard))?.clone();
+        let link = self.next_link();
+        let (from, from_leader) = mpsc::unbounded_channel();
+        leader.send(Inbound::Opened { link, from }).ok()?;
+        let (to, mut to_leader) = mpsc::unbounded_channel();
+        self.tasks.spawn(async move {
+            while let Some(frame) = to_leader.recv().await {
+                if leader.send(Inbound::Frame { link, frame }).is_err() {
+                    return;
+                }
+            }
+            leader.send(Inbound::Closed { link }).unwrap_or_default();
+        });
+        Some(Link { to, from: from_leader })
+    }
+
+    async fn remote_link(&self, leader: NodeId) -> Option<Link> {
+        let mut peer = self.peer(leader).await?;
+        let (to, frames) = mpsc::unbounded_channel();
+        let frames = UnboundedReceiverStream::new(frames).map(|frame| wire::frame(&frame));
+        let mut answers = peer.shard(frames).await.ok()?.into_inner();
+        let (from_leader, from) = mpsc::unbounded_channel();
+        self.tasks.spawn(async move {
+            while let Some(Ok(frame)) = answers.next().await {
+                let Ok(event) = wire::read(&frame) else { return };
+                if from_leader.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        Some(Link { to, from })
+    }
+}
+
+impl Connector for Handle {
+    fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>> {
+        Box::pin(async move {
+            let leader = self.0.cluster.leadership(GroupId::shard(shard)).borrow().leader?;
+            if leader == self.0.id { self.0.local_link(shard) } else { self.0.remote_link(leader).await }
+        })
+    }
+}
+
+impl Dial for Handle {
+    fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>> {
+        Box::pin(async move {
+            let mut peer = self.0.peer(node).await?;
+            let (to, frames) = mpsc::unbounded_channel::<Frame>();
+            let from = peer.transient(UnboundedReceiverStream::new(frames)).await.ok()?.into_inner();
+            Some(Stream { to, from: from.boxed() })
+        })
+    }
+}

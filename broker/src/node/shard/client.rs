@@ -1,0 +1,224 @@
+//! A node's link to one shard, whoever leads it: operations go out in order, numbered, and are sent again until answered.
+//!
+//! Invariant: a number given to an Enqueue is sent to every leader until its outcome is known or the epoch is over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_core::shard::{Enqueue, NodeId, Operation, Outcome};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, trace};
+
+use crate::node::wire::{FromShard, Held, ToShard};
+
+/// Deliveries and losses, for the node's sessions.
+pub(crate) trait Events: Send + Sync + 'static {
+    fn on_shard(&self, shard: u16, event: FromShard);
+}
+
+/// Finds the shard's leader and opens a link to it.
+pub(crate) trait Connector: Send + Sync + 'static {
+    /// Both ends of a link; `None` when no leader is known or reached.
+    fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>>;
+}
+
+/// An open link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub to: mpsc::UnboundedSender<ToShard>,
+    pub from: mpsc::UnboundedReceiver<FromShard>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Client {
+    shard: u16,
+    node: NodeId,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// 0: nothing is sent.
+    epoch: u64,
+    number: u64,
+    enqueues: BTreeMap<u64, (Enqueue, oneshot::Sender<Outcome>)>,
+    call: u64,
+    calls: BTreeMap<u64, (Operation, oneshot::Sender<Outcome>)>,
+    held: HashMap<Box<str>, Held>,
+    /// Of the leader that said it serves.
+    link: Option<mpsc::UnboundedSender<ToShard>>,
+    /// Set by a new epoch or a lost order: the link must be opened again.
+    stale: CancellationToken,
+}
+
+impl Client {
+    pub(crate) fn new(shard: u16, node: NodeId) -> Arc<Self> {
+        Arc::new(Self { shard, node, state: Mutex::default() })
+    }
+
+    /// Begins an epoch: numbers start over and nothing of the former epoch is sent again. 0 ends the present one.
+    pub(crate) fn reset(&self, epoch: u64) {
+        let mut state = self.state.lock();
+        state.stale.cancel();
+        *state = State { epoch, call: state.call, ..State::default() };
+    }
+
+    /// Numbers a message and sends it; calls are ordered. The receiver fails when the epoch ends first.
+    pub(crate) fn enqueue(&self, epoch: u64, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
+        let (answer, receiver) = oneshot::channel();
+        let mut state = self.state.lock();
+        if state.epoch != epoch {
+            return receiver;
+        }
+        state.number += 1;
+        let number = state.number;
+        enqueue.node = self.node;
+        enqueue.epoch = epoch;
+        enqueue.number = number;
+        enqueue.floor = state.enqueues.first_key_value().map_or(number, |(lowest, _)| *lowest);
+        state.send(|| ToShard::Enqueue(enqueue.clone()));
+        state.enqueues.insert(number, (enqueue, answer));
+        receiver
+    }
+
+    /// Sends an operation until it is answered; repeating it must be harmless. The receiver fails when the epoch ends first.
+    pub(crate) fn call(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
+        let (answer, receiver) = oneshot::channel();
+        let mut state = self.state.lock();
+        state.call += 1;
+        let id = state.call;
+        state.send(|| ToShard::Call { id, operation: operation.clone() });
+        state.calls.insert(id, (operation, answer));
+        receiver
+    }
+
+    /// Sends once, if a leader is there: QoS 0 and lazy acknowledgements.
+    pub(crate) fn tell(&self, message: ToShard) {
+        self.state.lock().send(|| message);
+    }
+
+    /// The node holds a session from now on: it is presented to every leader.
+    pub(crate) fn hold(&self, held: Held) {
+        let mut state = self.state.lock();
+        state.send(|| ToShard::Open(held.clone()));
+        state.held.insert(held.client.clone(), held);
+    }
+
+    /// The node no longer holds that session, unless it was taken again since.
+    pub(crate) fn let_go(&self, client: &str, owner: u64) {
+        let mut state = self.state.lock();
+        if state.held.get(client).is_some_and(|held| held.owner == owner) {
+            state.held.remove(client);
+        }
+    }
+
+    /// Keeps a link until shutdown.
+    pub(crate) async fn run(self: Arc<Self>, connector: Arc<impl Connector>, events: Arc<impl Events>, shutdown: CancellationToken) {
+        loop {
+            let pause = if self.state.lock().epoch == 0 { 20 } else { 10 };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.serve(&*connector, &*events) => {}
+            }
+            self.state.lock().link = None;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+            }
+        }
+    }
+
+    /// One link, until it breaks.
+    async fn serve(&self, connector: &impl Connector, events: &impl Events) {
+        let (epoch, stale) = {
+            let state = self.state.lock();
+            (state.epoch, state.stale.clone())
+        };
+        if epoch == 0 {
+            return;
+        }
+        let Some(mut link) = connector.connect(self.shard).await else { return };
+        let sessions = self.state.lock().held.values().cloned().collect();
+        let attach = ToShard::Attach { shard: self.shard, node: self.node, epoch, sessions };
+        if link.to.send(attach).is_err() {
+            return;
+        }
+        loop {
+            let frame = tokio::select! {
+                () = stale.cancelled() => return,
+                frame = link.from.recv() => frame,
+            };
+            match frame {
+                Some(FromShard::Attached) => self.attached(epoch, &link),
+                Some(FromShard::Answer { id, outcome }) => self.answer(id, outcome),
+                Some(FromShard::Enqueued { number, outcome }) => {
+                    if !self.enqueued(number, outcome) {
+                        return;
+                    }
+                }
+                Some(event) => events.on_shard(self.shard, event),
+                None => return,
+            }
+        }
+    }
+
+    /// The leader serves: everything without an outcome goes out again, in order, before anything new.
+    fn attached(&self, epoch: u64, link: &Link) {
+        let mut state = self.state.lock();
+        if state.epoch != epoch {
+            return;
+        }
+        debug!(shard = self.shard, enqueues = state.enqueues.len(), calls = state.calls.len(), "attached to the shard's leader");
+        state.link = Some(link.to.clone());
+        let calls: Vec<ToShard> = state
+            .calls
+            .iter()
+            .map(|(id, (operation, _))| ToShard::Call { id: *id, operation: operation.clone() })
+            .collect();
+        let enqueues: Vec<ToShard> =
+            state.enqueues.values().map(|(enqueue, _)| ToShard::Enqueue(enqueue.clone())).collect();
+        // Sessions taken between Attach and now were told to nobody.
+        let held: Vec<ToShard> = state.held.values().cloned().map(ToShard::Open).collect();
+        calls.into_iter().chain(enqueues).chain(held).for_each(|message| state.send(|| message));
+    }
+
+    fn answer(&self, id: u64, outcome: Outcome) {
+        if let Some((_, answer)) = self.state.lock().calls.remove(&id) {
+            // Whoever asked may have gone.
+            answer.send(outcome).unwrap_or_default();
+        }
+    }
+
+    /// False when the order was lost and the link must begin again.
+    fn enqueued(&self, number: u64, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Gap { expected } => {
+                debug!(shard = self.shard, number, expected, "enqueues out of order; sending again");
+                return false;
+            }
+            // This epoch is over, as the node will learn from meta: no outcome is known.
+            Outcome::Stale => trace!(shard = self.shard, number, "enqueue of an ended epoch"),
+            outcome => {
+                if let Some((_, answer)) = self.state.lock().enqueues.remove(&number) {
+                    answer.send(outcome).unwrap_or_default();
+                }
+            }
+        }
+        true
+    }
+}
+
+impl State {
+    fn send(&mut self, message: impl FnOnce() -> ToShard) {
+        if let Some(link) = &self.link {
+            if link.send(message()).is_err() {
+                self.link = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+const OURS: Uuid = Uuid::from_u128(1);
+const THEIRS: Uuid = Uuid::from_u128(2);
+
+fn expected(cluster_id: Option<Uuid>) -> Expected<'static> {
+    Expected { cluster_id, node_name: "herd-1" }
+}
+
+fn existing(dir: &Path) -> Claimed {
+    match Directory::open(dir, &expected(Some(OURS))).unwrap() {
+        Directory::Existing(claimed) => claimed,
+        Directory::Fresh(_) => panic!("no marker"),
+    }
+}
+
+fn fresh(dir: &Path) -> Fresh {
+    match Directory::open(dir, &expected(None)).unwrap() {
+        Directory::Fresh(fresh) => fresh,
+        Directory::Existing(claimed) => panic!("{claimed:?}"),
+    }
+}
+
+/// Names, contents and modification times.
+fn state(dir: &Path) -> BTreeMap<String, (Vec<u8>, std::time::SystemTime)> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let modified = entry.metadata().unwrap().modified().unwrap();
+        files.insert(entry.file_name().into_string().unwrap(), (fs::read(entry.path()).unwrap(), modified));
+    }
+    files
+}
+
+fn refuse(dir: &Path, expected: &Expected<'_>) -> Error {
+    let before = state(dir);
+    let error = Directory::open(dir, expected).unwrap_err();
+    assert_eq!(state(dir), before);
+    error
+}
+
+#[test]
+fn an_empty_directory_gets_its_marker_when_the_node_joins() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("made/when/absent");
+    drop(fresh(&dir));
+    let claimed = fresh(&dir).create(OURS).unwrap();
+    let marker = claimed.marker().clone();
+    assert_eq!((marker.cluster_id, marker.incarnation, marker.node_name.as_str()), (OURS, 1, "herd-1"));
+    drop(claimed);
+    for incarnation in 2..5 {
+        assert_eq!(*existing(&dir).marker(), Marker { incarnation, ..marker.clone() });
+    }
+    // A disk that waits for the cluster id to be known.
+    assert!(matches!(Directory::open(&dir, &expected(None)), Ok(Directory::Existing(_))));
+    let other = temporary.path().join("other");
+    assert_ne!(fresh(&other).create(OURS).unwrap().marker().node_id, marker.node_id);
+}
+
+#[test]
+fn a_foreign_disk_is_refused_and_not_touched() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    drop(fresh(dir).create(THEIRS).unwrap());
+    // Not even the lock is made anew.
+    fs::remove_file(dir.join(LOCK)).unwrap();
+    let text = refuse(dir, &expected(Some(OURS))).to_string();
+    for part in [dir.join(MARKER).to_str().unwrap(), &OURS.to_string(), &THEIRS.to_string(), "aside"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let error = refuse(dir, &Expected { cluster_id: Some(THEIRS), node_name: "herd-2" });
+    assert!(matches!(error, Error::ForeignNode { .. }));
+    let text = error.to_string();
+    for part in [dir.join(MARKER).to_str().unwrap(), "\"herd-1\"", "\"herd-2\"", &THEIRS.to_string()] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_damaged_marker_is_refused_whatever_bit_flipped() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    drop(fresh(dir).create(OURS).unwrap());
+    let whole = fs::read(dir.join(MARKER)).unwrap();
+    let meaning = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+    for offset in 0..whole.len() {
+        for bit in 0..8 {
+            let mut bytes = whole.clone();
+            bytes[offset] ^= 1 << bit;
+            if meaning(&bytes) == meaning(&whole) {
+                continue;
+            }
+            fs::write(dir.join(MARKER), bytes).unwrap();
+            let error = refuse(dir, &expected(None));
+            let known = matches!(error, Error::Damaged { .. } | Error::Version { .. } | Error::ForeignNode { .. });
+            assert!(known, "{error}");
+        }
+    }
+    fs::write(dir.join(MARKER), b"").unwrap();
+    assert!(matches!(refuse(dir, &expected(None)), Error::Damaged { .. }));
+}
+
+#[test]
+fn a_second_process_is_refused_and_told_who_is_there() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let claimed = fresh(dir).create(OURS).unwrap();
+    let error = refuse(dir, &expected(Some(OURS)));
+    assert!(matches!(error, Error::Locked { owner: Some(owner), .. } if owner == std::process::id()), "{error}");
+    drop(claimed);
+    let waiting = existing(dir);
+    assert_eq!(waiting.marker().incarnation, 2);
+
+    let other = tempfile::tempdir().unwrap();
+    let fresh = fresh(other.path());
+    assert!(matches!(refuse(other.path(), &expected(None)), Error::Locked { .. }));
+    drop(fresh);
+}
+
+#[test]
+fn a_torn_replacement_leaves_the_old_marker() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    drop(fresh(dir).create(OURS).unwrap());
+    fs::write(dir.join("covey.json.tmp"), b"{\"formatVer").unwrap();
+    assert_eq!(existing(dir).marker().incarnation, 2);
+    assert_eq!(existing(dir).marker().incarnation, 3);
+}

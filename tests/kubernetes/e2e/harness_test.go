@@ -1,0 +1,282 @@
+// Package e2e runs the scenarios that Covey promises on a real Kubernetes: the one that ../cluster started (see ../run),
+// or the one that KUBECONFIG names. Scenarios that need to break a machine or the network between machines run on the
+// first only. The files are numbered because Go runs tests in file order: the first one installs, the last one removes.
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// systemNamespace has the operator, namespace the cluster under test.
+	systemNamespace = "covey-system"
+	namespace       = "e2e"
+	release         = "covey"
+	quickstart      = "../../../examples/quickstart.yaml"
+	chart           = "../../../charts/covey"
+	// lease is L and closeClientsAfter what the manifest's defaults say.
+	lease             = 3 * time.Second
+	closeClientsAfter = 5 * time.Second
+)
+
+var (
+	// external: the cluster is somebody's, and only the API server is at hand.
+	external = os.Getenv("KUBECONFIG") != ""
+	// clientsBinary is the program of tests/clients.
+	clientsBinary string
+)
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "covey-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	clientsBinary = filepath.Join(dir, "clients")
+	build := exec.Command("go", "build", "-C", "../../clients", "-o", clientsBinary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// onOwnCluster skips what cannot be done to somebody's cluster.
+func onOwnCluster(t *testing.T) {
+	t.Helper()
+	if external {
+		t.Skip("needs the machines of the cluster: run it without KUBECONFIG")
+	}
+}
+
+// tool is kubectl or helm against the cluster.
+func tool(name string, args ...string) *exec.Cmd {
+	if external {
+		return exec.Command(name, args...)
+	}
+	return exec.Command("../cluster", append([]string{name}, args...)...)
+}
+
+// try runs a command and returns its standard output; the error has the rest.
+func try(command *exec.Cmd) (string, error) {
+	var out, rest bytes.Buffer
+	command.Stdout, command.Stderr = &out, &rest
+	if err := command.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(command.Args, " "), err, strings.TrimSpace(rest.String()))
+	}
+	return out.String(), nil
+}
+
+func kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := try(tool("kubectl", args...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// apply applies manifests in the namespace under test and returns what the API server said.
+func apply(manifests string) error {
+	command := tool("kubectl", "apply", "-n", namespace, "-f", "-")
+	command.Stdin = strings.NewReader(manifests)
+	_, err := try(command)
+	return err
+}
+
+func mustApply(t *testing.T, manifests string) {
+	t.Helper()
+	if err := apply(manifests); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// object is any Kubernetes object.
+type object struct {
+	Kind     string
+	Metadata struct {
+		Name, Namespace, UID, ResourceVersion string
+		Generation                            int64
+		Labels                                map[string]string
+		OwnerReferences                       []struct{ Kind, UID string }
+	}
+	Data   map[string]string
+	Status struct {
+		Phase, PodIP      string
+		ReadyReplicas     int
+		SyncedNodes       string
+		Conditions        []condition
+		Alerts            []struct{ Name, Pod string }
+		Nodes             []struct{ Name, AclRevision string }
+		ContainerStatuses []struct{ RestartCount int }
+	}
+	Spec struct {
+		NodeName, ClusterIP string
+		Replicas            int
+	}
+}
+
+type condition struct{ Type, Status, Reason, Message string }
+
+func (o object) condition(name string) condition {
+	for _, c := range o.Status.Conditions {
+		if c.Type == name {
+			return c
+		}
+	}
+	return condition{Type: name}
+}
+
+func list(t *testing.T, args ...string) []object {
+	t.Helper()
+	items, err := tryList(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return items
+}
+
+func tryList(args ...string) ([]object, error) {
+	out, err := try(tool("kubectl", append([]string{"get", "-o", "json"}, args...)...))
+	if err != nil {
+		return nil, err
+	}
+	var found struct{ Items []object }
+	err = json.Unmarshal([]byte(out), &found)
+	return found.Items, err
+}
+
+func get(args ...string) (object, error) {
+	var found object
+	out, err := try(tool("kubectl", append([]string{"get", "-n", namespace, "-o", "json"}, args...)...))
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &found)
+	}
+	return found, err
+}
+
+// eventually polls until `holds` returns nil, and fails with its last error after the limit. It returns how long it took.
+func eventually(t *testing.T, limit time.Duration, what string, holds func() error) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for {
+		err := holds()
+		if err == nil {
+			return time.Since(begin)
+		}
+		if time.Since(begin) > limit {
+			t.Fatalf("%s: not within %v: %v", what, limit, err)
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+}
+
+// clusterName is the name of the MqttCluster of the quickstart.
+func clusterName(t *testing.T) string {
+	t.Helper()
+	for _, o := range list(t, "-n", namespace, "mqttclusters") {
+		return o.Metadata.Name
+	}
+	t.Fatal("there is no MqttCluster: run TestQuickstart first")
+	return ""
+}
+
+// ready returns nil when every node of the cluster is ready.
+func ready() error {
+	items, err := tryList("-n", namespace, "mqttclusters")
+	if err != nil || len(items) == 0 {
+		return errors.Join(err, errors.New("no MqttCluster"))
+	}
+	o := items[0]
+	if c := o.condition("Ready"); c.Status != "True" || o.Status.ReadyReplicas != o.Spec.Replicas {
+		return fmt.Errorf("Ready=%s (%s: %s), %d/%d", c.Status, c.Reason, c.Message, o.Status.ReadyReplicas, o.Spec.Replicas)
+	}
+	return nil
+}
+
+// ensureReady is how every scenario begins and ends.
+func ensureReady(t *testing.T) string {
+	t.Helper()
+	name := clusterName(t)
+	eventually(t, 3*time.Minute, "the cluster ready", ready)
+	return name
+}
+
+// pods are the brokers, by ordinal.
+func pods(t *testing.T) []object {
+	t.Helper()
+	return list(t, "-n", namespace, "pods", "-l", "covey.io/cluster="+clusterName(t), "--sort-by=.metadata.name")
+}
+
+// addresses are the brokers' own.
+func addresses(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	for _, pod := range pods(t) {
+		found = append(found, pod.Status.PodIP+":1883")
+	}
+	return found
+}
+
+// serviceAddress is where a client of the cluster connects.
+func serviceAddress(t *testing.T) string {
+	t.Helper()
+	service, err := get("service", clusterName(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service.Spec.ClusterIP + ":1883"
+}
+
+// http reads a page of a pod through the API server.
+func http(ns, pod string, port int, path string) (string, error) {
+	return try(tool("kubectl", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy%s", ns, pod, port, path)))
+}
+
+// operatorPods are the operator's, wherever the chart put them.
+func operatorPods(t *testing.T) []object {
+	t.Helper()
+	return list(t, "-n", systemNamespace, "pods", "--field-selector=status.phase=Running")
+}
+
+// scaleOperator sets the number of operators and waits until it is so.
+func scaleOperator(t *testing.T, replicas int) {
+	t.Helper()
+	kubectl(t, "-n", systemNamespace, "scale", "deployment", "--all", fmt.Sprintf("--replicas=%d", replicas))
+	eventually(t, time.Minute, "the operator scaled", func() error {
+		all, err := tryList("-n", systemNamespace, "pods")
+		if err != nil || len(all) != replicas {
+			return errors.Join(err, fmt.Errorf("%d pods instead of %d", len(all), replicas))
+		}
+		return nil
+	})
+	if replicas > 0 {
+		kubectl(t, "-n", systemNamespace, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=60s")
+	}
+}
+
+// metric sums the series of a metric on a page of Prometheus text.
+func metric(page, name string) (sum float64, found bool) {
+	for line := range strings.Lines(page) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest == "" || (rest[0] != '{' && rest[0] != ' ') {
+			continue
+		}
+		var value float64
+		if _, err := fmt.Sscan(rest[strings.LastIndex(strings.TrimSpace(rest), " ")+1:], &value); err == nil {
+			sum, found = sum+value, true
+		}
+	}
+	return sum, found
+}

@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestBadManifests: each is refused by the API server, or answered in a condition, with words that help.
+func TestBadManifests(t *testing.T) {
+	name := ensureReady(t)
+	cluster := func(spec string) string {
+		return "apiVersion: covey.io/v1alpha1\nkind: MqttCluster\nmetadata: {name: bad}\nspec: {" + spec + "}\n"
+	}
+	rule := func(action, topic string) string {
+		return fmt.Sprintf("apiVersion: covey.io/v1alpha1\nkind: MqttUser\nmetadata: {name: bad}\nspec: {clusterRef: {name: %s}, acl: [{allow: [%s], topics: [%q]}]}\n",
+			name, action, topic)
+	}
+	cases := map[string]struct {
+		kind, manifest string
+		words          []string
+	}{
+		"zero replicas":      {"mqttcluster", cluster("replicas: 0"), []string{"replicas"}},
+		"two replicas":       {"mqttcluster", cluster("replicas: 2"), []string{"replicas", "majority"}},
+		"bad quantity":       {"mqttcluster", cluster("storage: {size: lots}"), []string{"size"}},
+		"unknown field":      {"mqttcluster", cluster("surprise: 1"), []string{"surprise"}},
+		"# not last":         {"mqttuser", rule("Publish", "a/#/b"), []string{"#", "last"}},
+		"+ inside a level":   {"mqttuser", rule("Subscribe", "a+/b"), []string{"+", "level"}},
+		"$share in publish":  {"mqttuser", rule("Publish", "$share/g/a"), []string{"$share"}},
+		"clientId unbounded": {"mqttuser", rule("Publish", "a/{clientId}"), []string{"clientIdPattern"}},
+	}
+	for what, c := range cases {
+		t.Run(what, func(t *testing.T) {
+			answer := apply(c.manifest)
+			if answer == nil {
+				defer kubectl(t, "delete", "-n", namespace, c.kind, "bad", "--wait")
+				eventually(t, 20*time.Second, "a condition that says no", func() error {
+					o, err := get(c.kind, "bad")
+					if err != nil {
+						return err
+					}
+					if r := o.condition("Ready"); r.Status == "False" && r.Message != "" {
+						answer = errors.New(r.Message)
+						return nil
+					}
+					return errors.New("no Ready=False with a message")
+				})
+			}
+			t.Log(answer)
+			for _, word := range c.words {
+				if !strings.Contains(answer.Error(), word) {
+					t.Errorf("%q is missing in: %v", word, answer)
+				}
+			}
+		})
+	}
+	if err := ready(); err != nil {
+		t.Errorf("the good cluster suffered: %v", err)
+	}
+}
