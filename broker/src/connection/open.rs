@@ -38,6 +38,8 @@ const FAR: Duration = Duration::from_hours(24);
 pub(super) struct Parts<N: Sessions, G: Guard> {
     pub(super) session: Owned<N::Session>,
     pub(super) events: mpsc::Receiver<Event>,
+    /// Filters of a resumed session.
+    pub(super) filters: Vec<MqttStr>,
     pub(super) slot: OwnedSemaphorePermit,
     pub(super) client_id: MqttStr,
     pub(super) version: ProtocolVersion,
@@ -119,7 +121,8 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             output,
             replies: Replies::default(),
             unacknowledged: HashSet::new(),
-            filters: HashMap::new(),
+            // The rules of today decide; the QoS of a resumed subscription is not known here, so only the filter is judged.
+            filters: parts.filters.into_iter().map(|filter| (filter, QoS::AtMostOnce)).collect(),
             input,
             events: parts.events,
             keep_alive: parts.keep_alive,
@@ -152,6 +155,11 @@ impl<N: Sessions, G: Guard> Open<N, G> {
 
     async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut IO) -> Ending {
         let context = Arc::clone(&self.context);
+        if !self.filters.is_empty()
+            && let Err(ending) = self.on_rules()
+        {
+            return ending;
+        }
         let mut leave = pin!(context.drain.turn());
         let mut rules = pin!(changed(self.revision.clone()));
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
