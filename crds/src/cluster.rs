@@ -1,5 +1,7 @@
 //! `MqttCluster`: a clustered MQTT broker. Only fields that work are here.
 
+#![expect(clippy::duplicated_attributes, reason = "every printer column has a name, a type and a path")]
+
 use std::collections::BTreeMap;
 
 use covey_contract::config;

@@ -1,5 +1,7 @@
 //! `MqttUser`: who may connect to a cluster, and what they may do there.
 
+#![expect(clippy::duplicated_attributes, reason = "every printer column has a name, a type and a path")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;

@@ -68,10 +68,8 @@ impl Cpu {
     /// Whether the text is a number of cores or of thousandths.
     pub fn is_valid(&self) -> bool {
         let number = self.0.strip_suffix('m').unwrap_or(&self.0);
-        !number.is_empty()
-            && number.len() <= 10
-            && number.split('.').all(|part| !part.is_empty())
-            && number.parse::<f64>().is_ok()
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        [whole, part].iter().all(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
     }
 }
 
@@ -274,7 +272,7 @@ mod tests {
         }
         assert_eq!(Time::from(Duration::from_hours(168)).as_str(), "168h");
         assert_eq!(Time::from(Duration::from_secs(90)).as_str(), "90s");
-        assert_eq!(Time::from(Duration::from_secs(600)).as_str(), "10m");
+        assert_eq!(Time::from(Duration::from_mins(10)).as_str(), "10m");
     }
 
     #[test]
