@@ -185,7 +185,13 @@ fn admit(
 
 /// Nobody has the empty user name: it stands for clients that bring none.
 fn anonymous_user(rules: &[Rule]) -> User {
-    User { name: String::new(), source: String::new(), verifiers: vec![], client_id_pattern: None, rules: rules.to_vec() }
+    User {
+        name: String::new(),
+        source: String::new(),
+        verifiers: vec![],
+        client_id_pattern: None,
+        rules: rules.to_vec(),
+    }
 }
 
 fn number(mut document: Document, previous: Option<&Document>, seen: u64) -> Document {

@@ -1,1 +1,20 @@
-//! placeholder
+//! The operator: it watches `MqttCluster`s and `MqttUser`s, builds their children, forms clusters, rolls pods, hands
+//! access rules to brokers and raises alerts. It is never in the data path.
+//!
+//! ```text
+//!  watch -> dereference (I/O) -> validate (pure) -> build (pure) -> apply (I/O) -> status (I/O)
+//!               |  polls the nodes                     ^
+//!               +--> access::project (pure) -----------+--> admin: ApplyAccess, Initialize, TransferLeaders
+//! ```
+//! `covey local` uses the pure parts: [`cluster::validate`], [`cluster::build::broker_config`], [`access::project`],
+//! [`formation::decide`], [`peer_ca`], and the client in [`admin`].
+
+pub mod access;
+pub mod admin;
+pub mod cluster;
+pub mod peer_ca;
+
+pub use cluster::formation;
+
+#[cfg(test)]
+mod test_support;
