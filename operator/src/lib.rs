@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod alerts;
 pub mod cluster;
 pub mod peer_ca;
 
