@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::admin;
+use crate::cluster::alerting::Alerting;
 use crate::metrics::Metrics;
 
 /// Namespace and name.
@@ -38,6 +39,7 @@ pub struct Memory {
     pub(crate) document: Option<Document>,
     /// Name of a user object to the revision since which it stands as it is.
     pub(crate) anchors: BTreeMap<String, u64>,
+    pub(crate) alerting: Option<Alerting>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,
 }
@@ -75,7 +77,14 @@ impl Context {
 
     /// Publishes an Event. `action` tells apart what shall not be counted as repeats of one another. An Event that cannot
     /// be published is logged: it is never a reason to stop.
-    pub(crate) async fn event(&self, about: &ObjectReference, type_: EventType, reason: &str, action: &str, note: &str) {
+    pub(crate) async fn event(
+        &self,
+        about: &ObjectReference,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
         let event = Event {
             type_,
             reason: reason.to_owned(),

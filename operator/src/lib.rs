@@ -13,9 +13,17 @@ pub mod access;
 pub mod admin;
 pub mod alerts;
 pub mod cluster;
+pub mod conditions;
+pub mod context;
+pub mod http;
+pub mod metrics;
 pub mod peer_ca;
+mod run;
+pub mod scrape;
+pub mod user;
 
 pub use cluster::formation;
+pub use run::{Error, Options, run, run_with};
 
 #[cfg(test)]
 mod test_support;

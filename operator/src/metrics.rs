@@ -4,9 +4,7 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 const CLUSTER: [&str; 2] = ["namespace", "mqtt_cluster"];
 
@@ -32,7 +30,6 @@ pub struct Metrics {
     acl_revision: IntGaugeVec,
     acl_rejected: IntGaugeVec,
     alert_active: IntGaugeVec,
-    start_time: GaugeVec,
 }
 
 /// What a reconcile found, as gauges.
@@ -71,12 +68,14 @@ impl Metrics {
             &["controller"],
         )?;
         registry.register(Box::new(duration.clone()))?;
-        let start_time = GaugeVec::new(Opts::new("mqtt_operator_start_time_seconds", "Start of the process"), &["version"])?;
-        registry.register(Box::new(start_time.clone()))?;
-        start_time.with_label_values(&[version]).set(jiff::Timestamp::now().as_duration().as_secs_f64());
+        gauge("info", "1, with the operator's version", &["version"])?.with_label_values(&[version]).set(1);
         Ok(Self {
             reconciles: counter("reconcile_total", "Reconciles by result", &["controller", "result"])?,
-            reconcile_errors: counter("reconcile_errors_total", "Failed reconciles by step", &["controller", "reason"])?,
+            reconcile_errors: counter(
+                "reconcile_errors_total",
+                "Failed reconciles by step",
+                &["controller", "reason"],
+            )?,
             reconcile_duration: duration,
             drift_corrected: counter(
                 "drift_corrected_total",
@@ -84,15 +83,26 @@ impl Metrics {
                 &cluster(&["kind", "field_manager"]),
             )?,
             cluster_info: gauge("cluster_info", "1 for every cluster, with its version", &cluster(&["version"]))?,
-            cluster_condition: gauge("cluster_condition", "1 for the status of a condition", &cluster(&["type", "status"]))?,
+            cluster_condition: gauge(
+                "cluster_condition",
+                "1 for the status of a condition",
+                &cluster(&["type", "status"]),
+            )?,
             generation: gauge("cluster_generation", "Generation of the spec", &CLUSTER)?,
-            observed_generation: gauge("cluster_observed_generation", "Generation that the status speaks of", &CLUSTER)?,
+            observed_generation: gauge(
+                "cluster_observed_generation",
+                "Generation that the status speaks of",
+                &CLUSTER,
+            )?,
             replicas_desired: gauge("cluster_replicas_desired", "Nodes that are wanted", &CLUSTER)?,
             replicas_ready: gauge("cluster_replicas_ready", "Nodes that are ready", &CLUSTER)?,
             acl_revision: gauge("acl_revision", "Access revision that nodes should enforce", &CLUSTER)?,
             acl_rejected: gauge("acl_rejected_nodes", "Nodes that refused an access revision", &CLUSTER)?,
-            alert_active: gauge("alert_active", "1 for every alert that fires", &cluster(&["alertname", "severity", "pod"]))?,
-            start_time,
+            alert_active: gauge(
+                "alert_active",
+                "1 for every alert that fires",
+                &cluster(&["alertname", "severity", "pod"]),
+            )?,
             registry,
         })
     }

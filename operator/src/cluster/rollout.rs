@@ -47,10 +47,7 @@ pub fn next(nodes: &[Node], revision: Option<&str>) -> Step {
         return Step::Wait { reason: "a group has a voter that is not in sync".into() };
     }
     let leader = |node: &Node| node.report.as_ref().is_some_and(|report| report.meta_leader == report.node_id);
-    outdated
-        .iter()
-        .max_by_key(|node| (!leader(node), node.ordinal))
-        .map_or(Step::Idle, |node| replace(node, true))
+    outdated.iter().max_by_key(|node| (!leader(node), node.ordinal)).map_or(Step::Idle, |node| replace(node, true))
 }
 
 fn is_newcomer(node: &Node, revision: &str) -> bool {
@@ -71,7 +68,12 @@ mod tests {
     use super::*;
 
     fn node(ordinal: u32, revision: &str) -> Node {
-        let pod = PodFacts { uid: format!("u{ordinal}"), ready: true, revision: Some(revision.into()), ..PodFacts::default() };
+        let pod = PodFacts {
+            uid: format!("u{ordinal}"),
+            ready: true,
+            revision: Some(revision.into()),
+            ..PodFacts::default()
+        };
         let report = StatusReply {
             ordinal,
             node_id: format!("n{ordinal}"),
