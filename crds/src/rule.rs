@@ -60,9 +60,9 @@ fn topics(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
                  "message": "# must be the last level and stand alone: write plant/#, not plant/#/x or plant#"},
                 {"rule": "self.matches('^([+]|[^+/]*)(/([+]|[^+/]*))*$')",
                  "message": "+ must stand alone in its level: write plant/+/state, not plant/line+/state"},
-                {"rule": "!self.contains('{username}') || self.split('/').all(l, l == '{username}' || !l.contains('{username}'))",
+                {"rule": "!self.matches('[^/][{]username[}]|[{]username[}][^/]')",
                  "message": "{username} must stand alone in its level: write user/{username}/in, not user/x{username}/in"},
-                {"rule": "!self.contains('{clientId}') || self.split('/').all(l, l == '{clientId}' || !l.contains('{clientId}'))",
+                {"rule": "!self.matches('[^/][{]clientId[}]|[{]clientId[}][^/]')",
                  "message": "{clientId} must stand alone in its level: write client/{clientId}/in, not client/x{clientId}/in"}
             ]
         }

@@ -24,6 +24,7 @@ pub type Key = (String, String);
 pub struct Context {
     pub client: Client,
     pub metrics: Metrics,
+    pub(crate) alert_for_scale: f64,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
@@ -52,11 +53,11 @@ impl std::fmt::Debug for Context {
 
 impl Context {
     /// `instance` names this process in Events; absent: its host name.
-    pub fn new(client: Client, metrics: Metrics, instance: Option<String>) -> Self {
+    pub fn new(client: Client, metrics: Metrics, instance: Option<String>, alert_for_scale: f64) -> Self {
         let mut reporter = Reporter::from(covey_contract::names::FIELD_MANAGER);
         reporter.instance = instance.or(reporter.instance);
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, metrics, recorder, memories: Mutex::default() }
+        Self { client, metrics, alert_for_scale, recorder, memories: Mutex::default() }
     }
 
     /// The memory of a cluster.

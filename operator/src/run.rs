@@ -45,6 +45,8 @@ pub struct Options {
     pub namespace: Option<String>,
     /// Name of this process in Events; absent: the host name.
     pub instance: Option<String>,
+    /// Factor on how long a condition must last before a built-in alert fires.
+    pub alert_for_scale: f64,
 }
 
 /// Why the operator stopped.
@@ -89,7 +91,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
 pub async fn run_with(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
     let readiness = Readiness::waiting(vec!["starting".into()]);
-    let context = Arc::new(Context::new(client.clone(), metrics.clone(), options.instance.clone()));
+    let context = Arc::new(Context::new(client.clone(), metrics.clone(), options.instance.clone(), options.alert_for_scale));
     let address = options.http;
     let server = http::serve(address, metrics, readiness.clone(), shutdown.clone());
     let work = async {

@@ -36,8 +36,8 @@ pub(crate) struct Alerting {
 
 impl Alerting {
     /// Goes on from what the status remembers.
-    pub(crate) fn new(cluster: &MqttCluster, now: Timestamp) -> Result<Self, catalogue::Error> {
-        let mut evaluator = Evaluator::new(&Catalogue::shipped()?, 1.0);
+    pub(crate) fn new(cluster: &MqttCluster, now: Timestamp, for_scale: f64) -> Result<Self, catalogue::Error> {
+        let mut evaluator = Evaluator::new(&Catalogue::shipped()?, for_scale);
         let alerts = cluster.status.iter().flat_map(|status| &status.alerts);
         let remembered: Vec<Remembered> = alerts
             .map(|alert| Remembered {

@@ -229,7 +229,7 @@ impl Pass<'_> {
             return;
         }
         if memory.alerting.is_none() {
-            match Alerting::new(&self.facts.cluster, Timestamp::now()) {
+            match Alerting::new(&self.facts.cluster, Timestamp::now(), self.context.alert_for_scale) {
                 Ok(alerting) => memory.alerting = Some(alerting),
                 Err(error) => tracing::error!(%error, "failed to read the alert catalogue"),
             }

@@ -49,6 +49,8 @@ pub fn children(cluster: &ValidatedCluster, settled: bool) -> Children {
 pub fn broker_config(cluster: &ValidatedCluster, peers: config::Peers, paths: config::Paths) -> Config {
     Config {
         cluster: config::Cluster {
+            // The certificates tell clusters apart; naming the id here would roll every pod once after formation.
+            id: None,
             name: cluster.name.clone(),
             uid: cluster.uid.clone(),
             replicas: cluster.replicas,

@@ -1,0 +1,30 @@
+//! `covey operator`: watches MqttClusters and MqttUsers and makes them so.
+
+use std::net::SocketAddr;
+
+use covey_operator::run::Options;
+use tokio_util::sync::CancellationToken;
+
+/// Arguments of `covey operator`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    #[arg(long, env = "COVEY_OPERATOR_HTTP", default_value = "0.0.0.0:9465")]
+    http: SocketAddr,
+    /// Only this namespace; absent: all.
+    #[arg(long, env = "COVEY_NAMESPACE")]
+    namespace: Option<String>,
+    /// Name of this process in Events.
+    #[arg(long, env = "COVEY_INSTANCE")]
+    instance: Option<String>,
+    /// Factor on how long a condition must last before the built-in alerts fire; tests make it small.
+    #[arg(long, env = "COVEY_ALERT_FOR_SCALE", default_value_t = 1.0)]
+    alert_for_scale: f64,
+}
+
+/// Runs until shutdown.
+pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Arguments { http, namespace, instance, alert_for_scale } = arguments;
+    covey_operator::run::run(Options { http, namespace, instance, alert_for_scale }, shutdown).await?;
+    Ok(())
+}
