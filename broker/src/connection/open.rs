@@ -164,9 +164,6 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                 timer.as_mut().reset(due);
             }
             let readable = self.is_readable();
-            if !readable {
-                self.keep_alive.touch();
-            }
             let wake = tokio::select! {
                 stream = progress(io, &mut self.input, &mut self.output, readable) => stream.map(Wake::Stream),
                 event = self.events.recv(), if self.output.has_room() => Ok(Wake::Event(event)),
@@ -263,7 +260,8 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         let limits = &self.context.limits;
         let write = self.output.stalled().map(|since| since + limits.write_timeout);
         let stall = self.stalled.map(|since| since + limits.stall_timeout);
-        let earliest = [write, stall, self.keep_alive.deadline()].into_iter().flatten().min();
+        let silence = self.keep_alive.deadline().filter(|_| self.is_readable());
+        let earliest = [write, stall, silence].into_iter().flatten().min();
         earliest.unwrap_or_else(|| Instant::now() + FAR)
     }
 

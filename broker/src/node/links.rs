@@ -57,7 +57,7 @@ impl Node {
         let (from, from_leader) = mpsc::unbounded_channel();
         leader.send(Inbound::Opened { link, from }).ok()?;
         let (to, mut to_leader) = mpsc::unbounded_channel();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             while let Some(frame) = to_leader.recv().await {
                 if leader.send(Inbound::Frame { link, frame }).is_err() {
                     return;
@@ -74,7 +74,7 @@ impl Node {
         let frames = UnboundedReceiverStream::new(frames).map(|frame| wire::frame(&frame));
         let mut answers = peer.shard(frames).await.ok()?.into_inner();
         let (from_leader, from) = mpsc::unbounded_channel();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             while let Some(Ok(frame)) = answers.next().await {
                 let Ok(event) = wire::read(&frame) else { return };
                 if from_leader.send(event).is_err() {

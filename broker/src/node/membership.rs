@@ -65,6 +65,11 @@ impl Identity {
         self.disk.lock().marker().cluster_id
     }
 
+    /// Lets another process have the disk: the last thing a node does.
+    pub fn release(&self) {
+        self.disk.lock().release();
+    }
+
     fn bind(&self, cluster: Uuid) -> Result<(), crate::storage::marker::Error> {
         self.disk.lock().bind(cluster)
     }
@@ -146,7 +151,7 @@ impl Membership {
             members: members.into_iter().map(|(node, member)| (node, member.ordinal)).collect(),
         };
         let node = self.node.clone();
-        self.node.tasks.spawn(async move {
+        self.node.spawn(async move {
             while node.meta.machine.read().header().cluster.is_empty() {
                 drop(node.cluster.propose_at_leader(GroupId::META, command.encode()).await);
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -111,6 +111,14 @@ impl Node {
         self.shards.get(self.shard_index(client)).map_or_else(|| unreachable!("no shards"), |shard| shard)
     }
 
+    /// Starts a task that ends with the node.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            shutdown.run_until_cancelled(task).await;
+        });
+    }
+
     fn next_link(&self) -> LinkId {
         self.links.fetch_add(1, Ordering::Relaxed)
     }
@@ -140,7 +148,7 @@ impl Node {
             outcome = &mut answer => outcome.ok(),
             () = tokio::time::sleep(CONNECT_PATIENCE) => {
                 let node = self.clone();
-                self.tasks.spawn(async move {
+                self.spawn(async move {
                     if let Ok(Outcome::Claimed(claimed)) = answer.await {
                         let end = End { client, owner: claimed.owner, expiry: None, drop_will: true };
                         let shard = node.shard_of(&end.client);

@@ -76,27 +76,9 @@ impl Peer for PeerService {
     }
 
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
-        let mut frames = request.into_inner();
-        let first = frames.next().await.ok_or_else(|| Status::cancelled("no attach"))??;
-        let attach: ToShard = wire::read(&first)?;
-        let ToShard::Attach { shard, .. } = &attach else {
-            return Err(Status::invalid_argument("a stream begins with an attach"));
-        };
-        let leader = self.node.leaders.get(usize::from(*shard)).cloned();
-        let leader = leader.ok_or_else(|| Status::invalid_argument("no such shard"))?;
-        let (link, stopped) = (self.node.next_link(), || Status::unavailable("stopping"));
         let (from, answers) = mpsc::unbounded_channel::<FromShard>();
-        leader.send(Inbound::Opened { link, from }).map_err(|_| stopped())?;
-        leader.send(Inbound::Frame { link, frame: attach }).map_err(|_| stopped())?;
-        self.node.tasks.spawn(async move {
-            while let Some(Ok(frame)) = frames.next().await {
-                let Ok(frame) = wire::read(&frame) else { break };
-                if leader.send(Inbound::Frame { link, frame }).is_err() {
-                    return;
-                }
-            }
-            leader.send(Inbound::Closed { link }).unwrap_or_default();
-        });
+        // Answered before the first frame is read: the caller sends it when it has the answer.
+        self.node.spawn(serve_shard(self.node.clone(), request.into_inner(), from));
         let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(wire::frame(&answer)));
         Ok(Response::new(Box::pin(answers)))
     }
@@ -113,7 +95,7 @@ impl Peer for PeerService {
     async fn transient(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::TransientStream>, Status> {
         let (out, answers) = mpsc::unbounded_channel();
         let (incoming, frames, over) = (self.node.incoming.clone(), request.into_inner(), self.node.shutdown.clone());
-        self.node.tasks.spawn(async move {
+        self.node.spawn(async move {
             tokio::select! {
                 () = over.cancelled() => {}
                 served = incoming.serve(frames, out.clone()) => if let Err(status) = served {
@@ -135,4 +117,20 @@ impl Peer for PeerService {
         receiver.await.map_err(|_| unavailable())?;
         Ok(Response::new(proto::AwaitRouteReply::default()))
     }
+}
+
+/// One node's link to a shard that this node leads, until either side ends it. The leader drops `from` when it does not lead.
+async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, from: mpsc::UnboundedSender<FromShard>) {
+    let Some(Ok(first)) = frames.next().await else { return };
+    let Ok(attach) = wire::read::<ToShard>(&first) else { return };
+    let ToShard::Attach { shard, .. } = &attach else { return };
+    let Some(leader) = node.leaders.get(usize::from(*shard)).cloned() else { return };
+    let link = node.next_link();
+    let mut sent = leader.send(Inbound::Opened { link, from });
+    let mut next = Some(attach);
+    while let (Ok(()), Some(frame)) = (&sent, next.take()) {
+        sent = leader.send(Inbound::Frame { link, frame });
+        next = frames.next().await.and_then(Result::ok).and_then(|frame| wire::read(&frame).ok());
+    }
+    leader.send(Inbound::Closed { link }).unwrap_or_default();
 }

@@ -205,7 +205,7 @@ impl Surroundings for Handle {
         *node.epoch_over.lock() = over.clone();
         let (peers, dial, ping) = (node.peers.clone(), Arc::new(self.clone()), node.config.fence.lease / 6);
         let tasks = node.tasks.clone();
-        node.tasks.spawn(async move { peers.run(epoch, dial, ping, tasks, over).await });
+        node.spawn(async move { peers.run(epoch, dial, ping, tasks, over).await });
     }
 
     fn on_epoch_end(&self, _epoch: u64) {

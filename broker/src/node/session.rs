@@ -82,7 +82,7 @@ impl NodeSession {
         if !queue.draining {
             queue.draining = true;
             let session = self.clone();
-            self.node.tasks.spawn(async move { session.drain().await });
+            self.node.spawn(async move { session.drain().await });
         }
         Err(receiver)
     }
@@ -209,7 +209,7 @@ impl NodeSession {
         }
         if !awaited.is_empty() {
             let session = self.clone();
-            self.node.tasks.spawn(async move { session.send_retained(awaited).await });
+            self.node.spawn(async move { session.send_retained(awaited).await });
         }
         codes
     }
@@ -226,7 +226,7 @@ impl NodeSession {
             let deliveries: Vec<_> =
                 fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)).collect();
             let (node, held) = (self.node.clone(), self.held.clone());
-            self.node.tasks.spawn(async move { node.deliver_retained(&held, deliveries) });
+            self.node.spawn(async move { node.deliver_retained(&held, deliveries) });
         }
     }
 }

@@ -113,7 +113,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
     });
     spawn_tasks(&node, shards, writes, requests, &identity);
     let membership = Arc::new(Membership { node: node.clone(), identity, pool });
-    node.tasks.spawn(membership.clone().run());
+    node.spawn(membership.clone().run());
     Ok((node, membership))
 }
 
@@ -141,11 +141,11 @@ fn spawn_tasks(
             effects: parts.effects,
             shutdown: node.shutdown.clone(),
         };
-        node.tasks.spawn(leader.run());
+        node.spawn(leader.run());
     }
     for client in &node.shards {
         let client = client.clone();
-        node.tasks.spawn(client.run(handle.clone(), handle.clone(), node.shutdown.clone()));
+        node.spawn(client.run(handle.clone(), handle.clone(), node.shutdown.clone()));
     }
     let keeper = Keeper {
         cluster: node.cluster.clone(),
@@ -155,7 +155,7 @@ fn spawn_tasks(
         requests,
         shutdown: node.shutdown.clone(),
     };
-    node.tasks.spawn(keeper.run());
+    node.spawn(keeper.run());
     let holder = Holder {
         lease: node.lease.clone(),
         cluster: node.cluster.clone(),
@@ -166,10 +166,10 @@ fn spawn_tasks(
         surroundings: handle,
         shutdown: node.shutdown.clone(),
     };
-    node.tasks.spawn(holder.run());
+    node.spawn(holder.run());
     let (writer, cluster) = (node.writer.clone(), node.cluster.clone());
     let (retained_state, shutdown) = (node.retained.clone(), node.shutdown.clone());
-    node.tasks.spawn(retained::run(writes, writer, cluster, retained_state, shutdown));
+    node.spawn(retained::run(writes, writer, cluster, retained_state, shutdown));
 }
 
 /// The gRPC routes of the peer port.

@@ -248,7 +248,7 @@ pub struct Fresh {
 pub struct Claimed {
     dir: PathBuf,
     marker: Marker,
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl Directory {
@@ -272,7 +272,7 @@ impl Directory {
         let raised = marker.incarnation.checked_add(1);
         marker.incarnation = raised.ok_or_else(|| Error::Damaged { dir: dir.to_owned() })?;
         marker.write(dir)?;
-        Ok(Self::Existing(Claimed { dir: dir.to_owned(), marker, _lock: lock }))
+        Ok(Self::Existing(Claimed { dir: dir.to_owned(), marker, lock: Some(lock) }))
     }
 }
 
@@ -310,7 +310,7 @@ impl Fresh {
         let (_, node_id) = Uuid::new_v4().as_u64_pair();
         let marker = Marker { cluster_id: None, node_id, node_name: self.node_name, incarnation: 1 };
         marker.write(&self.dir)?;
-        Ok(Claimed { dir: self.dir, marker, _lock: self.lock })
+        Ok(Claimed { dir: self.dir, marker, lock: Some(self.lock) })
     }
 }
 
@@ -332,6 +332,11 @@ impl Claimed {
                 Ok(())
             }
         }
+    }
+
+    /// Lets another process have the directory; nothing may be written to it after this.
+    pub fn release(&mut self) {
+        self.lock = None;
     }
 
     /// What the marker says; the incarnation is this start's.

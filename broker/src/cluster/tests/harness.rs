@@ -158,7 +158,6 @@ fn unused<T>() -> Result<T, Status> {
 impl Peer for Service {
     type AppendStream = BoxStream<'static, Result<proto::RaftReply, Status>>;
     type ShardStream = Frames;
-    type LeaseStream = Frames;
     type TransientStream = Frames;
 
     async fn hello(&self, _: Request<proto::HelloRequest>) -> Result<Response<proto::HelloReply>, Status> {
@@ -228,7 +227,7 @@ impl Peer for Service {
         unused()
     }
 
-    async fn lease(&self, _: Request<Streaming<proto::Frame>>) -> Result<Response<Frames>, Status> {
+    async fn renew(&self, _: Request<proto::Frame>) -> Result<Response<proto::Frame>, Status> {
         unused()
     }
 

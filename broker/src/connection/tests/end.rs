@@ -143,6 +143,18 @@ async fn what_came_before_a_malformed_packet_is_handled_and_nothing_behind_it() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_socket_is_read_on_for_a_second_so_that_no_reset_overtakes_the_last_packet() {
+    let bench = Bench::new();
+    let mut client = bench.connect(V5).await;
+    client.send_bytes(&[0x80, 0x00]).await;
+    client.expect_end(ReasonCode::MalformedPacket).await;
+    let begin = Instant::now();
+    client.send_bytes(&[0xc0; 4096]).await;
+    bench.all_over().await;
+    assert_eq!(begin.elapsed(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn auth_without_a_method_in_connect_is_a_protocol_error_3_15() {
     let bench = Bench::new();
     let mut client = bench.connect(V5).await;

@@ -99,6 +99,13 @@ impl Fake {
         events.send(event).await.unwrap();
     }
 
+    /// Events that the connection has not taken yet.
+    pub(super) fn waiting_events(&self) -> usize {
+        let state = self.state.lock();
+        let events = state.events.last().unwrap();
+        events.max_capacity() - events.capacity()
+    }
+
     pub(super) fn drop_events(&self) {
         self.state.lock().events.clear();
     }

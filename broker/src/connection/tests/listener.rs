@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::client::{Client, connect, publish};
 use super::fake::Count;
-use super::{BOTH, Bench, V5};
+use super::{BOTH, Bench};
 use crate::connection::Closed;
 use crate::listener::Listener;
 
@@ -42,22 +42,4 @@ async fn one_port_serves_both_versions_until_it_drains() {
     timeout(Duration::from_secs(5), async { tokio::try_join!(accepting, drained) }).await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err());
     assert_eq!(bench.counts.all().iter().filter(|count| **count == Count::Closed(Closed::Drain)).count(), 2);
-}
-
-#[tokio::test]
-async fn the_reason_of_a_disconnect_is_not_lost_to_bytes_that_were_never_read() {
-    let bench = Bench::new();
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arc::clone(&bench.context)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let accepting = tokio::spawn(listener.run());
-    for _ in 0..20 {
-        let mut client = dial(address, V5).await;
-        let mut bytes = vec![0x80, 0x00];
-        bytes.resize(32 * 1024, 0xc0);
-        client.send_bytes(&bytes).await;
-        client.expect_end(ReasonCode::MalformedPacket).await;
-        drop(client);
-        bench.all_over().await;
-    }
-    accepting.abort();
 }

@@ -62,10 +62,11 @@ async fn a_client_that_takes_nothing_is_closed_after_the_write_timeout() {
     client.send(Packet::Connect(Box::new(connect(V5)))).await;
     client.connack().await;
     let begin = Instant::now();
-    // The last ones fit only into the channel: a connection that cannot send takes no more work.
     for _ in 0..10 {
         bench.fake.tell(Event::Deliver(delivery(QoS::AtMostOnce, None, 60 * 1024))).await;
     }
+    sleep(SECOND).await;
+    assert_eq!(bench.fake.waiting_events(), 8, "a connection that cannot send takes no more work");
     bench.all_over().await;
     assert_eq!(begin.elapsed(), 10 * SECOND);
     assert!(bench.counts.has(Count::Closed(Closed::WriteTimeout)));
@@ -83,7 +84,9 @@ async fn a_slow_client_that_takes_a_little_now_and_then_is_kept() {
     let mut taken = 0;
     while taken < 4000 {
         sleep(9 * SECOND).await;
-        taken += client.take_some().await;
+        let some = client.take_some().await;
+        assert!(some > 0, "closed after {:?}", begin.elapsed());
+        taken += some;
     }
     assert!(begin.elapsed() > 50 * SECOND);
     assert_eq!(bench.counts.all(), [Count::Opened]);

@@ -1,0 +1,36 @@
+{{- define "covey.operator" -}}
+{{ .Release.Name }}-operator
+{{- end }}
+
+{{- define "covey.selector" -}}
+app.kubernetes.io/name: covey-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "covey.labels" -}}
+{{ include "covey.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "covey.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{/* Yes where asked for, and by default where the cluster serves the kind (.kind). */}}
+{{- define "covey.monitored" -}}
+{{- $enabled := .root.Values.monitoring.enabled -}}
+{{- if eq $enabled nil -}}
+{{- if .root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind) }}yes{{ end -}}
+{{- else if $enabled -}}
+yes
+{{- end -}}
+{{- end }}
+
+{{/* The rules, with links to this Grafana. */}}
+{{- define "covey.rules" -}}
+{{ .Files.Get "files/rules.yml" | replace " /d/covey-" (printf " %s/d/covey-" .Values.monitoring.grafanaUrl) }}
+{{- end }}

@@ -1,0 +1,291 @@
+//! The alert catalogue: the parsed and checked form of `catalogue.yaml`.
+//!
+//! Called by `render` and `evaluate`. Invariant: a [`Catalogue`] that exists is consistent (every placeholder has its
+//! number, every built-in predicate that compares has a threshold, names and label sets are unique).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+const SOURCE: &str = include_str!("catalogue.yaml");
+
+/// Why a catalogue was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not YAML of the right shape.
+    #[error("failed to parse the alert catalogue")]
+    Parse(#[from] serde_saphyr::Error),
+    /// Two rules would be the same alert.
+    #[error("failed to accept alert {name}: a rule with the same name and labels exists")]
+    Duplicate {
+        /// Name of the alert.
+        name: String,
+    },
+    /// `{raise}` or `{clear}` stands in a text, or a predicate needs it, and `threshold` does not give it.
+    #[error("failed to accept alert {name}: its threshold is incomplete")]
+    Threshold {
+        /// Name of the alert.
+        name: String,
+    },
+}
+
+/// How loudly an alert speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Act within the day.
+    Warning,
+    /// Act now.
+    Critical,
+}
+
+impl Severity {
+    /// The value of the `severity` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// What an alert says about the operator itself (label `operator_health_impact`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Impact {
+    /// The alert is about brokers, not about the operator.
+    #[default]
+    None,
+    /// The operator works, but not fully.
+    Warning,
+    /// The operator does not work.
+    Critical,
+}
+
+impl Impact {
+    /// The value of the `operator_health_impact` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// The conditions that the operator judges without Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Builtin {
+    /// No broker is ready although some should be.
+    ClusterOffline,
+    /// Fewer brokers are ready than should be.
+    ClusterDegraded,
+    /// A broker's metrics endpoint does not answer.
+    BrokerDown,
+    /// A broker runs without a lease.
+    NodeFenced,
+    /// Some Raft group has no leader on any broker.
+    RaftNoLeader,
+    /// Acknowledged messages were dropped.
+    MessagesLost,
+    /// A broker enforces another access revision than the operator's.
+    AclNotSynced,
+    /// A broker refused an access document.
+    AclRejected,
+    /// A broker uses nearly all of its CPU.
+    CpuHigh,
+    /// A broker uses nearly all of its memory.
+    MemoryHigh,
+    /// A broker's disk is nearly full.
+    StorageLow,
+}
+
+impl Builtin {
+    fn is_comparison(self) -> bool {
+        match self {
+            Self::CpuHigh | Self::MemoryHigh | Self::StorageLow | Self::MessagesLost => true,
+            Self::ClusterOffline
+            | Self::ClusterDegraded
+            | Self::BrokerDown
+            | Self::NodeFenced
+            | Self::RaftNoLeader
+            | Self::AclNotSynced
+            | Self::AclRejected => false,
+        }
+    }
+}
+
+/// The numbers of an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threshold {
+    /// Where it is raised.
+    pub raise: f64,
+    /// Where the operator lets it go again; absent: where it is raised.
+    pub clear: Option<f64>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alert {
+    /// Name, the same in every place where the alert appears.
+    pub name: String,
+    /// Group of rules, without the prefix `mqtt-`.
+    pub group: String,
+    /// How loudly it speaks.
+    pub severity: Severity,
+    /// What it says about the operator.
+    #[serde(default)]
+    pub impact: Impact,
+    /// How long the condition must hold.
+    #[serde(rename = "for", deserialize_with = "hold")]
+    pub hold: Duration,
+    /// Numbers that `{raise}` and `{clear}` stand for.
+    pub threshold: Option<Threshold>,
+    /// Condition in PromQL.
+    pub expr: String,
+    /// The operator's own predicate for the same condition.
+    pub builtin: Option<Builtin>,
+    /// Labels that tell two rules of one name apart.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// One line, a Prometheus template.
+    pub summary: String,
+    /// Value and threshold, a Prometheus template.
+    pub description: String,
+    /// Runbook: what it means.
+    pub meaning: String,
+    /// Runbook: what to do first, in order.
+    pub steps: Vec<String>,
+    /// Runbook: what makes it worse.
+    pub avoid: String,
+}
+
+impl Alert {
+    /// Replaces `{raise}` and `{clear}` in one of the alert's texts.
+    pub fn fill(&self, text: &str) -> String {
+        let Some(Threshold { raise, clear }) = self.threshold else { return text.to_owned() };
+        let text = text.replace("{raise}", &raise.to_string());
+        match clear {
+            Some(clear) => text.replace("{clear}", &clear.to_string()),
+            None => text,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        let texts = [&self.expr, &self.summary, &self.description, &self.meaning, &self.avoid];
+        let filled = texts.iter().all(|text| {
+            let text = self.fill(text);
+            !text.contains("{raise}") && !text.contains("{clear}")
+        });
+        filled && (self.threshold.is_some() || !self.builtin.is_some_and(Builtin::is_comparison))
+    }
+}
+
+/// All alerts, in the order in which they are written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Catalogue {
+    alerts: Vec<Alert>,
+}
+
+impl Catalogue {
+    /// Returns the catalogue that this version ships.
+    ///
+    /// # Errors
+    /// Only if the file is wrong, which a test excludes.
+    pub fn shipped() -> Result<Self, Error> {
+        Self::parse(SOURCE)
+    }
+
+    /// Parses and checks a catalogue.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Document {
+            alerts: Vec<Alert>,
+        }
+        let Document { alerts } = serde_saphyr::from_str(text)?;
+        let mut seen = BTreeSet::new();
+        for alert in &alerts {
+            if !seen.insert((&alert.name, &alert.labels)) {
+                return Err(Error::Duplicate { name: alert.name.clone() });
+            }
+            if !alert.is_complete() {
+                return Err(Error::Threshold { name: alert.name.clone() });
+            }
+        }
+        Ok(Self { alerts })
+    }
+
+    /// The rules, in the order in which they are written.
+    pub fn alerts(&self) -> &[Alert] {
+        &self.alerts
+    }
+}
+
+fn hold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed: jiff::SignedDuration = text.parse().map_err(serde::de::Error::custom)?;
+    parsed.try_into().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "alerts:\n- {name: A, group: g, severity: info, for: 5m, expr: 'up > {raise}', threshold: {raise: 0.5}, \
+                       summary: s, description: d, meaning: m, steps: [x], avoid: y}\n";
+
+    #[test]
+    fn shipped_catalogue_is_accepted() {
+        let catalogue = Catalogue::shipped().unwrap();
+        assert!(catalogue.alerts().len() >= 30);
+        for alert in catalogue.alerts() {
+            assert!(alert.name.starts_with("Mqtt"), "{}", alert.name);
+            assert!(alert.description.contains("$value"), "{} does not tell its value", alert.name);
+            assert!(
+                alert.threshold.is_none() || alert.description.contains("{raise}"),
+                "{} hides its limit",
+                alert.name
+            );
+            assert!(!alert.steps.is_empty(), "{} has no first step", alert.name);
+        }
+    }
+
+    #[test]
+    fn placeholder_takes_the_threshold() {
+        let catalogue = Catalogue::parse(ONE).unwrap();
+        let alert = catalogue.alerts().first().unwrap();
+        assert_eq!(alert.fill(&alert.expr), "up > 0.5");
+        assert_eq!(alert.hold, Duration::from_mins(5));
+    }
+
+    #[test]
+    fn missing_threshold_is_refused() {
+        let text = ONE.replace("threshold: {raise: 0.5}, ", "");
+        assert!(matches!(Catalogue::parse(&text), Err(Error::Threshold { name }) if name == "A"));
+        let text = ONE.replace("avoid: y", "avoid: y, builtin: cpu_high").replace("threshold: {raise: 0.5}, ", "");
+        assert!(matches!(Catalogue::parse(&text), Err(Error::Threshold { .. })));
+    }
+
+    #[test]
+    fn same_name_needs_other_labels() {
+        let line = ONE.lines().nth(1).unwrap();
+        assert!(matches!(Catalogue::parse(&format!("{ONE}{line}\n")), Err(Error::Duplicate { name }) if name == "A"));
+        let other = line.replace("avoid: y", "avoid: y, labels: {reason: other}");
+        assert!(Catalogue::parse(&format!("{ONE}{other}\n")).is_ok());
+    }
+
+    #[test]
+    fn unknown_field_is_refused() {
+        assert!(matches!(Catalogue::parse(&ONE.replace("avoid: y", "avoid: y, sevrity: x")), Err(Error::Parse(_))));
+    }
+}
