@@ -9,7 +9,6 @@
 //!  operator (gRPC) -------+        no: ignored        no: the old rules stay, rejected_revision
 //! ```
 
-mod guard;
 mod hashing;
 mod limit;
 mod source;
@@ -151,16 +150,13 @@ impl Access {
 
     /// Takes a document in JSON from the operator and says what is enforced then.
     pub async fn apply(&self, json: Bytes) -> AccessStatus {
-        let access = self.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || access.apply_blocking(&json)).await {
+        let inner = self.inner.clone();
+        let apply = tokio::task::spawn_blocking(move || {
+            inner.consider(&mut inner.loading.lock(), Candidate::parse(&json), Keep::Yes);
+        });
+        if let Err(error) = apply.await {
             warn!(%error, "failed to take an access document");
         }
-        self.status()
-    }
-
-    /// [`Access::apply`] for a thread that may wait for the disk.
-    pub fn apply_blocking(&self, json: &[u8]) -> AccessStatus {
-        self.inner.consider(&mut self.inner.loading.lock(), Candidate::parse(json), Keep::Yes);
         self.status()
     }
 

@@ -5,8 +5,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::connection::{Closed, Rejected};
-
 /// A label whose values are known.
 pub trait Label: Copy + 'static {
     /// The name of the label.
@@ -71,6 +69,39 @@ macro_rules! label {
         }
     };
 }
+
+label!(
+    /// Why a connection ended that had its CONNACK.
+    Closed, "reason", {
+    Client = "client",
+    Lost = "lost",
+    KeepAliveTimeout = "keepalive_timeout",
+    TakenOver = "taken_over",
+    ProtocolError = "protocol_error",
+    Auth = "auth",
+    Admin = "admin",
+    Drain = "drain",
+    WriteTimeout = "write_timeout",
+    PacketTooLarge = "packet_too_large",
+    Fenced = "fenced",
+    QueueFull = "queue_full",
+    PublishStalled = "publish_stalled",
+});
+
+label!(
+    /// Why a socket was closed before it had a successful CONNACK.
+    Rejected, "reason", {
+    Overload = "overload",
+    ConnectionLimit = "connection_limit",
+    RateLimit = "rate_limit",
+    Tls = "tls",
+    BadProtocol = "bad_protocol",
+    Timeout = "timeout",
+    Lost = "lost",
+    Unavailable = "unavailable",
+    Auth = "auth",
+    ClientId = "client_id",
+});
 
 label!(
     /// Whether a session has a connection.
@@ -240,32 +271,6 @@ impl Label for covey_codec::QoS {
             Self::AtLeastOnce => "1",
             Self::ExactlyOnce => "2",
         }
-    }
-
-    fn position(self) -> usize {
-        self as usize
-    }
-}
-
-impl Label for Closed {
-    const NAME: &'static str = "reason";
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn text(self) -> &'static str {
-        self.label()
-    }
-
-    fn position(self) -> usize {
-        self as usize
-    }
-}
-
-impl Label for Rejected {
-    const NAME: &'static str = "reason";
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn text(self) -> &'static str {
-        self.label()
     }
 
     fn position(self) -> usize {

@@ -5,7 +5,6 @@
 
 mod cgroup;
 mod label;
-mod observe;
 mod parts;
 mod process;
 mod register;
@@ -18,10 +17,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::label::{
-    AclAction, AclResult, AuthMethod, AuthResult, Check, Direction, DropReason, Family, Family2, Kicked, Label,
-    PacketType, SessionEvent, SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp, SubscriptionKind,
+    AclAction, AclResult, AuthMethod, AuthResult, Check, Closed, Direction, DropReason, Family, Family2, Kicked, Label,
+    PacketType, Rejected, SessionEvent, SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp,
+    SubscriptionKind,
 };
-pub use self::observe::Observed;
 pub use self::parts::{Access, Clients, Cluster, Group, Messages, Node, Peer, Raft, Sessions, Storage, Subscribers};
 use self::register::Registrar;
 
@@ -97,7 +96,6 @@ mod tests {
     use covey_codec::QoS;
 
     use super::*;
-    use crate::connection::{Closed, Rejected};
 
     fn metrics() -> Arc<Metrics> {
         let metrics = Metrics::new("0.1.0", "abc").unwrap();
@@ -181,7 +179,6 @@ mod tests {
             assert_eq!(L::ALL.iter().map(|label| label.text()).collect::<BTreeSet<_>>().len(), L::ALL.len());
         }
         check::<Closed>();
-        check::<Rejected>();
         check::<DropReason>();
         check::<PacketType>();
         check::<QoS>();

@@ -4,11 +4,11 @@ use covey_codec::QoS;
 use prometheus::{Error, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::label::{
-    AclAction, AclResult, AuthMethod, AuthResult, Check, Direction, DropReason, Family, Family2, Kicked, PacketType,
-    SessionEvent, SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp, SubscriptionKind,
+    AclAction, AclResult, AuthMethod, AuthResult, Check, Closed, Direction, DropReason, Family, Family2, Kicked,
+    PacketType, Rejected, SessionEvent, SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp,
+    SubscriptionKind,
 };
 use super::register::{FAST, Registrar};
-use crate::connection::{Closed, Rejected};
 
 /// The node as a whole.
 #[derive(Debug)]
