@@ -203,3 +203,51 @@ impl<'a> Parts<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces that look right in the wrong places.
+    fn any_text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("{username}".to_owned()),
+            Just("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$MTIzNDU2Nzg5MDEyMzQ1Ng".to_owned()),
+            Just("AAAA".to_owned()),
+            "[a-z/+#${}*=,\\x00é]{0,12}",
+        ]
+    }
+
+    fn any_document() -> impl Strategy<Value = serde_json::Value> {
+        let rule = (any_text(), any_text(), 0..5u8, any::<bool>()).prop_map(|(one, two, qos, deny)| {
+            let effect = if deny { "Deny" } else { "Allow" };
+            serde_json::json!({"effect": effect, "actions": ["Publish"], "topics": [one, two], "maxQos": qos})
+        });
+        let verifier = (any_text(), any_text(), any::<bool>()).prop_map(|(one, two, slow)| {
+            let quick = serde_json::json!({"hmacSha256": {"salt": one, "mac": two}});
+            if slow { serde_json::json!({"argon2id": one}) } else { quick }
+        });
+        let user = (any_text(), any_text(), prop::collection::vec(rule, 0..3), prop::collection::vec(verifier, 0..3));
+        let user = user.prop_map(|(name, pattern, rules, verifiers)| {
+            serde_json::json!({"name": name, "clientIdPattern": pattern, "rules": rules, "verifiers": verifiers})
+        });
+        prop::collection::vec(user, 0..3)
+            .prop_map(|users| serde_json::json!({"format": 1, "revision": 1, "users": users}))
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_makes_the_broker_panic(document in any_document(), topic in any_text(), client_id in any_text()) {
+            let metrics = Metrics::new("0", "0").unwrap();
+            let parsed = Document::parse(document.to_string().as_bytes());
+            let Ok(users) = parsed.and_then(|document| Users::compile(&document, &metrics)) else { return Ok(()) };
+            for principal in users.by_name.values() {
+                principal.may_take(&client_id);
+                principal.may_publish(&client_id, &topic, QoS::AtMostOnce, false);
+                principal.may_subscribe(&client_id, &topic, QoS::AtMostOnce);
+            }
+        }
+    }
+}

@@ -332,6 +332,39 @@ async fn a_lost_connection_is_greeted_again() {
     assert_eq!(server.hellos.load(Ordering::SeqCst), 1);
 }
 
+/// Carries bytes to the server until it is told to swallow them.
+async fn start_wire(to: SocketAddr) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, cut) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let swallow = cut.clone();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(to).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                // Kept open: no side is told.
+                () = swallow.cancelled() => held.push((near, far)),
+            }
+        }
+    });
+    (address, cut)
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_given_up_in_seconds() {
+    let tls = Authority::new().broker(UID);
+    let mut server = start_broker(&tls).await;
+    let (wire, cut) = start_wire(server.address).await;
+    server.address = wire;
+    let pool = pool(&tls, &server);
+    let channel = pool.channel(None, 0, Purpose::Raft).await.unwrap();
+    cut.cancel();
+    let waiting = tokio::time::timeout(Duration::from_secs(5), call(channel));
+    assert!(waiting.await.expect("the keep alive must end the connection").is_err());
+    assert!(!pool.is_connected(0, Purpose::Raft));
+}
+
 #[tokio::test]
 async fn new_files_are_used_by_new_connections_on_both_sides() {
     let (old, new) = (Authority::new(), Authority::new());
