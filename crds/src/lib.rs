@@ -1,1 +1,29 @@
-//! placeholder
+//! The custom resources of `covey.io/v1alpha1`, and the CustomResourceDefinitions generated from them.
+//!
+//! The operator, `covey local` and the client verbs read these types; `crds/yaml/` is what a cluster installs. Invariant:
+//! every rule that the API server can hold is in the schema, with a sentence, and every default is in the schema too, so
+//! that `kubectl get -o yaml` shows what is in force.
+
+mod cluster;
+mod definition;
+mod rule;
+mod status;
+mod user;
+mod value;
+
+pub use cluster::{
+    AccessMode, Acl, Alerts, DeletionPolicy, Drain, ExternalTrafficPolicy, Fence, Image, Listener, Mqtt, MqttCluster,
+    MqttClusterSpec, Protocol, PullPolicy, QueueFullPolicy, ResourceList, Resources, Rollout, Service, ServiceType,
+    Sessions, Storage,
+};
+pub use definition::{Error, all, file_name, to_yaml};
+pub use rule::{AclRule, Action};
+pub use status::{
+    AccessStatus, AlertStatus, Formation, FormationMember, MqttClusterStatus, NodeStatus, Quorum, Totals, Version,
+    WorkloadStatus,
+};
+pub use user::{Authentication, ClusterRef, MqttUser, MqttUserSpec, MqttUserStatus, Password, SecretRef};
+pub use value::{Cpu, Percent, Quantity, Time};
+
+/// Condition types and reasons, spelled once.
+pub mod condition;

@@ -1,3 +1,29 @@
-//! The operator: watches the custom resources, builds their children and evaluates alerts.
+//! The operator: it watches `MqttCluster`s and `MqttUser`s, builds their children, forms clusters, rolls pods, hands
+//! access rules to brokers and raises alerts. It is never in the data path.
+//!
+//! ```text
+//!  watch -> dereference (I/O) -> validate (pure) -> build (pure) -> apply (I/O) -> status (I/O)
+//!               |  polls the nodes                     ^
+//!               +--> access::project (pure) -----------+--> admin: ApplyAccess, Initialize, TransferLeaders
+//! ```
+//! `covey local` uses the pure parts: [`cluster::validate`], [`cluster::build::broker_config`], [`access::project`],
+//! [`formation::decide`], [`peer_ca`], and the client in [`admin`].
 
+pub mod access;
+pub mod admin;
 pub mod alerts;
+pub mod cluster;
+pub mod conditions;
+pub mod context;
+pub mod http;
+pub mod metrics;
+pub mod peer_ca;
+mod run;
+pub mod scrape;
+pub mod user;
+
+pub use cluster::formation;
+pub use run::{Error, Options, run, run_with};
+
+#[cfg(test)]
+mod test_support;

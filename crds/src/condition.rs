@@ -1,0 +1,54 @@
+//! Condition types and reasons. They are part of the API: scripts wait on them.
+
+/// Every node is ready and runs the wanted configuration.
+pub const READY: &str = "Ready";
+/// At least one node serves clients and the cluster can acknowledge.
+pub const AVAILABLE: &str = "Available";
+/// Something is being formed, rolled or scaled.
+pub const PROGRESSING: &str = "Progressing";
+/// Fewer nodes serve than wanted, or something needs a person.
+pub const DEGRADED: &str = "Degraded";
+/// A majority is in touch and every group has a leader.
+pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
+/// Every node enforces the current access revision.
+pub const ACL_SYNCED: &str = "AclSynced";
+/// An alert fires.
+pub const ALERTING: &str = "Alerting";
+/// Changes are not applied because `spec.paused` is set.
+pub const PAUSED: &str = "Paused";
+
+/// Reasons, for conditions and Events alike.
+pub mod reason {
+    pub const ALL_NODES_READY: &str = "AllNodesReady";
+    pub const NODES_NOT_READY: &str = "NodesNotReady";
+    pub const FORMING: &str = "Forming";
+    pub const FORMED: &str = "Formed";
+    pub const ADOPTED: &str = "Adopted";
+    pub const FOREIGN_DISK: &str = "ForeignDisk";
+    pub const DISKS_LOST: &str = "DisksLost";
+    pub const QUORUM_LOST: &str = "QuorumLost";
+    pub const QUORUM: &str = "Quorum";
+    pub const LEADERLESS_GROUPS: &str = "LeaderlessGroups";
+    pub const INVALID: &str = "Invalid";
+    pub const APPLY_FAILED: &str = "ApplyFailed";
+    pub const SERVING: &str = "Serving";
+    pub const NOT_SERVING: &str = "NotServing";
+    pub const SETTLED: &str = "Settled";
+    pub const ROLLING: &str = "Rolling";
+    pub const STARTING: &str = "Starting";
+    pub const HEALTHY: &str = "Healthy";
+    pub const ALL_NODES_ENFORCE: &str = "AllNodesEnforce";
+    pub const NODES_BEHIND: &str = "NodesBehind";
+    pub const REVISION_REFUSED: &str = "RevisionRefused";
+    pub const NO_ALERTS: &str = "NoAlerts";
+    pub const ALERTS_FIRING: &str = "AlertsFiring";
+    pub const ALERTS_OFF: &str = "AlertsOff";
+    pub const PAUSED: &str = "Paused";
+    pub const NOT_PAUSED: &str = "NotPaused";
+
+    pub const SYNCED: &str = "Synced";
+    pub const NODES_NOT_SYNCED: &str = "NodesNotSynced";
+    pub const CONFLICT: &str = "Conflict";
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
+}

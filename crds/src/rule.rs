@@ -1,0 +1,94 @@
+//! One access rule: the shape that `MqttUser` and the anonymous rules of `MqttCluster` share.
+
+use covey_contract::access;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// What a rule speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Action {
+    Publish,
+    Subscribe,
+}
+
+/// Allows or denies actions on topics. Rules have no order: a deny wins over any allow, and what no rule allows is denied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": "has(self.allow) != has(self.deny)",
+     "message": "a rule has either allow or deny, with a list of Publish and Subscribe"},
+    {"rule": "!(has(self.allow) && self.allow.exists(a, a == 'Publish') || has(self.deny) && self.deny.exists(a, a == 'Publish')) || !self.topics.exists(t, t == '$share' || t.startsWith('$share/'))",
+     "message": "nobody publishes to $share: name the topic itself, without $share/<name>/"},
+    {"rule": "has(self.allow) && self.allow.exists(a, a == 'Publish') || has(self.deny) && self.deny.exists(a, a == 'Publish') || !self.topics.exists(t, t == '$share' || t.startsWith('$share/'))",
+     "message": "a shared subscription is checked by its filter: leave out $share/<name>/"},
+    {"rule": "!has(self.retain) || has(self.allow) && self.allow.exists(a, a == 'Publish') || has(self.deny) && self.deny.exists(a, a == 'Publish')",
+     "message": "retain speaks of published messages: it needs Publish among the actions"},
+])))]
+pub struct AclRule {
+    /// Actions that this rule allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
+    pub allow: Option<Vec<Action>>,
+    /// Actions that this rule denies; it wins over every allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
+    pub deny: Option<Vec<Action>>,
+    /// Topic filters. `+` is one level, a last `#` is the rest; `{username}` and `{clientId}` stand for one whole level.
+    #[schemars(length(min = 1, max = 32), schema_with = "topics")]
+    pub topics: Vec<String>,
+    /// Highest QoS that the rule speaks of; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2))]
+    pub max_qos: Option<u8>,
+    /// Only messages with this retain flag; absent: both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain: Option<bool>,
+}
+
+fn topics(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 32,
+        "items": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 512,
+            "x-kubernetes-validations": [
+                {"rule": "self.matches('^([^#]*/)?#?$') || !self.contains('#')",
+                 "message": "# must be the last level and stand alone: write plant/#, not plant/#/x or plant#"},
+                {"rule": "self.matches('^([+]|[^+/]*)(/([+]|[^+/]*))*$')",
+                 "message": "+ must stand alone in its level: write plant/+/state, not plant/line+/state"},
+                {"rule": "!self.contains('{username}') || self.split('/').all(l, l == '{username}' || !l.contains('{username}'))",
+                 "message": "{username} must stand alone in its level: write user/{username}/in, not user/x{username}/in"},
+                {"rule": "!self.contains('{clientId}') || self.split('/').all(l, l == '{clientId}' || !l.contains('{clientId}'))",
+                 "message": "{clientId} must stand alone in its level: write client/{clientId}/in, not client/x{clientId}/in"}
+            ]
+        }
+    })
+}
+
+impl AclRule {
+    /// The rule as the access document has it; the error is a sentence for the person who wrote the rule.
+    pub fn to_access(&self, has_pattern: bool) -> Result<access::Rule, String> {
+        let (effect, actions) = match (&self.allow, &self.deny) {
+            (Some(actions), None) => (access::Effect::Allow, actions),
+            (None, Some(actions)) => (access::Effect::Deny, actions),
+            _ => return Err("a rule has either allow or deny, with a list of Publish and Subscribe".into()),
+        };
+        let actions = actions.iter().map(|action| match action {
+            Action::Publish => access::Action::Publish,
+            Action::Subscribe => access::Action::Subscribe,
+        });
+        let rule = access::Rule {
+            effect,
+            actions: actions.collect(),
+            topics: self.topics.clone(),
+            max_qos: self.max_qos,
+            retain: self.retain,
+        };
+        rule.check(has_pattern)?;
+        Ok(rule)
+    }
+}

@@ -1,0 +1,295 @@
+//! Scalars of the resources: quantities, durations, percentages. The schema holds their form by CEL, so that a bad one is
+//! refused with a sentence; the parse functions here say the same for manifests that no API server has seen.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Bytes, as Kubernetes writes them: `256Ki`, `64Mi`, `10Gi`, or a plain number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Quantity(String);
+
+/// Processor time, as Kubernetes writes it: `500m` or `2`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Cpu(String);
+
+/// A duration such as `90s`, `10m` or `1h30m`; whole seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Time(String);
+
+/// A percentage such as `10%`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Percent(String);
+
+impl Quantity {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The number of bytes; `None` when the text is not a quantity or does not fit.
+    pub fn bytes(&self) -> Option<u64> {
+        let split = self.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.0.len());
+        let (digits, suffix) = self.0.split_at_checked(split)?;
+        let factor: u64 = match suffix {
+            "" => 1,
+            "k" => 1000,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            "T" => 1_000_000_000_000,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(factor)
+    }
+}
+
+impl Cpu {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the text is a number of cores or of thousandths.
+    pub fn is_valid(&self) -> bool {
+        let number = self.0.strip_suffix('m').unwrap_or(&self.0);
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        [whole, part].iter().all(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
+    }
+}
+
+impl Time {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The duration; `None` when the text is not one or does not fit.
+    pub fn duration(&self) -> Option<Duration> {
+        let mut total: u64 = 0;
+        let mut number: Option<u64> = None;
+        for c in self.0.chars() {
+            if let Some(digit) = c.to_digit(10) {
+                number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(digit))?);
+                continue;
+            }
+            let unit = match c {
+                'h' => 3600,
+                'm' => 60,
+                's' => 1,
+                _ => return None,
+            };
+            total = total.checked_add(number.take()?.checked_mul(unit)?)?;
+        }
+        (number.is_none() && !self.0.is_empty()).then(|| Duration::from_secs(total))
+    }
+}
+
+impl From<Duration> for Time {
+    fn from(duration: Duration) -> Self {
+        let seconds = duration.as_secs();
+        Self(match (seconds % 3600, seconds % 60) {
+            (0, _) if seconds > 0 => format!("{}h", seconds / 3600),
+            (_, 0) if seconds > 0 => format!("{}m", seconds / 60),
+            _ => format!("{seconds}s"),
+        })
+    }
+}
+
+impl Percent {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// 0 to 99; `None` when the text is not a percentage.
+    pub fn value(&self) -> Option<u8> {
+        let digits = self.0.strip_suffix('%').filter(|digits| digits.len() <= 2)?;
+        digits.bytes().all(|c| c.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+    }
+}
+
+/// A quantity in YAML may be a bare number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Number(u64),
+    Float(f64),
+    Text(String),
+}
+
+impl Scalar {
+    fn text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Scalar::deserialize(deserializer).map(|scalar| Self(scalar.text()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Scalar::deserialize(deserializer).map(|scalar| Self(scalar.text()))
+    }
+}
+
+impl JsonSchema for Quantity {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 20,
+            "x-kubernetes-validations": [{
+                "rule": "string(self).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$')",
+                "message": "must be a number of bytes such as 256Ki, 64Mi or 10Gi"
+            }]
+        })
+    }
+}
+
+impl JsonSchema for Cpu {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Cpu".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 10,
+            "x-kubernetes-validations": [{
+                "rule": "string(self).matches('^[0-9]+([.][0-9]+)?m?$')",
+                "message": "must be a number of cores such as 500m or 2"
+            }]
+        })
+    }
+}
+
+impl JsonSchema for Time {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": 20,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,9}s)?$') && size(self) > 0",
+                "message": "must be a duration in whole seconds such as 90s, 10m or 1h30m"
+            }]
+        })
+    }
+}
+
+impl JsonSchema for Percent {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": 3,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^[0-9]{1,2}%$')",
+                "message": "must be a percentage from 0% to 99%"
+            }]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_bytes() {
+        for (text, bytes) in [("256Ki", 262_144), ("10Gi", 10 << 30), ("1k", 1000), ("7", 7), ("0", 0)] {
+            assert_eq!(Quantity::new(text).bytes(), Some(bytes), "{text}");
+        }
+        for bad in ["", "Gi", "10GiB", "-1", "1.5Gi", "99999999999999999999", "20000000Ti"] {
+            assert_eq!(Quantity::new(bad).bytes(), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_a_quantity() {
+        assert_eq!(serde_json::from_str::<Quantity>("1024").unwrap().bytes(), Some(1024));
+        assert_eq!(serde_json::from_str::<Cpu>("2").unwrap().as_str(), "2");
+        assert_eq!(serde_json::from_str::<Cpu>("0.5").unwrap().as_str(), "0.5");
+    }
+
+    #[test]
+    fn durations_are_whole_seconds() {
+        for (text, seconds) in [("90s", 90), ("2h", 7200), ("1h30m", 5400), ("168h", 604_800), ("0s", 0)] {
+            assert_eq!(Time::new(text).duration(), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "5", "500ms", "h", "1d", "-1s", "1.5h"] {
+            assert_eq!(Time::new(bad).duration(), None, "{bad}");
+        }
+        assert_eq!(Time::from(Duration::from_hours(168)).as_str(), "168h");
+        assert_eq!(Time::from(Duration::from_secs(90)).as_str(), "90s");
+        assert_eq!(Time::from(Duration::from_mins(10)).as_str(), "10m");
+    }
+
+    #[test]
+    fn percentages_have_two_digits() {
+        assert_eq!(Percent::new("10%").value(), Some(10));
+        for bad in ["", "%", "100%", "10", "+1%", "a%"] {
+            assert_eq!(Percent::new(bad).value(), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn cores_are_numbers() {
+        for good in ["500m", "2", "0.5"] {
+            assert!(Cpu::new(good).is_valid(), "{good}");
+        }
+        for bad in ["", "m", "two", "1.", "NaN", "inf"] {
+            assert!(!Cpu::new(bad).is_valid(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The operator's line to one broker: gRPC over mutually authenticated TLS.
+//!
+//! The cluster reconcile calls it; `covey local` calls it with loopback addresses. Invariant: an answer is only believed
+//! when the certificate was issued by the cluster's authority *and* names the cluster's broker role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_contract::names;
+use covey_contract::proto::admin_client::AdminClient;
+use covey_contract::proto::{
+    AccessStatus, ApplyAccessRequest, InitializeRequest, Member, StatusReply, StatusRequest, TransferLeadersRequest,
+};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::peer_ca::{self, Leaf};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Leaders move one group after the other.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a broker did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("failed to prepare the connection: {0}")]
+    Prepare(String),
+    #[error("failed to reach the broker: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("the broker refused: {}", .0.message())]
+    Refused(Box<tonic::Status>),
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+/// Who asks, whom it trusts, and in which cluster.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    pub cluster_uid: String,
+    /// Trusted authorities, as PEM.
+    pub ca: String,
+    /// Leaf with the operator's URI.
+    pub leaf: Leaf,
+}
+
+/// A connection to one broker; cheap to clone, reconnects by itself.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: AdminClient<Channel>,
+}
+
+impl Client {
+    /// Prepares a connection to `host:port`; it is made with the first request. `timeout` bounds each request.
+    pub fn new(host: &str, port: u16, credentials: &Credentials, timeout: Duration) -> Result<Self, Error> {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let tls = ClientTlsConfig::new()
+            .domain_name(names::PEER_TLS_NAME)
+            .identity(Identity::from_pem(&credentials.leaf.certificate, &credentials.leaf.key));
+        let endpoint = Endpoint::from_shared(format!("https://{host}:{port}"))?
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .timeout(timeout.max(TRANSFER_TIMEOUT))
+            .tls_config_with_verifier(tls, Arc::new(BrokerVerifier::new(credentials)?))?;
+        let inner = AdminClient::new(endpoint.connect_lazy()).max_decoding_message_size(16 << 20);
+        Ok(Self { inner })
+    }
+
+    /// What the node says of itself.
+    pub async fn status(&mut self, timeout: Duration) -> Result<StatusReply, Error> {
+        Ok(self.inner.status(bounded(StatusRequest {}, timeout)).await?.into_inner())
+    }
+
+    /// Forms the cluster; idempotent.
+    pub async fn initialize(&mut self, cluster_id: &str, members: Vec<Member>, timeout: Duration) -> Result<(), Error> {
+        let request = InitializeRequest { cluster_id: cluster_id.to_owned(), members };
+        self.inner.initialize(bounded(request, timeout)).await?;
+        Ok(())
+    }
+
+    /// Hands over an access document (JSON) and returns what the node enforces now.
+    pub async fn apply_access(&mut self, document: Vec<u8>, timeout: Duration) -> Result<AccessStatus, Error> {
+        let request = ApplyAccessRequest { document: document.into() };
+        let reply = self.inner.apply_access(bounded(request, timeout)).await?.into_inner();
+        Ok(reply.access.unwrap_or_default())
+    }
+
+    /// Moves every leadership away; returns how many are left.
+    pub async fn transfer_leaders(&mut self) -> Result<u32, Error> {
+        let request = bounded(TransferLeadersRequest {}, TRANSFER_TIMEOUT);
+        Ok(self.inner.transfer_leaders(request).await?.into_inner().left)
+    }
+}
+
+fn bounded<T>(message: T, timeout: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+/// The library's verification, and then the role.
+#[derive(Debug)]
+struct BrokerVerifier {
+    inner: Arc<WebPkiServerVerifier>,
+    uri: String,
+}
+
+impl BrokerVerifier {
+    fn new(credentials: &Credentials) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(credentials.ca.as_bytes()) {
+            let certificate = certificate.map_err(|error| Error::Prepare(error.to_string()))?;
+            roots.add(certificate).map_err(|error| Error::Prepare(error.to_string()))?;
+        }
+        let provider = CryptoProvider::get_default()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| Error::Prepare(error.to_string()))?;
+        Ok(Self { inner, uri: names::broker_uri(&credentials.cluster_uid) })
+    }
+}
+
+impl ServerCertVerifier for BrokerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        if peer_ca::has_uri(end_entity, &self.uri) {
+            Ok(verified)
+        } else {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,148 @@
+//! Users become a document, the document becomes the record, and the record reaches the nodes: in this order, so that no
+//! node ever enforces what is not written down.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use covey_contract::access::Document;
+use covey_crds::MqttUser;
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Client, ResourceExt as _};
+
+use super::apply;
+use super::build;
+use super::dereference::Facts;
+use super::nodes::{self, Node};
+use super::validate::ValidatedCluster;
+use crate::access::{self, Candidate, Projection};
+use crate::context::Memory;
+use crate::user::credentials;
+
+const PUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why access could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Project(#[from] access::Error),
+    #[error("failed to hash passwords: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What became of the users.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub projection: Projection,
+    /// By name of the user object: what is wrong with the password's source.
+    pub problems: BTreeMap<String, String>,
+}
+
+/// Creates the Secrets of users whose password the operator makes. What cannot be created is missing on this pass, and
+/// its user says so.
+pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) {
+    for user in &facts.users {
+        let name = credentials::secret_name(user);
+        if !credentials::is_generated(user) || facts.user_secrets.contains_key(&name) {
+            continue;
+        }
+        match apply::create_secret(client, &credentials::generated(user, &access::generate_password())).await {
+            Ok(Some(secret)) => {
+                facts.user_secrets.insert(name, secret);
+            }
+            Ok(None) => {
+                tracing::warn!(user = %user.name_any(), secret = %name, "a secret of this name is not the user's")
+            }
+            Err(error) => tracing::warn!(user = %user.name_any(), %error, "failed to create a user's secret"),
+        }
+    }
+}
+
+/// Projects the users; hashing brought passwords takes a while and happens on a thread of its own.
+pub(crate) async fn project(
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    nodes: &[Node],
+    memory: &Memory,
+) -> Result<Access, Error> {
+    let (record, claimed) = read_record(facts.access_secret.as_ref());
+    // The record decides; the memory stands in where somebody has damaged it.
+    let previous = record.or_else(|| memory.document.clone());
+    let remembered = memory.document.as_ref().map_or(0, |document| document.revision);
+    let seen = nodes.iter().map(Node::seen_revision).chain([claimed, remembered]).max().unwrap_or(0);
+    let mut problems = BTreeMap::new();
+    let candidates: Vec<Candidate> =
+        facts.users.iter().map(|user| candidate(user, &facts.user_secrets, &mut problems)).collect();
+    let anonymous = cluster.anonymous.clone();
+    let work =
+        move || access::project(previous.as_ref(), seen, anonymous.as_deref(), &candidates, &mut access::make_verifier);
+    let projection = tokio::task::spawn_blocking(work).await??;
+    Ok(Access { projection, problems })
+}
+
+fn candidate(
+    user: &MqttUser,
+    secrets: &BTreeMap<String, Secret>,
+    problems: &mut BTreeMap<String, String>,
+) -> Candidate {
+    let credential = credentials::read(user, secrets);
+    if let Err(problem) = &credential {
+        problems.insert(user.name_any(), problem.clone());
+    }
+    access::candidate(user, credential.ok())
+}
+
+fn read_record(secret: Option<&Secret>) -> (Option<Document>, u64) {
+    let data = secret.and_then(|secret| secret.data.as_ref());
+    let data = data.map(|data| data.iter().map(|(key, bytes)| (key.clone(), bytes.0.clone())).collect());
+    access::read_record(&data.unwrap_or_default())
+}
+
+/// Remembers since when each user stands as it is.
+pub(crate) fn anchor(memory: &mut Memory, access: &Access) {
+    let revision = access.projection.document.revision;
+    let outcomes = &access.projection.outcomes;
+    memory.anchors.retain(|object, _| outcomes.contains_key(object));
+    for object in outcomes.keys() {
+        let since = memory.anchors.entry(object.clone()).or_insert(revision);
+        if access.projection.changed.contains(object) {
+            *since = revision;
+        }
+    }
+    memory.document = Some(access.projection.document.clone());
+}
+
+/// Writes the record.
+pub(crate) async fn record(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    document: &Document,
+) -> Result<(), apply::Error> {
+    apply::apply_secret(client, &build::access_secret(cluster, document), facts.access_secret.as_ref()).await
+}
+
+/// Hands the document to every node that answers and does not enforce it.
+pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Document) {
+    let hash = document.hash();
+    let json = document.to_json();
+    let pushes: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let behind = node.report.is_some() && !node.enforces(document.revision, &hash);
+            let client = behind.then(|| nodes::client(memory, node)).flatten();
+            let json = json.clone();
+            async move {
+                let answer = client?.apply_access(json, PUSH_TIMEOUT).await;
+                answer.inspect_err(|error| tracing::warn!(node = %node.name, %error, "failed to hand over access")).ok()
+            }
+        })
+        .collect();
+    let answers = join_all(pushes).await;
+    for (node, answer) in nodes.iter_mut().zip(answers) {
+        if let (Some(report), Some(access)) = (node.report.as_mut(), answer) {
+            tracing::info!(node = %node.name, revision = access.revision, "access handed over");
+            report.access = Some(access);
+        }
+    }
+}

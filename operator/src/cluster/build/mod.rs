@@ -1,0 +1,159 @@
+//! Third step of a reconcile: children from a validated cluster. Pure, and it cannot fail: whatever could was refused by
+//! [`super::validate`]. No client, no clock.
+
+mod config_map;
+mod pdb;
+mod secrets;
+mod service_account;
+mod services;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+
+use covey_contract::config::{self, Config};
+use covey_contract::names;
+use covey_crds::MqttCluster;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource as _;
+use sha2::{Digest as _, Sha256};
+
+pub use secrets::{access_secret, peer_ca_secret, peer_tls_secret};
+pub use stateful_set::stateful_set;
+
+use super::validate::ValidatedCluster;
+
+/// Children that are applied on every pass, in this order and before the StatefulSet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Children {
+    pub service_account: ServiceAccount,
+    pub config_map: ConfigMap,
+    pub peers_service: Service,
+    pub client_service: Service,
+    pub pdb: PodDisruptionBudget,
+}
+
+/// Builds them. `settled` is whether every group has all its voters in sync: while it has not, no pod may be evicted.
+pub fn children(cluster: &ValidatedCluster, settled: bool) -> Children {
+    Children {
+        service_account: service_account::build(cluster),
+        config_map: config_map::build(cluster),
+        peers_service: services::peers(cluster),
+        client_service: services::client(cluster),
+        pdb: pdb::build(cluster, settled),
+    }
+}
+
+/// The brokers' configuration file. `peers` and `paths` say where the brokers are: [`kubernetes_peers`], or loopback.
+pub fn broker_config(cluster: &ValidatedCluster, peers: config::Peers, paths: config::Paths) -> Config {
+    Config {
+        cluster: config::Cluster {
+            name: cluster.name.clone(),
+            uid: cluster.uid.clone(),
+            replicas: cluster.replicas,
+            shards: cluster.shards,
+        },
+        listeners: cluster.listeners.clone(),
+        peers,
+        mqtt: cluster.mqtt.clone(),
+        sessions: cluster.sessions.clone(),
+        fence: cluster.fence.clone(),
+        storage: cluster.storage.reserve.clone(),
+        raft: config::Raft::default(),
+        paths,
+        drain: cluster.drain.clone(),
+        anonymous: cluster.anonymous.is_some(),
+    }
+}
+
+/// Peers behind the headless Service.
+pub fn kubernetes_peers(cluster: &ValidatedCluster) -> config::Peers {
+    let ValidatedCluster { name, namespace, .. } = cluster;
+    config::Peers {
+        host: format!("{name}-{{ordinal}}.{}.{namespace}.svc", names_of(cluster).peers_service),
+        bind: "0.0.0.0".into(),
+        port_step: 0,
+        ..config::Peers::default()
+    }
+}
+
+/// Names of the children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    pub client_service: String,
+    pub peers_service: String,
+    pub config_map: String,
+    pub access_secret: String,
+    pub peer_ca: String,
+    pub peer_tls: String,
+    pub stateful_set: String,
+    pub service_account: String,
+    pub pdb: String,
+}
+
+/// Names of a cluster's children.
+pub fn names_of(cluster: &ValidatedCluster) -> Names {
+    names(&cluster.name)
+}
+
+/// Names of the children of the cluster called `name`.
+pub fn names(name: &str) -> Names {
+    Names {
+        client_service: name.to_owned(),
+        peers_service: format!("{name}-peers"),
+        config_map: format!("{name}-config"),
+        access_secret: format!("{name}-access"),
+        peer_ca: format!("{name}-peer-ca"),
+        peer_tls: format!("{name}-peer-tls"),
+        stateful_set: name.to_owned(),
+        service_account: format!("{name}-broker"),
+        pdb: name.to_owned(),
+    }
+}
+
+/// Labels that select a cluster's pods.
+pub fn selector(cluster_name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), cluster_name.to_owned())])
+}
+
+/// Labels of every child.
+fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
+    let mut labels = selector(&cluster.name);
+    for (key, value) in [
+        ("app.kubernetes.io/name", "covey"),
+        ("app.kubernetes.io/instance", cluster.name.as_str()),
+        ("app.kubernetes.io/component", "broker"),
+        ("app.kubernetes.io/managed-by", names::FIELD_MANAGER),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+/// Metadata of a child: named, labelled, and owned by the cluster, so that it goes when the cluster goes.
+fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.namespace.clone()),
+        labels: Some(labels(cluster)),
+        owner_references: Some(vec![OwnerReference {
+            api_version: MqttCluster::api_version(&()).into_owned(),
+            kind: MqttCluster::kind(&()).into_owned(),
+            name: cluster.name.clone(),
+            uid: cluster.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// SHA-256 of what serde makes of a value, in hex, shortened to 16 digits.
+pub fn hash<T: serde::Serialize>(value: &T) -> String {
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    Sha256::digest(json).iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,41 @@
+//! The cluster's own Secrets: the access document of record, the peer authority, the brokers' shared certificate.
+
+use std::collections::BTreeMap;
+
+use covey_contract::access::Document;
+use covey_contract::names;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+
+use super::{ValidatedCluster, metadata, names_of};
+use crate::peer_ca::{Authority, Leaf};
+
+/// The record of who may do what.
+pub fn access_secret(cluster: &ValidatedCluster, document: &Document) -> Secret {
+    let data = document.to_files().into_iter().map(|(key, bytes)| (key, ByteString(bytes)));
+    secret(cluster, names_of(cluster).access_secret, "Opaque", data.collect())
+}
+
+/// The authority. It is created once and never applied over; no pod mounts it.
+pub fn peer_ca_secret(cluster: &ValidatedCluster, authority: &Authority) -> Secret {
+    let data = [(names::TLS_CERT, authority.certificate().to_owned()), (names::TLS_KEY, authority.key())];
+    secret(cluster, names_of(cluster).peer_ca, "kubernetes.io/tls", bytes(data))
+}
+
+/// What every broker mounts.
+pub fn peer_tls_secret(cluster: &ValidatedCluster, leaf: &Leaf, bundle: &str) -> Secret {
+    let data = [
+        (names::TLS_CERT, leaf.certificate.clone()),
+        (names::TLS_KEY, leaf.key.clone()),
+        (names::TLS_CA, bundle.to_owned()),
+    ];
+    secret(cluster, names_of(cluster).peer_tls, "kubernetes.io/tls", bytes(data))
+}
+
+fn bytes<const N: usize>(data: [(&str, String); N]) -> BTreeMap<String, ByteString> {
+    data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect()
+}
+
+fn secret(cluster: &ValidatedCluster, name: String, type_: &str, data: BTreeMap<String, ByteString>) -> Secret {
+    Secret { metadata: metadata(cluster, name), type_: Some(type_.to_owned()), data: Some(data), ..Secret::default() }
+}

@@ -1,0 +1,13 @@
+//! The brokers' ServiceAccount: an identity without rights and without a token.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::{ValidatedCluster, metadata, names_of};
+
+pub(super) fn build(cluster: &ValidatedCluster) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(cluster, names_of(cluster).service_account),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}

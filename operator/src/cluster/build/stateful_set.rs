@@ -1,0 +1,247 @@
+//! The StatefulSet: one pod and one volume per node. The operator rolls the pods itself (`OnDelete`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use covey_contract::names;
+use covey_crds::{DeletionPolicy, PullPolicy};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{ValidatedCluster, config_map, hash, labels, metadata, names_of, selector};
+
+/// User and group of the broker process.
+const USER: i64 = 65_532;
+/// A pod has this much longer than its drain to stop.
+const STOP_SECONDS: u64 = 60;
+const DATA: &str = "data";
+
+/// Builds the StatefulSet of a cluster.
+pub fn stateful_set(cluster: &ValidatedCluster) -> StatefulSet {
+    StatefulSet {
+        metadata: metadata(cluster, names_of(cluster).stateful_set),
+        spec: StatefulSetSpec {
+            replicas: i32::try_from(cluster.replicas).ok(),
+            service_name: Some(names_of(cluster).peers_service),
+            pod_management_policy: Some("Parallel".into()),
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),
+            revision_history_limit: Some(10),
+            min_ready_seconds: Some(0),
+            persistent_volume_claim_retention_policy: Some(retention(cluster)),
+            selector: LabelSelector { match_labels: Some(selector(&cluster.name)), match_expressions: None },
+            template: template(cluster),
+            volume_claim_templates: Some(vec![claim(cluster)]),
+            ..StatefulSetSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn retention(cluster: &ValidatedCluster) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
+    let when_deleted = match cluster.storage.deletion {
+        DeletionPolicy::Retain => "Retain",
+        DeletionPolicy::Delete => "Delete",
+    };
+    StatefulSetPersistentVolumeClaimRetentionPolicy {
+        when_deleted: Some(when_deleted.into()),
+        when_scaled: Some("Retain".into()),
+    }
+}
+
+/// Labels of a claim are immutable: nothing that changes goes in.
+fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(DATA.into()),
+            labels: Some(selector(&cluster.name)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![cluster.storage.access_mode.as_str().into()]),
+            storage_class_name: cluster.storage.class.clone(),
+            volume_mode: Some("Filesystem".into()),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".into(), Quantity(cluster.storage.size.clone()))])),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
+    let grace = cluster.drain.deadline.as_secs().saturating_add(STOP_SECONDS);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels(cluster)),
+            annotations: Some(BTreeMap::from([("covey.io/config-hash".into(), hash(&config_map::text(cluster)))])),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            service_account_name: Some(names_of(cluster).service_account),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: i64::try_from(grace).ok(),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                fs_group_change_policy: Some("OnRootMismatch".into()),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            topology_spread_constraints: Some(vec![
+                spread(cluster, "kubernetes.io/hostname"),
+                spread(cluster, "topology.kubernetes.io/zone"),
+            ]),
+            containers: vec![container(cluster)],
+            volumes: Some(volumes(cluster)),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+/// Preferred only: a cluster on fewer machines is better than none.
+fn spread(cluster: &ValidatedCluster, key: &str) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: key.into(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        label_selector: Some(LabelSelector { match_labels: Some(selector(&cluster.name)), match_expressions: None }),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn container(cluster: &ValidatedCluster) -> Container {
+    let args = ["broker", "--config", names::PATH_CONFIG, "--name", "$(POD_NAME)"];
+    let own = [("peer", names::PORT_PEER), ("admin", names::PORT_ADMIN), ("http", names::PORT_HTTP)];
+    let listeners = cluster.listeners.iter().map(|listener| (listener.name.as_str(), listener.port));
+    Container {
+        name: "broker".into(),
+        image: Some(cluster.image.clone()),
+        image_pull_policy: Some(pull_policy(cluster.pull_policy).into()),
+        command: Some(vec!["covey".into()]),
+        args: Some(args.map(String::from).to_vec()),
+        env: Some(vec![field("POD_NAME", "metadata.name")]),
+        ports: Some(listeners.chain(own).map(|(name, port)| container_port(name, port)).collect()),
+        liveness_probe: Some(probe("/livez", 10, 3, 3)),
+        // A fenced node must leave the Service at once.
+        readiness_probe: Some(probe("/readyz", 1, 1, 2)),
+        resources: Some(ResourceRequirements {
+            requests: quantities(&cluster.requests),
+            limits: quantities(&cluster.limits),
+            claims: None,
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![
+            mount(DATA, names::PATH_DATA, false),
+            mount("config", &folder(names::PATH_CONFIG), true),
+            mount("access", names::PATH_ACCESS, true),
+            mount("peer-tls", names::PATH_PEER_TLS, true),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+    let names = names_of(cluster);
+    let secret = |name: &str, secret_name: String| Volume {
+        name: name.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret_name),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let config = Volume {
+        name: "config".into(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: names.config_map,
+            default_mode: Some(0o440),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    vec![config, secret("access", names.access_secret), secret("peer-tls", names.peer_tls)]
+}
+
+fn folder(file: &str) -> String {
+    Path::new(file).parent().map(|folder| folder.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { api_version: Some("v1".into()), field_path: path.into() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+fn container_port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: i32::from(port),
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str, period: i32, timeout: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::String("http".into()),
+            scheme: Some("HTTP".into()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(timeout),
+        failure_threshold: Some(failures),
+        success_threshold: Some(1),
+        ..Probe::default()
+    }
+}
+
+fn pull_policy(policy: PullPolicy) -> &'static str {
+    match policy {
+        PullPolicy::Always => "Always",
+        PullPolicy::IfNotPresent => "IfNotPresent",
+        PullPolicy::Never => "Never",
+    }
+}
+
+fn quantities(amounts: &BTreeMap<String, String>) -> Option<BTreeMap<String, Quantity>> {
+    let quantities: BTreeMap<_, _> =
+        amounts.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone()))).collect();
+    (!quantities.is_empty()).then_some(quantities)
+}

@@ -1,0 +1,79 @@
+use covey_contract::config::{Config, Paths, Peers};
+
+use super::*;
+use crate::cluster::validate::validate;
+use crate::test_support::cluster;
+
+fn built(spec: &str) -> ValidatedCluster {
+    validate(&cluster(spec)).unwrap()
+}
+
+#[test]
+fn the_configuration_is_what_the_broker_accepts() {
+    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), true);
+    let text = &children.config_map.data.unwrap()["broker.yaml"];
+    let config = Config::parse(text).unwrap();
+    assert_eq!((config.cluster.replicas, config.cluster.shards), (5, 4));
+    assert_eq!(config.cluster.uid, "uid-1");
+    assert_eq!(config.peers.host_of(2), "mosaic-2.mosaic-peers.floor.svc");
+    assert_eq!(config.peers.port_of(config.peers.admin_port, 2), names::PORT_ADMIN);
+    assert!(config.anonymous);
+}
+
+#[test]
+fn loopback_brokers_get_the_same_file_but_for_where_they_are() {
+    let validated = built("{}");
+    let local = broker_config(&validated, Peers::default(), Paths { data: "/d".into(), ..Paths::default() });
+    assert_eq!(local.peers.host_of(1), "127.0.0.1");
+    assert_eq!(local.sessions, validated.sessions);
+}
+
+#[test]
+fn children_are_owned_named_and_labelled() {
+    let validated = built("{}");
+    let children = children(&validated, true);
+    insta::assert_yaml_snapshot!("client_service", children.client_service);
+    insta::assert_yaml_snapshot!("peers_service", children.peers_service);
+    insta::assert_yaml_snapshot!("pdb", children.pdb);
+    insta::assert_yaml_snapshot!("service_account", children.service_account);
+    let owner = &children.config_map.metadata.owner_references.unwrap()[0];
+    assert_eq!((owner.kind.as_str(), owner.uid.as_str(), owner.controller), ("MqttCluster", "uid-1", Some(true)));
+}
+
+#[test]
+fn the_stateful_set_is_hardened_and_complete() {
+    insta::assert_yaml_snapshot!("stateful_set", stateful_set(&built("{image: {tag: 9.9.9}}")));
+}
+
+#[test]
+fn the_budget_closes_while_a_group_lacks_a_voter() {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int;
+    let budget = |spec: &str, settled| children(&built(spec), settled).pdb.spec.unwrap().max_unavailable.unwrap();
+    assert_eq!(budget("{}", true), Int(1));
+    assert_eq!(budget("{}", false), Int(0));
+    assert_eq!(budget("{replicas: 1}", false), Int(1));
+}
+
+#[test]
+fn a_changed_configuration_changes_the_template_and_a_changed_service_does_not() {
+    let hash_of = |spec: &str| hash(&stateful_set(&built(spec)).spec.template);
+    assert_eq!(hash_of("{}"), hash_of("{service: {type: NodePort}}"));
+    assert_ne!(hash_of("{}"), hash_of("{sessions: {expiryWhenUnset: 3h}}"));
+}
+
+#[test]
+fn claims_follow_the_deletion_policy() {
+    let policy = |spec: &str| {
+        let spec = stateful_set(&built(spec)).spec;
+        spec.persistent_volume_claim_retention_policy.unwrap().when_deleted.unwrap()
+    };
+    assert_eq!(policy("{}"), "Retain");
+    assert_eq!(policy("{storage: {deletionPolicy: Delete}}"), "Delete");
+}
+
+#[test]
+fn the_grace_period_outlives_the_drain() {
+    let grace =
+        |spec: &str| stateful_set(&built(spec)).spec.template.spec.unwrap().termination_grace_period_seconds.unwrap();
+    assert_eq!(grace("{rollout: {drain: {deadline: 10m}}}"), 660);
+}

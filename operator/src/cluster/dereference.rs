@@ -1,0 +1,71 @@
+//! First step of a reconcile: everything that must be known, read once. I/O only, no decision.
+//!
+//! Users and Secrets are listed from the API server on every pass and not taken from a cache: a list is complete or an
+//! error, and absence from a complete list is deletion.
+
+use std::collections::BTreeMap;
+
+use covey_contract::names;
+use covey_crds::{MqttCluster, MqttUser};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::ListParams;
+use kube::{Api, Client};
+
+use super::build;
+
+/// What one pass works on.
+#[derive(Debug)]
+pub struct Facts {
+    /// The cluster as the API server has it now.
+    pub cluster: MqttCluster,
+    /// Users of this cluster, those being deleted left out.
+    pub users: Vec<MqttUser>,
+    /// Secrets with the user label, by name.
+    pub user_secrets: BTreeMap<String, Secret>,
+    pub access_secret: Option<Secret>,
+    pub peer_ca: Option<Secret>,
+    pub peer_tls: Option<Secret>,
+    pub stateful_set: Option<StatefulSet>,
+    pub pods: Vec<Pod>,
+}
+
+/// Reads everything; `None` when the cluster is gone or going.
+pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result<Option<Facts>, kube::Error> {
+    let clusters: Api<MqttCluster> = Api::namespaced(client.clone(), namespace);
+    let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    let children = build::names(name);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let stateful_sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let users: Api<MqttUser> = Api::namespaced(client.clone(), namespace);
+    let of_cluster = ListParams::default().fields(&format!("spec.clusterRef.name={name}"));
+    let labelled = ListParams::default().labels(names::LABEL_USER);
+    let of_pods = ListParams::default().labels(&format!("{}={name}", names::LABEL_CLUSTER));
+    let (users, user_secrets, access_secret, peer_ca, peer_tls, stateful_set, pods) = tokio::try_join!(
+        users.list(&of_cluster),
+        secrets.list(&labelled),
+        secrets.get_opt(&children.access_secret),
+        secrets.get_opt(&children.peer_ca),
+        secrets.get_opt(&children.peer_tls),
+        stateful_sets.get_opt(&children.stateful_set),
+        pods.list(&of_pods),
+    )?;
+    Ok(Some(Facts {
+        cluster,
+        users: users.items.into_iter().filter(|user| user.metadata.deletion_timestamp.is_none()).collect(),
+        user_secrets: by_name(user_secrets.items),
+        access_secret,
+        peer_ca,
+        peer_tls,
+        stateful_set,
+        pods: pods.items,
+    }))
+}
+
+fn by_name(secrets: Vec<Secret>) -> BTreeMap<String, Secret> {
+    secrets.into_iter().filter_map(|secret| secret.metadata.name.clone().map(|name| (name, secret))).collect()
+}

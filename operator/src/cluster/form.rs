@@ -1,0 +1,145 @@
+//! Carries out what [`super::formation`] decides: writes the record first, then tells the nodes.
+
+use std::time::Duration;
+
+use covey_contract::proto::Member;
+use covey_crds::condition::reason;
+use covey_crds::{Formation, MqttCluster};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::PostParams;
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt as _};
+
+use super::formation::{Decision, Known, decide};
+use super::nodes::{self, Node};
+use super::status::Phase;
+use crate::context::{Context, Memory};
+
+const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Brings the cluster one step further in its life. `cluster` is written to, with a resourceVersion precondition, and
+/// holds what the API server returned.
+pub(crate) async fn form(
+    context: &Context,
+    about: &ObjectReference,
+    cluster: &mut MqttCluster,
+    replicas: u32,
+    nodes: &[Node],
+    memory: &mut Memory,
+) -> Result<Phase, kube::Error> {
+    let answers = nodes::answers(nodes);
+    let mut decision = decide_for(cluster, replicas, &answers);
+    if let Decision::Record(formation) = &decision {
+        write(context, cluster, formation, None).await?;
+        let note = format!("cluster {} with {} first members", formation.cluster_id, formation.members.len());
+        context.event(about, EventType::Normal, reason::FORMING, "Form", &note).await;
+        decision = decide_for(cluster, replicas, &answers);
+    }
+    Ok(match decision {
+        Decision::Wait { .. } if is_born(cluster) => Phase::Formed,
+        Decision::Wait { missing } => Phase::Forming { waiting: waiting(&missing) },
+        Decision::Record(_) => Phase::Forming { waiting: "writing down who forms the cluster".into() },
+        Decision::Adopt(formation) => {
+            let id = formation.cluster_id.clone();
+            write(context, cluster, &formation, Some(&id)).await?;
+            let note = format!("the volumes hold cluster {id} already");
+            context.event(about, EventType::Normal, reason::ADOPTED, "Adopt", &note).await;
+            Phase::Formed
+        }
+        Decision::Initialize { ordinals } => {
+            let waiting = initialize(cluster, nodes, memory, &ordinals).await;
+            if is_born(cluster) { Phase::Formed } else { Phase::Forming { waiting } }
+        }
+        Decision::Formed => {
+            let formation = cluster.status.as_ref().and_then(|status| status.formation.clone()).unwrap_or_default();
+            if !is_born(cluster) {
+                write(context, cluster, &formation, Some(&formation.cluster_id)).await?;
+                let note = format!("cluster {}", formation.cluster_id);
+                context.event(about, EventType::Normal, reason::FORMED, "Form", &note).await;
+            }
+            Phase::Formed
+        }
+        Decision::Foreign { disks } => {
+            if !is_told(cluster) {
+                let note: Vec<String> = disks.iter().map(|(node, id)| format!("node {node}: cluster {id}")).collect();
+                context.event(about, EventType::Warning, reason::FOREIGN_DISK, "Form", &note.join(", ")).await;
+            }
+            Phase::Foreign { disks }
+        }
+        Decision::Lost => Phase::Lost,
+    })
+}
+
+/// Whether a disk was seen to carry the cluster's id.
+pub(crate) fn is_born(cluster: &MqttCluster) -> bool {
+    cluster.status.as_ref().and_then(|status| status.cluster_id.as_ref()).is_some()
+}
+
+/// Whether the status says already that a disk is foreign.
+fn is_told(cluster: &MqttCluster) -> bool {
+    let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.reason == reason::FOREIGN_DISK)
+}
+
+fn decide_for(cluster: &MqttCluster, replicas: u32, answers: &[super::formation::Answer]) -> Decision {
+    let status = cluster.status.as_ref();
+    let known = Known {
+        replicas,
+        recorded: status.and_then(|status| status.formation.as_ref()),
+        born: status.and_then(|status| status.cluster_id.as_deref()),
+    };
+    decide(known, answers, &uuid::Uuid::new_v4().simple().to_string())
+}
+
+fn waiting(missing: &[u32]) -> String {
+    let missing: Vec<String> = missing.iter().map(u32::to_string).collect();
+    if missing.is_empty() {
+        "waiting for a majority of the first nodes to show the same volume identity".into()
+    } else {
+        format!("waiting for node {} to answer", missing.join(", "))
+    }
+}
+
+/// The write that comes before any node is told. It fails if anybody changed the object meanwhile.
+async fn write(
+    context: &Context,
+    cluster: &mut MqttCluster,
+    formation: &Formation,
+    born: Option<&str>,
+) -> Result<(), kube::Error> {
+    let status = cluster.status.get_or_insert_default();
+    status.formation = Some(formation.clone());
+    status.cluster_id = born.map(str::to_owned).or_else(|| status.cluster_id.clone());
+    let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    *cluster = api.replace_status(&cluster.name_any(), &PostParams::default(), cluster).await?;
+    Ok(())
+}
+
+async fn initialize(cluster: &MqttCluster, nodes: &[Node], memory: &mut Memory, ordinals: &[u32]) -> String {
+    let Some(formation) = cluster.status.as_ref().and_then(|status| status.formation.clone()) else {
+        return "writing down who forms the cluster".into();
+    };
+    let members: Vec<Member> = formation
+        .members
+        .iter()
+        .map(|member| Member { ordinal: member.ordinal, node_id: member.node_id.clone() })
+        .collect();
+    let told: Vec<_> = nodes
+        .iter()
+        .filter(|node| ordinals.contains(&node.ordinal))
+        .map(|node| {
+            let client = nodes::client(memory, node);
+            let (id, members) = (formation.cluster_id.clone(), members.clone());
+            async move {
+                let outcome = client?.initialize(&id, members, INITIALIZE_TIMEOUT).await;
+                outcome.err().map(|error| {
+                    tracing::warn!(node = %node.name, %error, "failed to initialize the node");
+                    format!("{}: {error}", node.name)
+                })
+            }
+        })
+        .collect();
+    let problems: Vec<String> = join_all(told).await.into_iter().flatten().collect();
+    if problems.is_empty() { "the nodes were told to form the cluster".into() } else { problems.join("; ") }
+}

@@ -1,0 +1,104 @@
+//! Keeps the cluster's peer authority and certificates: created once, renewed in time.
+//!
+//! The reconcile calls [`ensure`] before it talks to any node. Invariant: `<name>-peer-ca` is never written over; if it is
+//! lost, brokers trust the new authority beside the old one until the old certificate is replaced.
+
+use covey_contract::names;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+
+use super::apply;
+use super::build;
+use super::dereference::Facts;
+use super::validate::ValidatedCluster;
+use crate::admin::Credentials;
+use crate::peer_ca::{self, Authority};
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    #[error("failed to read Secret {name}: {source}")]
+    Read { name: String, source: Box<kube::Error> },
+    #[error("Secret {name} does not hold a usable authority: {source}; delete it to have a new one made")]
+    Unusable { name: String, source: peer_ca::Error },
+    #[error("Secret {name} belongs to an earlier cluster of this name; waiting for its deletion")]
+    Foreign { name: String },
+    #[error(transparent)]
+    Make(#[from] peer_ca::Error),
+}
+
+/// Makes sure that authority and brokers' certificate exist, and returns what the operator talks with.
+pub(crate) async fn ensure(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    known: Option<Credentials>,
+    now: Timestamp,
+) -> Result<Credentials, Error> {
+    let authority = authority(client, cluster, facts.peer_ca.as_ref(), now).await?;
+    let bundle = brokers(client, cluster, &authority, facts.peer_tls.as_ref(), now).await?;
+    if let Some(known) = known
+        && known.ca == bundle
+        && authority.vouches_for(&known.leaf.certificate, now)
+    {
+        return Ok(known);
+    }
+    let leaf = authority.issue_operator(&cluster.uid, now)?;
+    Ok(Credentials { cluster_uid: cluster.uid.clone(), ca: bundle, leaf })
+}
+
+async fn authority(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    live: Option<&Secret>,
+    now: Timestamp,
+) -> Result<Authority, Error> {
+    if let Some(secret) = live {
+        return read_authority(cluster, secret);
+    }
+    let authority = Authority::generate(&cluster.uid, now)?;
+    if apply::create_secret(client, &build::peer_ca_secret(cluster, &authority)).await?.is_some() {
+        return Ok(authority);
+    }
+    let name = build::names_of(cluster).peer_ca;
+    let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
+    let secret = api.get(&name).await.map_err(|source| Error::Read { name, source: Box::new(source) })?;
+    read_authority(cluster, &secret)
+}
+
+fn read_authority(cluster: &ValidatedCluster, secret: &Secret) -> Result<Authority, Error> {
+    let name = build::names_of(cluster).peer_ca;
+    let mut owners = secret.metadata.owner_references.iter().flatten();
+    if owners.any(|owner| owner.kind == "MqttCluster" && owner.uid != cluster.uid) {
+        return Err(Error::Foreign { name });
+    }
+    let (certificate, key) = (text(secret, names::TLS_CERT), text(secret, names::TLS_KEY));
+    Authority::from_pem(&certificate, &key).map_err(|source| Error::Unusable { name, source })
+}
+
+/// Renews the brokers' certificate where it must be, and returns what brokers trust.
+async fn brokers(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    authority: &Authority,
+    live: Option<&Secret>,
+    now: Timestamp,
+) -> Result<String, Error> {
+    let trusted = live.map(|secret| text(secret, names::TLS_CA)).unwrap_or_default();
+    let certificate = live.map(|secret| text(secret, names::TLS_CERT)).unwrap_or_default();
+    if authority.vouches_for(&certificate, now) && trusted.contains(authority.certificate().trim()) {
+        return Ok(trusted);
+    }
+    let leaf = authority.issue_broker(&cluster.uid, now)?;
+    let bundle = authority.bundle(Some(&trusted));
+    apply::apply_secret(client, &build::peer_tls_secret(cluster, &leaf, &bundle), live).await?;
+    Ok(bundle)
+}
+
+fn text(secret: &Secret, key: &str) -> String {
+    let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,21 @@
+//! The reconcile of an `MqttCluster`, from what is there to what shall be.
+//!
+//! ```text
+//!  dereference -> validate -> identity -> poll nodes -> project access -> apply children -> push access
+//!                                                                                              |
+//!                              status <- alerts <- roll a pod <- StatefulSet <- form <---------+
+//! ```
+
+pub(crate) mod access;
+pub(crate) mod alerting;
+pub mod apply;
+pub mod build;
+pub mod dereference;
+mod form;
+pub mod formation;
+pub mod identity;
+pub mod nodes;
+pub mod reconcile;
+pub mod rollout;
+pub mod status;
+pub mod validate;

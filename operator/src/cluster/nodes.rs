@@ -1,0 +1,157 @@
+//! What is known of the nodes: their pods from the API server, their own word over the admin line.
+//!
+//! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, whether or not it answers.
+
+use std::time::Duration;
+
+use covey_contract::names;
+use covey_contract::proto::StatusReply;
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::formation::Answer;
+use crate::admin::Client;
+use crate::context::Memory;
+
+/// A node that does not answer within this is not in touch.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Label that the StatefulSet controller puts on a pod.
+const REVISION_LABEL: &str = "controller-revision-hash";
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub ordinal: u32,
+    /// Name of the pod.
+    pub name: String,
+    /// Absent: there is no such pod.
+    pub pod: Option<PodFacts>,
+    /// Absent: the node does not answer.
+    pub report: Option<StatusReply>,
+}
+
+/// What the API server knows of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    pub uid: String,
+    pub ip: Option<String>,
+    /// The pod's Ready condition.
+    pub ready: bool,
+    pub terminating: bool,
+    /// Template revision that it runs.
+    pub revision: Option<String>,
+}
+
+impl Node {
+    /// Whether the node serves clients: its own word, and the kubelet's.
+    pub fn is_ready(&self) -> bool {
+        self.pod.as_ref().is_some_and(|pod| pod.ready && !pod.terminating)
+            && self.report.as_ref().is_some_and(|report| report.ready)
+    }
+
+    /// Whether the node enforces this access revision.
+    pub fn enforces(&self, revision: u64, hash: &str) -> bool {
+        let access = self.report.as_ref().and_then(|report| report.access.as_ref());
+        access.is_some_and(|access| access.revision == revision && access.hash == hash && access.rejected_revision == 0)
+    }
+
+    /// The access revision that it enforces; absent: unknown.
+    pub fn revision(&self) -> Option<u64> {
+        self.report.as_ref().map(|report| report.access.as_ref().map_or(0, |access| access.revision))
+    }
+
+    /// Highest access revision that it has seen, enforced or refused.
+    pub fn seen_revision(&self) -> u64 {
+        let access = self.report.as_ref().and_then(|report| report.access.as_ref());
+        access.map_or(0, |access| access.revision.max(access.rejected_revision))
+    }
+}
+
+/// The pods' facts, one entry per ordinal.
+pub fn from_pods(cluster_name: &str, replicas: u32, pods: &[Pod]) -> Vec<Node> {
+    let node = |ordinal: u32| {
+        let name = format!("{cluster_name}-{ordinal}");
+        let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name.as_str())).map(facts);
+        Node { ordinal, name, pod, report: None }
+    };
+    (0..replicas).map(node).collect()
+}
+
+fn facts(pod: &Pod) -> PodFacts {
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    PodFacts {
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        ip: status.and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty()),
+        ready: conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True")),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL).cloned()),
+    }
+}
+
+/// A client for the node, kept between reconciles; absent: the node has no address.
+pub(crate) fn client(memory: &mut Memory, node: &Node) -> Option<Client> {
+    let host = node.pod.as_ref()?.ip.clone()?;
+    if let Some(client) = memory.clients.get(&host) {
+        return Some(client.clone());
+    }
+    let client = Client::new(&host, names::PORT_ADMIN, memory.credentials.as_ref()?, STATUS_TIMEOUT);
+    match client {
+        Ok(client) => {
+            memory.clients.insert(host, client.clone());
+            Some(client)
+        }
+        Err(error) => {
+            tracing::warn!(node = %node.name, %error, "failed to prepare a line to the node");
+            None
+        }
+    }
+}
+
+/// Asks all nodes at once.
+pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
+    let addresses: Vec<String> =
+        nodes.iter().filter_map(|node| node.pod.as_ref().and_then(|pod| pod.ip.clone())).collect();
+    memory.clients.retain(|address, _| addresses.contains(address));
+    let asked = nodes.iter().map(|node| {
+        let client = client(memory, node);
+        async move {
+            let mut client = client?;
+            match client.status(STATUS_TIMEOUT).await {
+                Ok(report) if report.ordinal == node.ordinal => Some(report),
+                Ok(report) => {
+                    tracing::warn!(node = %node.name, ordinal = report.ordinal, "another node answered at its address");
+                    None
+                }
+                Err(error) => {
+                    tracing::debug!(node = %node.name, %error, "the node does not answer");
+                    None
+                }
+            }
+        }
+    });
+    let asked: Vec<_> = asked.collect();
+    let reports = join_all(asked).await;
+    for (node, report) in nodes.iter_mut().zip(reports) {
+        node.report = report;
+    }
+}
+
+/// What the nodes say about their disks.
+pub fn answers(nodes: &[Node]) -> Vec<Answer> {
+    let answer = |node: &Node| {
+        node.report.as_ref().map(|report| Answer {
+            ordinal: node.ordinal,
+            node_id: report.node_id.clone(),
+            cluster_id: report.cluster_id.clone(),
+        })
+    };
+    nodes.iter().filter_map(answer).collect()
+}
+
+/// Whether every group has a leader and all its voters in sync, as far as every node can tell.
+pub fn is_settled(nodes: &[Node]) -> bool {
+    nodes.iter().all(|node| {
+        node.report.as_ref().is_some_and(|report| report.leaderless_groups == 0 && report.groups_out_of_sync == 0)
+    })
+}

@@ -1,0 +1,351 @@
+//! One pass over one cluster. The steps are in the files beside this one; here is their order, and what happens when one
+//! of them fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_crds::condition::reason;
+use covey_crds::{MqttCluster, MqttClusterStatus, MqttUser, WorkloadStatus};
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use kube::{Api, Resource as _, ResourceExt as _};
+use tokio::time::Instant;
+
+use super::alerting::Alerting;
+use super::dereference::{Facts, dereference};
+use super::nodes::{self, Node};
+use super::rollout::{self, Step};
+use super::status::{self, Phase};
+use super::validate::{ValidatedCluster, validate};
+use super::{access, apply, build, form, identity};
+use crate::context::{Context, Memory};
+use crate::metrics::ClusterFacts;
+use crate::user;
+
+/// Counts in a status are written at most this often.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+const USERS_EVERY: Duration = Duration::from_secs(30);
+/// Users whose status is written at the same time.
+const USER_WRITES: usize = 8;
+
+/// Which step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("failed to read the cluster: {0}")]
+    Read(#[source] Box<kube::Error>),
+    #[error("{0}")]
+    Identity(#[from] identity::Error),
+    #[error("{0}")]
+    Access(#[from] access::Error),
+    #[error("{0}")]
+    Apply(#[from] apply::Error),
+    #[error("failed to form the cluster: {0}")]
+    Form(#[source] Box<kube::Error>),
+    #[error("failed to replace a pod: {0}")]
+    Roll(#[source] Box<kube::Error>),
+    #[error("failed to write the status: {0}")]
+    Status(#[source] Box<kube::Error>),
+}
+
+impl Error {
+    /// A word for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read",
+            Self::Identity(_) => "identity",
+            Self::Access(_) => "access",
+            Self::Apply(_) => "apply",
+            Self::Form(_) => "form",
+            Self::Roll(_) => "roll",
+            Self::Status(_) => "status",
+        }
+    }
+}
+
+/// One pass. It returns when the next one is due.
+pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> Result<Action, Error> {
+    let facts = dereference(&context.client, namespace, name).await.map_err(|error| Error::Read(Box::new(error)))?;
+    let Some(facts) = facts else { return Ok(Action::await_change()) };
+    let memory = context.memory(&(namespace.to_owned(), name.to_owned()));
+    let mut memory = memory.lock().await;
+    let uid = facts.cluster.uid().unwrap_or_default();
+    if memory.uid != uid {
+        *memory = Memory { uid, ..Memory::default() };
+    }
+    let cluster = match validate(&facts.cluster) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            stop(context, &facts.cluster, reason::INVALID, &error.to_string()).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    let known = memory.credentials.clone();
+    let credentials = match identity::ensure(&context.client, &cluster, &facts, known, Timestamp::now()).await {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            stop(context, &facts.cluster, reason::APPLY_FAILED, &error.to_string()).await?;
+            return Err(error.into());
+        }
+    };
+    if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
+        memory.clients.clear();
+        memory.credentials = Some(credentials);
+    }
+    Pass { context, about: facts.cluster.object_ref(&()), cluster, facts }.run(&mut memory).await
+}
+
+/// Says why this pass stopped before it began.
+async fn stop(context: &Context, live: &MqttCluster, reason: &'static str, problem: &str) -> Result<(), Error> {
+    let wanted = status::stopped(live, reason, problem, Timestamp::now());
+    if live.status.as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    context.event(&live.object_ref(&()), EventType::Warning, reason, "Reconcile", problem).await;
+    let mut live = live.clone();
+    write(context, &mut live, wanted).await
+}
+
+async fn write(context: &Context, live: &mut MqttCluster, wanted: MqttClusterStatus) -> Result<(), Error> {
+    let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &live.namespace().unwrap_or_default());
+    live.status = Some(wanted);
+    *live = api
+        .replace_status(&live.name_any(), &PostParams::default(), live)
+        .await
+        .map_err(|error| Error::Status(Box::new(error)))?;
+    Ok(())
+}
+
+/// A pass over a cluster that can be built.
+struct Pass<'a> {
+    context: &'a Arc<Context>,
+    about: ObjectReference,
+    cluster: ValidatedCluster,
+    facts: Facts,
+}
+
+impl Pass<'_> {
+    async fn run(mut self, memory: &mut Memory) -> Result<Action, Error> {
+        let mut nodes = nodes::from_pods(&self.cluster.name, self.cluster.replicas, &self.facts.pods);
+        nodes::poll(memory, &mut nodes).await;
+        access::create_secrets(&self.context.client, &mut self.facts).await;
+        let access = access::project(&self.cluster, &self.facts, &nodes, memory).await?;
+        access::anchor(memory, &access);
+        let document = &access.projection.document;
+        let recorded = access::record(&self.context.client, &self.cluster, &self.facts, document).await;
+        if recorded.is_ok() {
+            access::push(memory, &mut nodes, document).await;
+        }
+        let applied = match recorded {
+            Ok(()) => self.apply(&nodes).await,
+            Err(error) => Err(error),
+        };
+        let phase = self.form(&nodes, memory).await?;
+        let step = self.roll(&nodes, &applied, &phase, memory).await?;
+        self.alerts(&nodes, document.revision, memory).await;
+        self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
+        applied?;
+        Ok(Action::requeue(pause(&nodes, &phase, &step, document)))
+    }
+
+    /// Applies the children; `None`: the cluster is paused.
+    async fn apply(&self, nodes: &[Node]) -> Result<Option<WorkloadStatus>, apply::Error> {
+        if self.cluster.paused {
+            return Ok(None);
+        }
+        let client = &self.context.client;
+        apply::apply_children(client, &build::children(&self.cluster, nodes::is_settled(nodes))).await?;
+        let wanted = build::stateful_set(&self.cluster);
+        let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
+        let live = self.facts.stateful_set.as_ref();
+        apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await.map(Some)
+    }
+
+    async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
+        if self.cluster.paused {
+            let waiting = "spec.paused is set".to_owned();
+            return Ok(if form::is_born(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
+        }
+        let replicas = self.cluster.replicas;
+        form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
+            .await
+            .map_err(|error| Error::Form(Box::new(error)))
+    }
+
+    /// Template revision of the StatefulSet, once its controller has seen what was applied.
+    fn revision(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) -> Option<String> {
+        let live = self.facts.stateful_set.as_ref()?;
+        let generation = match applied {
+            Ok(Some(workload)) => Some(workload.generation),
+            _ => live.metadata.generation,
+        };
+        let status = live.status.as_ref()?;
+        let seen = status.observed_generation.is_some() && status.observed_generation >= generation;
+        seen.then(|| status.update_revision.clone()).flatten()
+    }
+
+    async fn roll(
+        &self,
+        nodes: &[Node],
+        applied: &Result<Option<WorkloadStatus>, apply::Error>,
+        phase: &Phase,
+        memory: &mut Memory,
+    ) -> Result<Step, Error> {
+        let step = rollout::next(nodes, self.revision(applied).as_deref());
+        // Disks that are not the cluster's are evidence: no pod that holds one is touched.
+        if self.cluster.paused || applied.is_err() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
+            return Ok(Step::Idle);
+        }
+        let Step::Replace { ordinal, pod, uid, serving } = &step else { return Ok(step) };
+        if *serving && self.cluster.replicas > 1 {
+            let node = nodes.iter().find(|node| node.ordinal == *ordinal);
+            let client = node.and_then(|node| nodes::client(memory, node));
+            let left = match client {
+                Some(mut client) => client.transfer_leaders().await.unwrap_or(u32::MAX),
+                None => u32::MAX,
+            };
+            if left > 0 {
+                return Ok(Step::Wait { reason: format!("moving leaders away from {pod}") });
+            }
+        }
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
+        let only_this = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        match pods.delete(pod, &DeleteParams::default().preconditions(only_this)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(step),
+            Err(error) => return Err(Error::Roll(Box::new(error))),
+        }
+        let note = format!("replacing pod {pod}: it runs an earlier template");
+        self.context.event(&self.about, EventType::Normal, reason::ROLLING, pod, &note).await;
+        Ok(step)
+    }
+
+    async fn alerts(&self, nodes: &[Node], revision: u64, memory: &mut Memory) {
+        if !self.cluster.builtin_alerts {
+            memory.alerting = None;
+            return;
+        }
+        if memory.alerting.is_none() {
+            match Alerting::new(&self.facts.cluster, Timestamp::now()) {
+                Ok(alerting) => memory.alerting = Some(alerting),
+                Err(error) => tracing::error!(%error, "failed to read the alert catalogue"),
+            }
+        }
+        if let Some(alerting) = &mut memory.alerting {
+            alerting.observe(self.context, &self.about, nodes, Some(revision)).await;
+        }
+    }
+
+    async fn report(
+        &mut self,
+        nodes: &[Node],
+        access: &access::Access,
+        applied: &Result<Option<WorkloadStatus>, apply::Error>,
+        phase: &Phase,
+        step: &Step,
+        memory: &mut Memory,
+    ) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let revision = self.revision(applied);
+        let wanted = status::build(&status::Observed {
+            cluster: &self.facts.cluster,
+            paused: self.cluster.paused,
+            nodes,
+            phase,
+            step,
+            projection: Some(&access.projection),
+            workload: applied.as_ref().ok().cloned().flatten(),
+            revision: revision.as_deref(),
+            pods: self.facts.pods.len(),
+            apply_error: applied.as_ref().err().map(ToString::to_string),
+            alerts: memory.alerting.as_ref().map(Alerting::active),
+            now,
+        });
+        self.measure(&wanted, nodes, access.projection.document.revision);
+        self.report_users(nodes, access, memory, now).await;
+        let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
+        let before = self.facts.cluster.status.as_ref();
+        if before != Some(&wanted) && (due || status::is_urgent(before, &wanted)) {
+            write(self.context, &mut self.facts.cluster, wanted).await?;
+            memory.status_written = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn measure(&self, status: &MqttClusterStatus, nodes: &[Node], revision: u64) {
+        let rejected = nodes.iter().filter(|node| {
+            let access = node.report.as_ref().and_then(|report| report.access.as_ref());
+            access.is_some_and(|access| access.rejected_revision > 0)
+        });
+        let facts = ClusterFacts {
+            version: status.version.as_ref().map(|version| version.current.clone()).unwrap_or_default(),
+            generation: self.facts.cluster.metadata.generation.unwrap_or_default(),
+            observed_generation: status.observed_generation.unwrap_or_default(),
+            desired: i64::from(self.cluster.replicas),
+            ready: i64::from(status.ready_replicas),
+            acl_revision: revision,
+            acl_rejected: i64::try_from(rejected.count()).unwrap_or(i64::MAX),
+            conditions: status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect(),
+            alerts: status
+                .alerts
+                .iter()
+                .map(|alert| (alert.name.clone(), alert.severity.clone(), alert.pod.clone().unwrap_or_default()))
+                .collect(),
+        };
+        self.context.metrics.observe(&self.cluster.namespace, &self.cluster.name, &facts);
+    }
+
+    /// Writes the users' status where it differs. One that cannot be written is tried again on the next pass.
+    async fn report_users(&self, nodes: &[Node], access: &access::Access, memory: &mut Memory, now: Timestamp) {
+        let due = memory.users_written.is_none_or(|at| at.elapsed() >= USERS_EVERY);
+        let api: Api<MqttUser> = Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
+        let changed = self.facts.users.iter().filter_map(|user| {
+            let name = user.name_any();
+            let wanted = user::status::build(&user::status::Observed {
+                user,
+                outcome: access.projection.outcomes.get(&name)?,
+                credential_problem: access.problems.get(&name).map(String::as_str),
+                anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
+                document: &access.projection.document,
+                nodes,
+                now,
+            });
+            let before = user.status.as_ref();
+            let write = before != Some(&wanted) && (due || user::status::is_urgent(before, &wanted));
+            write.then(|| MqttUser { status: Some(wanted), ..user.clone() })
+        });
+        let changed: Vec<MqttUser> = changed.collect();
+        if due {
+            memory.users_written = Some(Instant::now());
+        }
+        futures::stream::iter(changed)
+            .for_each_concurrent(USER_WRITES, |user| {
+                let api = api.clone();
+                async move {
+                    if let Err(error) = api.replace_status(&user.name_any(), &PostParams::default(), &user).await {
+                        tracing::debug!(user = %user.name_any(), %error, "failed to write a user's status");
+                    }
+                }
+            })
+            .await;
+    }
+}
+
+/// Time to the next look at the nodes: short while something moves.
+fn pause(nodes: &[Node], phase: &Phase, step: &Step, document: &covey_contract::access::Document) -> Duration {
+    let hash = document.hash();
+    let answering = || nodes.iter().filter(|node| node.report.is_some());
+    let moving = matches!(phase, Phase::Forming { .. })
+        || matches!(step, Step::Replace { .. })
+        || answering().any(|node| !node.enforces(document.revision, &hash));
+    if moving {
+        Duration::from_secs(1)
+    } else if nodes.iter().all(Node::is_ready) {
+        Duration::from_secs(5)
+    } else {
+        Duration::from_secs(2)
+    }
+}

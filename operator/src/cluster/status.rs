@@ -1,0 +1,361 @@
+//! Fifth step of a reconcile: what the status says. Pure: the caller writes it, and only when it differs.
+
+use covey_contract::access::display_revision;
+use covey_crds::condition::{self, reason};
+use covey_crds::{
+    AccessStatus, AlertStatus, MqttCluster, MqttClusterStatus, NodeStatus, Quorum, Totals, Version, WorkloadStatus,
+};
+use jiff::Timestamp;
+
+use super::build;
+use super::nodes::Node;
+use super::rollout::{self, Step};
+use crate::access::Projection;
+use crate::conditions::{Draft, merge};
+
+/// Alerts that fit into a status.
+const MAX_ALERTS: usize = 20;
+
+/// Where the cluster is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// No cluster yet; what it waits for.
+    Forming {
+        waiting: String,
+    },
+    Formed,
+    /// Disks of another cluster.
+    Foreign {
+        disks: Vec<(u32, String)>,
+    },
+    /// Every disk was lost after the birth.
+    Lost,
+}
+
+/// What a status is made from.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    pub cluster: &'a MqttCluster,
+    pub paused: bool,
+    pub nodes: &'a [Node],
+    pub phase: &'a Phase,
+    pub step: &'a Step,
+    pub projection: Option<&'a Projection>,
+    pub workload: Option<WorkloadStatus>,
+    /// The StatefulSet's update revision.
+    pub revision: Option<&'a str>,
+    /// Pods that exist.
+    pub pods: usize,
+    /// What could not be applied.
+    pub apply_error: Option<String>,
+    /// Absent: alerts are not evaluated.
+    pub alerts: Option<Vec<AlertStatus>>,
+    pub now: Timestamp,
+}
+
+/// Builds the status.
+pub fn build(observed: &Observed<'_>) -> MqttClusterStatus {
+    let before = observed.cluster.status.clone().unwrap_or_default();
+    let nodes = observed.nodes;
+    let ready = nodes.iter().filter(|node| node.is_ready()).count();
+    let name = observed.cluster.metadata.name.as_deref().unwrap_or_default();
+    let alerts = observed.alerts.clone().unwrap_or_default();
+    let quorum = quorum(observed);
+    let generation = observed.cluster.metadata.generation;
+    let conditions = merge(&before.conditions, drafts(observed, ready, &quorum), generation, observed.now);
+    MqttClusterStatus {
+        observed_generation: generation,
+        cluster_id: before.cluster_id.clone(),
+        replicas: i32::try_from(observed.pods).unwrap_or(i32::MAX),
+        ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
+        ready: format!("{ready}/{}", nodes.len()),
+        selector: build::selector(name)
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(","),
+        version: Some(version(observed)),
+        quorum: Some(quorum),
+        totals: Some(totals(nodes)),
+        acl: observed.projection.map(|projection| access(projection, nodes)),
+        nodes: nodes.iter().map(|node| node_status(node, observed.phase)).collect(),
+        formation: before.formation.clone(),
+        workload: observed.workload.clone().or(before.workload),
+        alerts_firing: i32::try_from(alerts.len()).unwrap_or(i32::MAX),
+        alerts: alerts.into_iter().take(MAX_ALERTS).collect(),
+        conditions,
+    }
+}
+
+/// The status of a cluster that this pass could not work on.
+pub fn stopped(cluster: &MqttCluster, reason: &'static str, problem: &str, now: Timestamp) -> MqttClusterStatus {
+    let before = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation;
+    let drafts = vec![
+        Draft::new(condition::READY, Some(false), reason, problem),
+        Draft::new(condition::DEGRADED, Some(true), reason, problem),
+    ];
+    let mut conditions = merge(&before.conditions, drafts, generation, now);
+    let untouched = before.conditions.iter().filter(|old| !["Ready", "Degraded"].contains(&old.type_.as_str()));
+    conditions.extend(untouched.cloned());
+    MqttClusterStatus { observed_generation: generation, conditions, ..before }
+}
+
+/// Whether the difference is worth a write at once; counts that move all the time are not.
+pub fn is_urgent(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) -> bool {
+    let still = |status: &MqttClusterStatus| {
+        let mut status = status.clone();
+        status.totals = None;
+        for node in &mut status.nodes {
+            (node.connections, node.sessions, node.disk_free_percent) = (None, None, None);
+        }
+        status
+    };
+    before.map(still).as_ref() != Some(&still(after))
+}
+
+fn version(observed: &Observed<'_>) -> Version {
+    let reported = observed.nodes.iter().filter_map(|node| node.report.as_ref()).map(|report| report.version.clone());
+    let before = observed.cluster.status.as_ref().and_then(|status| status.version.as_ref());
+    let current = reported.min().or_else(|| before.map(|version| version.current.clone())).unwrap_or_default();
+    let pending = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
+    Version { current, pending: pending.into_iter().map(|node| node.name.clone()).collect() }
+}
+
+fn quorum(observed: &Observed<'_>) -> Quorum {
+    let nodes = observed.nodes;
+    let reports: Vec<_> = nodes.iter().filter_map(|node| node.report.as_ref()).collect();
+    let in_touch: Vec<_> = nodes
+        .iter()
+        .filter(|node| node.report.as_ref().is_some_and(|r| r.member && !r.meta_leader.is_empty()))
+        .collect();
+    let leader = in_touch.iter().filter_map(|node| node.report.as_ref()).map(|report| &report.meta_leader).next();
+    let leader = leader.and_then(|id| nodes.iter().find(|node| node.report.as_ref().is_some_and(|r| r.node_id == *id)));
+    let leaderless = reports.iter().map(|report| i64::from(report.leaderless_groups)).max().unwrap_or(0);
+    let state = match observed.phase {
+        Phase::Forming { .. } => "Forming",
+        Phase::Lost => "Lost",
+        Phase::Foreign { .. } => "Unknown",
+        Phase::Formed if reports.is_empty() => "Unknown",
+        Phase::Formed if in_touch.len() * 2 <= nodes.len() => "Lost",
+        Phase::Formed if leaderless > 0 || in_touch.len() < nodes.len() => "Degraded",
+        Phase::Formed => "Healthy",
+    };
+    Quorum { state: state.into(), meta_leader: leader.map(|node| node.name.clone()), leaderless_groups: leaderless }
+}
+
+fn totals(nodes: &[Node]) -> Totals {
+    let reports = || nodes.iter().filter_map(|node| node.report.as_ref());
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    Totals {
+        connections: number(reports().map(|report| report.connections).sum()),
+        sessions: number(reports().map(|report| report.sessions).sum()),
+        // Every node holds every retained message.
+        retained: number(reports().map(|report| report.retained).max().unwrap_or(0)),
+    }
+}
+
+fn access(projection: &Projection, nodes: &[Node]) -> AccessStatus {
+    let document = &projection.document;
+    let hash = document.hash();
+    let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    AccessStatus {
+        revision: display_revision(document.revision, &hash),
+        users: number(document.users.len()),
+        rules: number(projection.rules()),
+        nodes_in_sync: number(nodes.iter().filter(|node| node.enforces(document.revision, &hash)).count()),
+    }
+}
+
+fn node_status(node: &Node, phase: &Phase) -> NodeStatus {
+    let foreign =
+        matches!(phase, Phase::Foreign { disks } if disks.iter().any(|(ordinal, _)| *ordinal == node.ordinal));
+    let report = node.report.as_ref();
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let state = match (&node.pod, report) {
+        _ if foreign => "Foreign",
+        (None, None) => "Missing",
+        (_, None) => "Unreachable",
+        (_, Some(report)) if report.draining => "Draining",
+        (_, Some(report)) if report.cluster_id.is_empty() => "Forming",
+        (_, Some(_)) if node.is_ready() => "Running",
+        (_, Some(_)) => "NotReady",
+    };
+    let access = report.and_then(|report| report.access.as_ref());
+    NodeStatus {
+        name: node.name.clone(),
+        ordinal: i32::try_from(node.ordinal).unwrap_or(i32::MAX),
+        node_id: report.map(|report| report.node_id.clone()),
+        incarnation: report.map(|report| number(report.incarnation)),
+        state: state.into(),
+        failing_checks: report.map(|report| report.failing_checks.clone()).unwrap_or_default(),
+        member: report.is_some_and(|report| report.member),
+        acl_revision: access.map(|access| display_revision(access.revision, &access.hash)),
+        connections: report.map(|report| number(report.connections)),
+        sessions: report.map(|report| number(report.sessions)),
+        disk_free_percent: report
+            .and_then(|report| {
+                (report.storage_free_bytes.saturating_mul(100)).checked_div(report.storage_capacity_bytes)
+            })
+            .map(number),
+    }
+}
+
+fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> {
+    let all = observed.nodes.len();
+    let healthy = matches!(quorum.state.as_str(), "Healthy" | "Degraded") && quorum.leaderless_groups == 0;
+    let (quorum_reason, quorum_message) = match quorum.state.as_str() {
+        "Forming" => (reason::FORMING, "the cluster is being formed".to_owned()),
+        "Lost" => (reason::QUORUM_LOST, "no majority of the nodes is in touch: nothing can be acknowledged".to_owned()),
+        "Unknown" => (reason::QUORUM_LOST, "no node answers".to_owned()),
+        _ if !healthy => (reason::LEADERLESS_GROUPS, format!("{} groups have no leader", quorum.leaderless_groups)),
+        _ => (reason::QUORUM, "a majority is in touch and every group has a leader".to_owned()),
+    };
+    let serving = ready > 0 && healthy;
+    let available = if serving {
+        Draft::new(condition::AVAILABLE, Some(true), reason::SERVING, format!("{ready} of {all} nodes serve clients"))
+    } else {
+        Draft::new(
+            condition::AVAILABLE,
+            Some(false),
+            reason::NOT_SERVING,
+            format!("{ready} of {all} nodes are ready; {quorum_message}"),
+        )
+    };
+    let paused = if observed.paused {
+        Draft::new(
+            condition::PAUSED,
+            Some(true),
+            reason::PAUSED,
+            "spec.paused is set: only access and status are kept up",
+        )
+    } else {
+        Draft::new(condition::PAUSED, Some(false), reason::NOT_PAUSED, "changes are applied")
+    };
+    vec![
+        ready_draft(observed, ready),
+        available,
+        progressing(observed, ready),
+        degraded(observed, ready),
+        Draft::new(condition::QUORUM_HEALTHY, Some(healthy), quorum_reason, quorum_message),
+        acl_synced(observed),
+        alerting(observed),
+        paused,
+    ]
+}
+
+/// What stands in the way, if anything, as a reason and a sentence.
+fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
+    match observed.phase {
+        Phase::Foreign { disks } => {
+            let disks: Vec<String> =
+                disks.iter().map(|(ordinal, id)| format!("node {ordinal} carries cluster {id}")).collect();
+            let message = format!(
+                "volumes of another cluster are mounted ({}); nothing was touched: give these nodes their own or empty volumes",
+                disks.join(", ")
+            );
+            Some((reason::FOREIGN_DISK, message))
+        }
+        Phase::Lost => Some((
+            reason::DISKS_LOST,
+            "every node came back with an empty volume although the cluster had been formed; restore the volumes, or create the MqttCluster anew to start empty".into(),
+        )),
+        _ => observed.apply_error.clone().map(|error| (reason::APPLY_FAILED, error)),
+    }
+}
+
+fn ready_draft(observed: &Observed<'_>, ready: usize) -> Draft {
+    let all = observed.nodes.len();
+    match (obstacle(observed), observed.phase) {
+        (Some((reason, message)), _) => Draft::new(condition::READY, Some(false), reason, message),
+        (None, Phase::Forming { waiting }) => {
+            Draft::new(condition::READY, Some(false), reason::FORMING, waiting.clone())
+        }
+        _ if ready == all => {
+            Draft::new(condition::READY, Some(true), reason::ALL_NODES_READY, format!("all {all} nodes are ready"))
+        }
+        _ => {
+            let unready: Vec<String> = observed.nodes.iter().filter(|node| !node.is_ready()).map(why).collect();
+            let message = format!("{ready} of {all} nodes are ready; {}", unready.join("; "));
+            Draft::new(condition::READY, Some(false), reason::NODES_NOT_READY, message)
+        }
+    }
+}
+
+fn why(node: &Node) -> String {
+    match (&node.pod, &node.report) {
+        (None, _) => format!("{} has no pod", node.name),
+        (Some(pod), _) if pod.terminating => format!("{} is stopping", node.name),
+        (_, None) => format!("{} does not answer", node.name),
+        (_, Some(report)) if report.failing_checks.is_empty() => format!("{} is not ready yet", node.name),
+        (_, Some(report)) => format!("{} fails {}", node.name, report.failing_checks.join(", ")),
+    }
+}
+
+fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
+    let draft = |status, reason, message: String| Draft::new(condition::PROGRESSING, Some(status), reason, message);
+    match (observed.phase, observed.step) {
+        (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
+        (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
+        (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),
+        _ if ready < observed.nodes.len() => {
+            draft(true, reason::STARTING, format!("{ready} of {} nodes are ready", observed.nodes.len()))
+        }
+        _ => draft(false, reason::SETTLED, "every pod runs the current template".into()),
+    }
+}
+
+fn degraded(observed: &Observed<'_>, ready: usize) -> Draft {
+    match obstacle(observed) {
+        Some((reason, message)) => Draft::new(condition::DEGRADED, Some(true), reason, message),
+        None if *observed.phase == Phase::Formed && ready < observed.nodes.len() => {
+            let message = format!("{ready} of {} nodes are ready", observed.nodes.len());
+            Draft::new(condition::DEGRADED, Some(true), reason::NODES_NOT_READY, message)
+        }
+        None => Draft::new(condition::DEGRADED, Some(false), reason::HEALTHY, "nothing needs a person"),
+    }
+}
+
+fn acl_synced(observed: &Observed<'_>) -> Draft {
+    let Some(projection) = observed.projection else {
+        return Draft::new(condition::ACL_SYNCED, None, reason::NODES_BEHIND, "the access document could not be made");
+    };
+    let (revision, hash) = (projection.document.revision, projection.document.hash());
+    let refusals: Vec<String> = observed.nodes.iter().filter_map(refusal).collect();
+    let behind: Vec<&str> =
+        observed.nodes.iter().filter(|node| !node.enforces(revision, &hash)).map(|node| node.name.as_str()).collect();
+    if behind.is_empty() {
+        let message = format!("every node enforces {}", display_revision(revision, &hash));
+        Draft::new(condition::ACL_SYNCED, Some(true), reason::ALL_NODES_ENFORCE, message)
+    } else if refusals.is_empty() {
+        let message = format!("waiting for {} to enforce {}", behind.join(", "), display_revision(revision, &hash));
+        Draft::new(condition::ACL_SYNCED, Some(false), reason::NODES_BEHIND, message)
+    } else {
+        Draft::new(condition::ACL_SYNCED, Some(false), reason::REVISION_REFUSED, refusals.join("; "))
+    }
+}
+
+fn refusal(node: &Node) -> Option<String> {
+    let access = node.report.as_ref()?.access.as_ref()?;
+    let refused = access.rejected_revision > 0;
+    refused.then(|| format!("{} refused r{}: {}", node.name, access.rejected_revision, access.rejected_reason))
+}
+
+fn alerting(observed: &Observed<'_>) -> Draft {
+    match observed.alerts.as_deref() {
+        None => Draft::new(condition::ALERTING, Some(false), reason::ALERTS_OFF, "spec.alerts.builtin is false"),
+        Some([]) => Draft::new(condition::ALERTING, Some(false), reason::NO_ALERTS, "no alert fires"),
+        Some(alerts) => {
+            let names: Vec<String> = alerts
+                .iter()
+                .map(|alert| {
+                    alert.pod.as_ref().map_or_else(|| alert.name.clone(), |pod| format!("{} ({pod})", alert.name))
+                })
+                .collect();
+            Draft::new(condition::ALERTING, Some(true), reason::ALERTS_FIRING, names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Second step of a reconcile: the resource, parsed once. Pure; `covey local` calls it for the same manifests.
+//!
+//! What the API server's schema refuses is refused here too, in sentences: a manifest may never have met an API server.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use covey_contract::{access, config};
+use covey_crds::{
+    AccessMode, DeletionPolicy, ExternalTrafficPolicy, MqttCluster, MqttClusterSpec, PullPolicy, Quantity, ServiceType,
+    Time,
+};
+
+/// A cluster that can be built: every value parsed, every bound checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidatedCluster {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub replicas: u32,
+    pub shards: u16,
+    pub paused: bool,
+    pub image: String,
+    pub pull_policy: PullPolicy,
+    pub listeners: Vec<config::Listener>,
+    pub service: ValidatedService,
+    pub mqtt: config::Mqtt,
+    pub sessions: config::Sessions,
+    pub fence: config::Fence,
+    pub storage: ValidatedStorage,
+    pub drain: config::Drain,
+    /// Rules of anonymous clients; absent: none are admitted.
+    pub anonymous: Option<Vec<access::Rule>>,
+    pub builtin_alerts: bool,
+    /// Resource names to quantities.
+    pub requests: BTreeMap<String, String>,
+    pub limits: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidatedService {
+    pub type_: ServiceType,
+    pub annotations: BTreeMap<String, String>,
+    pub external_traffic_policy: Option<ExternalTrafficPolicy>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidatedStorage {
+    pub size: String,
+    pub reserve: config::Storage,
+    pub access_mode: AccessMode,
+    pub class: Option<String>,
+    pub deletion: DeletionPolicy,
+}
+
+/// What is wrong with a cluster, one sentence each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .problems.join("; "))]
+pub struct Error {
+    pub problems: Vec<String>,
+}
+
+/// Collects problems, so that a person learns of all of them at once.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn expect(&mut self, holds: bool, sentence: &str) {
+        if !holds {
+            self.0.push(sentence.to_owned());
+        }
+    }
+
+    fn bytes(&mut self, field: &str, quantity: &Quantity) -> u64 {
+        quantity.bytes().unwrap_or_else(|| {
+            let text = quantity.as_str();
+            self.0.push(format!("{field}: {text:?} must be a number of bytes such as 256Ki, 64Mi or 10Gi"));
+            0
+        })
+    }
+
+    fn time(&mut self, field: &str, time: &Time) -> Duration {
+        time.duration().unwrap_or_else(|| {
+            let text = time.as_str();
+            self.0.push(format!("{field}: {text:?} must be a duration in whole seconds such as 90s, 10m or 1h30m"));
+            Duration::ZERO
+        })
+    }
+}
+
+/// Checks and parses a cluster. It needs `metadata.name` and `metadata.uid`; the namespace defaults to `default`.
+pub fn validate(cluster: &MqttCluster) -> Result<ValidatedCluster, Error> {
+    let mut problems = Problems::default();
+    let spec = &cluster.spec;
+    let meta = &cluster.metadata;
+    problems.expect(meta.name.is_some(), "metadata.name is missing");
+    problems.expect(meta.uid.is_some(), "metadata.uid is missing: the API server gives it");
+    check_size(spec, &mut problems);
+    let validated = ValidatedCluster {
+        name: meta.name.clone().unwrap_or_default(),
+        namespace: meta.namespace.clone().unwrap_or_else(|| "default".into()),
+        uid: meta.uid.clone().unwrap_or_default(),
+        replicas: spec.replicas,
+        shards: spec.shards,
+        paused: spec.paused,
+        image: image(spec),
+        pull_policy: spec.image.pull_policy,
+        listeners: listeners(spec, &mut problems),
+        service: ValidatedService {
+            type_: spec.service.type_,
+            annotations: spec.service.annotations.clone(),
+            external_traffic_policy: spec.service.external_traffic_policy,
+        },
+        mqtt: mqtt(spec, &mut problems),
+        sessions: sessions(spec, &mut problems),
+        fence: config::Fence {
+            lease: problems.time("fence.lease", &spec.fence.lease),
+            close_clients_after: problems.time("fence.closeClientsAfter", &spec.fence.close_clients_after),
+        },
+        storage: storage(spec, &mut problems),
+        drain: config::Drain {
+            rate: spec.rollout.drain.rate,
+            deadline: problems.time("rollout.drain.deadline", &spec.rollout.drain.deadline),
+        },
+        anonymous: anonymous(spec, &mut problems),
+        builtin_alerts: spec.alerts.builtin,
+        requests: amounts("resources.requests", &spec.resources.requests, &mut problems),
+        limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
+    };
+    let config = super::build::broker_config(&validated, config::Peers::default(), config::Paths::default());
+    if let Err(error) = config.check() {
+        problems.0.push(error.to_string());
+    }
+    if problems.0.is_empty() { Ok(validated) } else { Err(Error { problems: problems.0 }) }
+}
+
+fn check_size(spec: &MqttClusterSpec, problems: &mut Problems) {
+    let replicas = spec.replicas;
+    problems.expect(replicas >= 1, "replicas must be at least 1");
+    problems.expect(replicas <= 99, "replicas must not exceed 99");
+    problems.expect(replicas != 2, "replicas must not be 2: two nodes have no majority when one is lost; use 1 or 3");
+    problems.expect(
+        replicas < 4 || replicas % 2 == 1 || spec.allow_even_replicas,
+        "replicas must be odd: an even node adds no tolerance of failures; set allowEvenReplicas: true if you want the capacity",
+    );
+    problems.expect((1..=128).contains(&spec.shards), "shards must be between 1 and 128");
+}
+
+fn image(spec: &MqttClusterSpec) -> String {
+    match spec.image.digest.as_deref().filter(|digest| !digest.is_empty()) {
+        Some(digest) => format!("{}@{digest}", spec.image.repository),
+        None => format!("{}:{}", spec.image.repository, spec.image.tag),
+    }
+}
+
+fn listeners(spec: &MqttClusterSpec, problems: &mut Problems) -> Vec<config::Listener> {
+    problems.expect(!spec.listeners.is_empty(), "listeners must name at least one listener");
+    for (position, listener) in spec.listeners.iter().enumerate() {
+        let earlier = || spec.listeners.iter().take(position);
+        problems.expect(!earlier().any(|other| other.name == listener.name), "every listener needs a name of its own");
+        problems.expect(!earlier().any(|other| other.port == listener.port), "every listener needs a port of its own");
+    }
+    let listener = |listener: &covey_crds::Listener| config::Listener {
+        name: listener.name.clone(),
+        protocol: match listener.protocol {
+            covey_crds::Protocol::Mqtt => config::Protocol::Mqtt,
+        },
+        port: listener.port,
+    };
+    spec.listeners.iter().map(listener).collect()
+}
+
+fn mqtt(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Mqtt {
+    let max_packet_size = problems.bytes("mqtt.maxPacketSize", &spec.mqtt.max_packet_size);
+    let fits = (1024..=16 << 20).contains(&max_packet_size);
+    problems.expect(fits, "mqtt.maxPacketSize must be between 1Ki and 16Mi");
+    config::Mqtt {
+        max_connections: spec.mqtt.max_connections_per_node,
+        max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
+        receive_maximum: spec.mqtt.receive_maximum,
+        topic_alias_maximum: spec.mqtt.topic_alias_maximum,
+        max_retained_bytes: problems.bytes("mqtt.maxRetainedBytes", &spec.mqtt.max_retained_bytes),
+    }
+}
+
+fn sessions(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Sessions {
+    let sessions = config::Sessions {
+        expiry_when_unset: problems.time("sessions.expiryWhenUnset", &spec.sessions.expiry_when_unset),
+        expiry_max: problems.time("sessions.expiryMax", &spec.sessions.expiry_max),
+        max_queued_messages: spec.sessions.max_queued_messages,
+        max_queued_bytes: problems.bytes("sessions.maxQueuedBytes", &spec.sessions.max_queued_bytes),
+        queue_full_policy: match spec.sessions.queue_full_policy {
+            covey_crds::QueueFullPolicy::RejectNewest => config::QueueFullPolicy::RejectNewest,
+        },
+        max_subscriptions: spec.sessions.max_subscriptions,
+    };
+    problems.expect(
+        sessions.expiry_when_unset <= sessions.expiry_max,
+        "sessions.expiryWhenUnset must not exceed sessions.expiryMax",
+    );
+    sessions
+}
+
+fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage {
+    let size = problems.bytes("storage.size", &spec.storage.size);
+    problems.expect(size >= 64 << 20, "storage.size must be at least 64Mi");
+    let reserve_percent = spec.storage.reserve.value();
+    problems.expect(reserve_percent.is_some(), "storage.reserve must be a percentage from 0% to 99%");
+    // 512 MiB stay free, unless the volume is smaller than 5 GiB: then the percentage alone decides.
+    let reserve_min_bytes = if size < 5 << 30 { 0 } else { 512 << 20 };
+    ValidatedStorage {
+        size: spec.storage.size.as_str().to_owned(),
+        reserve: config::Storage { reserve_percent: reserve_percent.unwrap_or(10), reserve_min_bytes },
+        access_mode: spec.storage.access_mode,
+        class: spec.storage.storage_class_name.clone(),
+        deletion: spec.storage.deletion_policy,
+    }
+}
+
+fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<access::Rule>> {
+    problems.expect(
+        spec.acl.anonymous || spec.acl.anonymous_rules.is_empty(),
+        "acl.anonymousRules need acl.anonymous: true",
+    );
+    let named = |topic: &String| topic.contains("{clientId}") || topic.contains("{username}");
+    problems.expect(
+        !spec.acl.anonymous_rules.iter().flat_map(|rule| &rule.topics).any(named),
+        "acl.anonymousRules cannot use {clientId} or {username}: an anonymous client could choose its own topics",
+    );
+    let rules: Result<Vec<_>, _> = spec.acl.anonymous_rules.iter().map(|rule| rule.to_access(false)).collect();
+    match rules {
+        Ok(rules) => spec.acl.anonymous.then_some(rules),
+        Err(problem) => {
+            problems.0.push(format!("acl.anonymousRules: {problem}"));
+            None
+        }
+    }
+}
+
+fn amounts(field: &str, list: &covey_crds::ResourceList, problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut amounts = BTreeMap::new();
+    if let Some(cpu) = &list.cpu {
+        let valid = cpu.is_valid();
+        problems.expect(valid, &format!("{field}.cpu: must be a number of cores such as 500m or 2"));
+        amounts.insert("cpu".to_owned(), cpu.as_str().to_owned());
+    }
+    if let Some(memory) = &list.memory {
+        problems.bytes(&format!("{field}.memory"), memory);
+        amounts.insert("memory".to_owned(), memory.as_str().to_owned());
+    }
+    amounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::cluster;
+
+    #[test]
+    fn three_lines_of_spec_are_enough() {
+        let validated = validate(&cluster("{replicas: 3}")).unwrap();
+        assert_eq!(validated.replicas, 3);
+        assert_eq!(
+            validated.listeners,
+            [config::Listener { name: "mqtt".into(), protocol: config::Protocol::Mqtt, port: 1883 }]
+        );
+        assert_eq!(validated.mqtt, config::Mqtt::default());
+        assert_eq!(validated.sessions, config::Sessions::default());
+        assert_eq!(validated.fence, config::Fence::default());
+        assert_eq!(validated.drain, config::Drain::default());
+        assert_eq!(validated.storage.reserve, config::Storage::default());
+        assert_eq!(validated.anonymous, None);
+    }
+
+    #[test]
+    fn a_manifest_that_no_api_server_saw_is_refused_in_sentences() {
+        for (spec, sentence) in [
+            ("{replicas: 0}", "at least 1"),
+            ("{replicas: 2}", "no majority"),
+            ("{replicas: 4}", "allowEvenReplicas"),
+            ("{storage: {size: lots}}", "storage.size: \"lots\" must be a number of bytes"),
+            ("{sessions: {expiryMax: 1d}}", "sessions.expiryMax: \"1d\" must be a duration"),
+            ("{sessions: {expiryWhenUnset: 200h}}", "must not exceed"),
+            ("{fence: {lease: 1s}}", "fence.lease"),
+            ("{mqtt: {maxPacketSize: 1Gi}}", "between 1Ki and 16Mi"),
+            ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "port of its own"),
+            ("{acl: {anonymousRules: [{allow: [Publish], topics: [a]}]}}", "need acl.anonymous"),
+            (
+                "{acl: {anonymous: true, anonymousRules: [{allow: [Publish], topics: ['a#']}]}}",
+                "# must be the last level",
+            ),
+            ("{resources: {limits: {memory: much}}}", "resources.limits.memory"),
+        ] {
+            let error = validate(&cluster(spec)).unwrap_err().to_string();
+            assert!(error.contains(sentence), "{spec}: {error}");
+        }
+        assert!(validate(&cluster("{replicas: 4, allowEvenReplicas: true}")).is_ok());
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let error = validate(&cluster("{replicas: 2, storage: {size: lots}}")).unwrap_err();
+        assert_eq!(error.problems.len(), 3, "{error}");
+    }
+
+    #[test]
+    fn a_digest_decides_over_a_tag() {
+        let validated = validate(&cluster("{image: {repository: r/covey, tag: x, digest: 'sha256:ab'}}")).unwrap();
+        assert_eq!(validated.image, "r/covey@sha256:ab");
+    }
+
+    #[test]
+    fn a_small_volume_keeps_a_percentage_free() {
+        let validated = validate(&cluster("{storage: {size: 1Gi}}")).unwrap();
+        assert_eq!(validated.storage.reserve, config::Storage { reserve_percent: 10, reserve_min_bytes: 0 });
+    }
+}

@@ -1,0 +1,266 @@
+//! Wires the operator: waits for its custom resources, runs the two controllers and the HTTP server, stops them.
+//!
+//! `covey operator` calls [`run`]; tests call [`run_with`] with a client of their own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_contract::names;
+use covey_crds::{MqttCluster, MqttUser};
+use futures::{FutureExt as _, StreamExt as _};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster;
+use crate::context::Context;
+use crate::http::{self, Readiness};
+use crate::metrics::{self, Metrics};
+use crate::user;
+
+type Clusters = DeserializeGuard<MqttCluster>;
+type Users = DeserializeGuard<MqttUser>;
+
+const RETRY: Duration = Duration::from_secs(2);
+const DEBOUNCE: Duration = Duration::from_millis(100);
+const CONCURRENCY: u16 = 16;
+const FORGET_EVERY: Duration = Duration::from_secs(30);
+
+/// How the operator runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Address of the plain HTTP server.
+    pub http: SocketAddr,
+    /// Only this namespace; absent: all.
+    pub namespace: Option<String>,
+    /// Name of this process in Events; absent: the host name.
+    pub instance: Option<String>,
+}
+
+/// Why the operator stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("failed to find a Kubernetes API server: {0}")]
+    Config(#[source] Box<kube::Error>),
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
+    #[error("failed to serve HTTP on {address}: {source}")]
+    Http { address: SocketAddr, source: std::io::Error },
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error("the object does not fit its type: {0}")]
+    Unreadable(String),
+    #[error(transparent)]
+    Cluster(#[from] cluster::reconcile::Error),
+    #[error(transparent)]
+    User(#[from] user::orphan::Error),
+}
+
+impl PassError {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable",
+            Self::Cluster(error) => error.category(),
+            Self::User(_) => "user",
+        }
+    }
+}
+
+/// Runs with the client that the environment gives (in a pod, or a kubeconfig) until `shutdown`.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
+    run_with(client, options, shutdown).await
+}
+
+/// Runs with this client until `shutdown`.
+pub async fn run_with(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
+    let readiness = Readiness::waiting(vec!["starting".into()]);
+    let context = Arc::new(Context::new(client.clone(), metrics.clone(), options.instance.clone()));
+    let address = options.http;
+    let server = http::serve(address, metrics, readiness.clone(), shutdown.clone());
+    let work = async {
+        tokio::select! {
+            () = await_definitions(&client, &options, &readiness) => {}
+            () = shutdown.cancelled() => return,
+        }
+        tracing::info!("watching");
+        watch(&context, &options, &shutdown).await;
+    };
+    let (served, ()) = tokio::join!(
+        async {
+            let served = server.await;
+            // Without probes and metrics this process is not worth keeping: let it be restarted.
+            shutdown.cancel();
+            served
+        },
+        work
+    );
+    served.map_err(|source| Error::Http { address, source })
+}
+
+fn scoped<K>(client: &Client, options: &Options) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    match &options.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Waits until the API server serves both custom resources; `/readyz` names what is missing.
+async fn await_definitions(client: &Client, options: &Options, readiness: &Readiness) {
+    loop {
+        let one = ListParams::default().limit(1);
+        let (clusters, users) = (scoped::<MqttCluster>(client, options), scoped::<MqttUser>(client, options));
+        let clusters = clusters.list(&one).await.err().map(|error| format!("mqttclusters.covey.io: {error}"));
+        let users = users.list(&one).await.err().map(|error| format!("mqttusers.covey.io: {error}"));
+        let missing: Vec<String> = clusters.into_iter().chain(users).collect();
+        readiness.set(missing.clone());
+        if missing.is_empty() {
+            return;
+        }
+        tracing::warn!(missing = missing.join("; "), "waiting for the custom resources");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Runs both controllers until `shutdown`.
+async fn watch(context: &Arc<Context>, options: &Options, shutdown: &CancellationToken) {
+    let client = &context.client;
+    let config = Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
+    let users = Controller::new(scoped::<Users>(client, options), watcher::Config::default());
+    let user_store = users.store();
+    let all_users = users.store();
+    let users = users
+        .watches(scoped::<Clusters>(client, options), watcher::Config::default(), move |cluster| {
+            let (namespace, name) = (cluster.namespace(), cluster.name_any());
+            users_of(&all_users, namespace.as_deref(), &name)
+        })
+        .with_config(config.clone())
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(reconcile_user, |_, _, _| Action::requeue(RETRY), Arc::clone(context))
+        .for_each(|_| async {});
+    let clusters = cluster_controller(context, options, user_store);
+    let cluster_store = clusters.store();
+    let clusters = clusters
+        .with_config(config)
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(reconcile_cluster, |_, error, _| after(error), Arc::clone(context))
+        .for_each(|_| async {});
+    let forget = async {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            context.forget_missing(|(namespace, name)| {
+                cluster_store.get(&ObjectRef::new(name).within(namespace)).is_some()
+            });
+        }
+    };
+    tokio::select! {
+        ((), ()) = futures::future::join(users, clusters) => {}
+        () = forget.map(|(): ()| ()) => {}
+    }
+}
+
+/// The cluster controller: it owns its children, and looks at users, their Secrets and the pods.
+fn cluster_controller(context: &Arc<Context>, options: &Options, users: Store<Users>) -> Controller<Clusters> {
+    let client = &context.client;
+    let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", names::FIELD_MANAGER));
+    let of_users = watcher::Config::default().labels(names::LABEL_USER);
+    let of_clusters = watcher::Config::default().labels(names::LABEL_CLUSTER);
+    Controller::new(scoped::<Clusters>(client, options), watcher::Config::default())
+        .owns(scoped::<StatefulSet>(client, options), ours())
+        .owns(scoped::<Service>(client, options), ours())
+        .owns(scoped::<ConfigMap>(client, options), ours())
+        .owns(scoped::<Secret>(client, options), ours())
+        .owns(scoped::<PodDisruptionBudget>(client, options), ours())
+        .watches(scoped::<Users>(client, options), watcher::Config::default(), |user| cluster_of(&user))
+        .watches(scoped::<Secret>(client, options), of_users, move |secret| {
+            let user = secret.labels().get(names::LABEL_USER)?;
+            let user = users.get(&ObjectRef::new(user).within(&secret.namespace()?))?;
+            cluster_of(&user)
+        })
+        .watches(scoped::<Pod>(client, options), of_clusters, |pod| {
+            let name = pod.labels().get(names::LABEL_CLUSTER)?;
+            Some(ObjectRef::new(name).within(&pod.namespace()?))
+        })
+}
+
+fn cluster_of(user: &Users) -> Option<ObjectRef<Clusters>> {
+    let user = user.0.as_ref().ok()?;
+    Some(ObjectRef::new(&user.spec.cluster_ref.name).within(&user.namespace()?))
+}
+
+fn users_of(store: &Store<Users>, namespace: Option<&str>, cluster: &str) -> Vec<ObjectRef<Users>> {
+    let of_cluster = |user: &Arc<Users>| {
+        user.0
+            .as_ref()
+            .is_ok_and(|user| user.namespace().as_deref() == namespace && user.spec.cluster_ref.name == cluster)
+    };
+    store.state().iter().filter(|user| of_cluster(user)).map(|user| ObjectRef::from_obj(user.as_ref())).collect()
+}
+
+async fn reconcile_cluster(cluster: Arc<Clusters>, context: Arc<Context>) -> Result<Action, PassError> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let started = Instant::now();
+    let result = match &cluster.0 {
+        Ok(_) => cluster::reconcile::reconcile(&context, &namespace, &name).await.map_err(PassError::from),
+        Err(error) => Err(PassError::Unreadable(error.error.clone())),
+    };
+    finish(&context, "mqttcluster", &namespace, &name, started, result)
+}
+
+async fn reconcile_user(user: Arc<Users>, context: Arc<Context>) -> Result<Action, PassError> {
+    let (namespace, name) = (user.namespace().unwrap_or_default(), user.name_any());
+    let started = Instant::now();
+    let result = match &user.0 {
+        Ok(user) => user::orphan::reconcile(user, &context).await.map_err(PassError::from),
+        Err(error) => Err(PassError::Unreadable(error.error.clone())),
+    };
+    finish(&context, "mqttuser", &namespace, &name, started, result)
+}
+
+fn finish(
+    context: &Context,
+    controller: &str,
+    namespace: &str,
+    name: &str,
+    started: Instant,
+    result: Result<Action, PassError>,
+) -> Result<Action, PassError> {
+    if let Err(error) = &result {
+        tracing::warn!(controller, namespace, name, %error, "reconcile failed");
+    }
+    context.metrics.reconciled(controller, result.as_ref().err().map(PassError::category), started.elapsed());
+    result
+}
+
+/// What cannot be read waits for a change; a write that somebody else was faster with is tried again at once.
+fn after(error: &PassError) -> Action {
+    use cluster::reconcile::Error::{Form, Status};
+    match error {
+        PassError::Unreadable(_) => Action::await_change(),
+        PassError::Cluster(Status(source) | Form(source)) if is_conflict(source) => {
+            Action::requeue(Duration::from_millis(200))
+        }
+        PassError::Cluster(_) | PassError::User(_) => Action::requeue(RETRY),
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict())
+}

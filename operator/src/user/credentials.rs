@@ -1,0 +1,133 @@
+//! Where a user's password comes from. Pure; the cluster's reconcile creates the Secret that [`generated`] builds.
+
+use std::collections::BTreeMap;
+
+use covey_contract::names;
+use covey_crds::MqttUser;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::ObjectMeta;
+use kube::{Resource as _, ResourceExt as _};
+
+use crate::access::{Credential, Origin};
+
+const PASSWORD: &str = "password";
+
+/// Name of the Secret that holds, or shall hold, the user's password.
+pub fn secret_name(user: &MqttUser) -> String {
+    match &user.spec.authentication.password.secret_ref {
+        Some(reference) => reference.name.clone(),
+        None => format!("{}-mqtt", user.name_any()),
+    }
+}
+
+/// Whether the operator makes the password.
+pub fn is_generated(user: &MqttUser) -> bool {
+    user.spec.authentication.password.secret_ref.is_none()
+}
+
+/// The Secret for a generated password; it goes when the user goes.
+pub fn generated(user: &MqttUser, password: &str) -> Secret {
+    let labels =
+        [(names::LABEL_USER, user.name_any()), ("app.kubernetes.io/managed-by", names::FIELD_MANAGER.to_owned())];
+    let data = [("username", user.username()), (PASSWORD, password)];
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(secret_name(user)),
+            namespace: user.namespace(),
+            labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: MqttUser::api_version(&()).into_owned(),
+                kind: MqttUser::kind(&()).into_owned(),
+                name: user.name_any(),
+                uid: user.uid().unwrap_or_default(),
+                controller: Some(true),
+                block_owner_deletion: Some(true),
+            }]),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".into()),
+        data: Some(
+            data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec()))).collect(),
+        ),
+        ..Secret::default()
+    }
+}
+
+/// The user's password, from Secrets that carry the user label; the error is a sentence for a person.
+pub fn read(user: &MqttUser, labelled: &BTreeMap<String, Secret>) -> Result<Credential, String> {
+    let name = secret_name(user);
+    let label = names::LABEL_USER;
+    let object = user.name_any();
+    let secret = labelled.get(&name).filter(|secret| secret.labels().get(label) == Some(&object));
+    let secret = secret.ok_or_else(|| {
+        format!("Secret {name} does not exist in this namespace, or lacks the label {label}: {object}")
+    })?;
+    let key = user.spec.authentication.password.secret_ref.as_ref().map_or(PASSWORD, |reference| &reference.key);
+    let password = secret.data.as_ref().and_then(|data| data.get(key)).filter(|password| !password.0.is_empty());
+    let password = password.ok_or_else(|| format!("Secret {name} has no value under key {key}"))?;
+    let version = secret.resource_version().unwrap_or_default();
+    Ok(Credential {
+        source: format!("{}:{version}:{key}", secret.uid().unwrap_or_default()),
+        origin: if is_ours(user, secret, &password.0) { Origin::Generated } else { Origin::Brought },
+        password: password.0.clone(),
+    })
+}
+
+/// Only what the operator generated has enough random bits for a plain keyed hash. A password that a person wrote into
+/// the generated Secret is recognised by its length.
+fn is_ours(user: &MqttUser, secret: &Secret, password: &[u8]) -> bool {
+    let owned = secret.owner_references().iter().any(|owner| Some(&owner.uid) == user.uid().as_ref());
+    is_generated(user) && owned && password.len() == crate::access::generate_password().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::user;
+
+    fn stored(mut secret: Secret, version: &str) -> BTreeMap<String, Secret> {
+        secret.metadata.uid = Some("s-uid".into());
+        secret.metadata.resource_version = Some(version.into());
+        BTreeMap::from([(secret.name_any(), secret)])
+    }
+
+    #[test]
+    fn a_generated_secret_is_named_after_the_object_and_holds_the_user_name() {
+        let user = user("line-7", "username: press");
+        let secret = generated(&user, "pw");
+        assert_eq!(secret.name_any(), "line-7-mqtt");
+        let data = secret.data.unwrap();
+        assert_eq!((data["username"].0.as_slice(), data["password"].0.as_slice()), (&b"press"[..], &b"pw"[..]));
+        assert_eq!(secret.metadata.owner_references.unwrap()[0].uid, "uid-line-7");
+    }
+
+    #[test]
+    fn a_generated_password_is_recognised_and_its_version_recorded() {
+        let user = user("a", "acl: []");
+        let password = crate::access::generate_password();
+        let credential = read(&user, &stored(generated(&user, &password), "41")).unwrap();
+        assert_eq!((credential.origin, credential.source.as_str()), (Origin::Generated, "s-uid:41:password"));
+        let weak = read(&user, &stored(generated(&user, "1234"), "42")).unwrap();
+        assert_eq!(weak.origin, Origin::Brought);
+    }
+
+    #[test]
+    fn a_secret_that_does_not_consent_is_not_read() {
+        let user = user("a", "authentication: {password: {secretRef: {name: mine, key: pin}}}");
+        let mut secret = generated(&user, "x");
+        secret.data = Some(BTreeMap::from([("pin".into(), ByteString(b"1234".to_vec()))]));
+        let credential = read(&user, &stored(secret.clone(), "1")).unwrap();
+        assert_eq!((credential.origin, credential.password.as_slice()), (Origin::Brought, &b"1234"[..]));
+        secret.labels_mut().insert(names::LABEL_USER.into(), "another".into());
+        assert!(read(&user, &stored(secret, "1")).unwrap_err().contains("covey.io/user: a"));
+        assert!(read(&user, &BTreeMap::new()).unwrap_err().contains("Secret mine does not exist"));
+    }
+
+    #[test]
+    fn an_empty_password_is_none() {
+        let user = user("a", "acl: []");
+        assert!(read(&user, &stored(generated(&user, ""), "1")).unwrap_err().contains("no value under key password"));
+    }
+}

@@ -1,0 +1,171 @@
+//! What a user's status says. Pure.
+
+use covey_contract::access::{Document, display_revision};
+use covey_crds::condition::{READY, reason};
+use covey_crds::{MqttUser, MqttUserStatus};
+use jiff::Timestamp;
+
+use super::credentials;
+use crate::access::Outcome;
+use crate::cluster::nodes::Node;
+use crate::conditions::{Draft, merge};
+
+/// What a status is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    pub user: &'a MqttUser,
+    pub outcome: &'a Outcome,
+    /// What is wrong with the password's source.
+    pub credential_problem: Option<&'a str>,
+    /// Revision since which the user stands as it is.
+    pub anchor: u64,
+    pub document: &'a Document,
+    pub nodes: &'a [Node],
+    pub now: Timestamp,
+}
+
+/// Builds the status.
+pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
+    let Observed { user, outcome, nodes, .. } = observed;
+    let before = user.status.clone().unwrap_or_default();
+    let enforcing =
+        nodes.iter().filter(|node| node.revision().is_some_and(|revision| revision >= observed.anchor)).count();
+    let present = matches!(outcome, Outcome::Included | Outcome::Kept);
+    let clients = |node: &Node| {
+        let clients = node.report.as_ref().and_then(|report| report.clients_by_user.get(user.username()));
+        clients.map_or(0, |clients| i64::from(*clients))
+    };
+    let draft = ready(observed, enforcing);
+    MqttUserStatus {
+        observed_generation: user.metadata.generation,
+        secret: Some(credentials::secret_name(user)),
+        acl_revision: present.then(|| anchor_text(observed, &before)),
+        synced_nodes: present.then(|| format!("{enforcing}/{}", nodes.len())),
+        connected_clients: Some(if present { nodes.iter().map(clients).sum() } else { 0 }),
+        conditions: merge(&before.conditions, vec![draft], user.metadata.generation, observed.now),
+    }
+}
+
+/// The anchor with its hash; the hash of an earlier revision is known from the status that was written then.
+fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
+    if observed.anchor == observed.document.revision {
+        return display_revision(observed.anchor, &observed.document.hash());
+    }
+    let prefix = format!("r{}:", observed.anchor);
+    before
+        .acl_revision
+        .clone()
+        .filter(|text| text.starts_with(&prefix))
+        .unwrap_or_else(|| format!("r{}", observed.anchor))
+}
+
+fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
+    let total = observed.nodes.len();
+    let problem = observed.credential_problem.unwrap_or("the password is missing");
+    match observed.outcome {
+        Outcome::Included if enforcing == total => {
+            Draft::new(READY, Some(true), reason::SYNCED, format!("all {total} nodes enforce this user"))
+        }
+        Outcome::Included => {
+            let names: Vec<&str> = observed
+                .nodes
+                .iter()
+                .filter(|node| node.revision().is_none_or(|revision| revision < observed.anchor))
+                .map(|node| node.name.as_str())
+                .collect();
+            let message = format!(
+                "{enforcing} of {total} nodes enforce revision {}; waiting for {}",
+                observed.anchor,
+                names.join(", ")
+            );
+            Draft::new(READY, Some(false), reason::NODES_NOT_SYNCED, message)
+        }
+        Outcome::Kept => Draft::new(
+            READY,
+            Some(false),
+            reason::SECRET_MISSING,
+            format!("{problem}; the last known password stays in force"),
+        ),
+        Outcome::NoCredential => {
+            Draft::new(READY, Some(false), reason::SECRET_MISSING, format!("{problem}; nobody can log in as this user"))
+        }
+        Outcome::Conflict { winner } => Draft::new(
+            READY,
+            Some(false),
+            reason::CONFLICT,
+            format!(
+                "user name {:?} belongs to MqttUser {winner}, which is older; choose another spec.username",
+                observed.user.username()
+            ),
+        ),
+        Outcome::Invalid { problem } => Draft::new(
+            READY,
+            Some(false),
+            reason::INVALID,
+            format!("{problem}; what was in force before stays in force"),
+        ),
+    }
+}
+
+/// Whether the difference is worth a write at once; the number of clients alone is not.
+pub fn is_urgent(before: Option<&MqttUserStatus>, after: &MqttUserStatus) -> bool {
+    let still = |status: &MqttUserStatus| MqttUserStatus { connected_clients: None, ..status.clone() };
+    before.map(still).as_ref() != Some(&still(after))
+}
+
+#[cfg(test)]
+mod tests {
+    use covey_contract::access::FORMAT;
+    use covey_contract::proto::{AccessStatus, StatusReply};
+
+    use super::*;
+    use crate::test_support::user;
+
+    fn node(ordinal: u32, revision: Option<u64>) -> Node {
+        let report = revision.map(|revision| StatusReply {
+            access: Some(AccessStatus { revision, ..AccessStatus::default() }),
+            clients_by_user: [("a".to_owned(), 2)].into(),
+            ..StatusReply::default()
+        });
+        Node { ordinal, name: format!("mosaic-{ordinal}"), pod: None, report }
+    }
+
+    fn status(outcome: &Outcome, anchor: u64, nodes: &[Node]) -> MqttUserStatus {
+        let document = Document { format: FORMAT, revision: 9, users: vec![] };
+        build(&Observed {
+            user: &user("a", "acl: []"),
+            outcome,
+            credential_problem: None,
+            anchor,
+            document: &document,
+            nodes,
+            now: Timestamp::UNIX_EPOCH,
+        })
+    }
+
+    #[test]
+    fn ready_means_every_node_enforces_it() {
+        let synced = status(&Outcome::Included, 7, &[node(0, Some(7)), node(1, Some(9)), node(2, Some(8))]);
+        assert_eq!((synced.conditions[0].status.as_str(), synced.synced_nodes.as_deref()), ("True", Some("3/3")));
+        assert_eq!(synced.connected_clients, Some(6));
+        let behind = status(&Outcome::Included, 9, &[node(0, Some(9)), node(1, Some(8)), node(2, None)]);
+        assert_eq!((behind.conditions[0].status.as_str(), behind.synced_nodes.as_deref()), ("False", Some("1/3")));
+        assert!(behind.conditions[0].message.contains("mosaic-1, mosaic-2"), "{}", behind.conditions[0].message);
+        assert!(behind.acl_revision.unwrap().starts_with("r9:"));
+    }
+
+    #[test]
+    fn a_conflict_says_who_has_the_name() {
+        let status = status(&Outcome::Conflict { winner: "b".into() }, 0, &[node(0, Some(9))]);
+        assert_eq!((status.conditions[0].reason.as_str(), status.synced_nodes), ("Conflict", None));
+        assert!(status.conditions[0].message.contains("MqttUser b"));
+    }
+
+    #[test]
+    fn a_client_more_or_less_is_not_urgent() {
+        let before = status(&Outcome::Included, 7, &[node(0, Some(7))]);
+        let after = MqttUserStatus { connected_clients: Some(99), ..before.clone() };
+        assert!(!is_urgent(Some(&before), &after) && is_urgent(None, &after));
+        assert!(is_urgent(Some(&before), &MqttUserStatus { synced_nodes: None, ..before.clone() }));
+    }
+}
