@@ -15,10 +15,9 @@ pub trait Facts: Send + Sync + 'static {
     fn is_draining(&self) -> bool;
     fn access(&self) -> proto::AccessStatus;
     /// Enforces a document if its revision is the highest; answers what is enforced.
-    fn apply_access(&self, document: &[u8]) -> proto::AccessStatus;
+    fn apply_access(&self, document: bytes::Bytes) -> futures::future::BoxFuture<'_, proto::AccessStatus>;
     /// Free and total bytes of the data volume.
     fn space(&self) -> (u64, u64);
-    fn clients_by_user(&self) -> std::collections::HashMap<String, u32>;
 }
 
 /// See the module.
@@ -40,6 +39,7 @@ impl AdminService {
         let failing_checks = self.facts.failing_checks();
         let (storage_free_bytes, storage_capacity_bytes) = self.facts.space();
         let meta_leader = node.cluster.leadership(GroupId::META).borrow().leader;
+        let totals = node.durable_totals();
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             node_id: hex(identity.node),
@@ -52,7 +52,7 @@ impl AdminService {
             draining: self.facts.is_draining(),
             access: Some(self.facts.access()),
             connections: node.sessions_here() as u64,
-            sessions: node.durable_sessions_led(),
+            sessions: (totals.online + totals.offline) as u64,
             retained: node.retained_size().0 as u64,
             storage_free_bytes,
             storage_capacity_bytes,
@@ -60,7 +60,7 @@ impl AdminService {
             leaderless_groups: count(node.leaderless_groups()),
             groups_out_of_sync: count(node.groups_out_of_sync()),
             groups_led: count(node.groups_led().count()),
-            clients_by_user: self.facts.clients_by_user(),
+            clients_by_user: node.clients_by_user(),
         }
     }
 }
@@ -84,7 +84,7 @@ impl Admin for AdminService {
         &self,
         request: Request<proto::ApplyAccessRequest>,
     ) -> Result<Response<proto::ApplyAccessReply>, Status> {
-        let access = self.facts.apply_access(&request.get_ref().document);
+        let access = self.facts.apply_access(request.into_inner().document).await;
         Ok(Response::new(proto::ApplyAccessReply { access: Some(access) }))
     }
 

@@ -1,1 +1,82 @@
-fn main() {}
+//! `covey`: the operator, the broker and a cluster on this machine, in one binary.
+
+mod broker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A Kubernetes operator and the clustered MQTT broker that it runs.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// What is logged, as in `info,covey_broker::node=debug`.
+    #[arg(long, env = "COVEY_LOG", default_value = "info,openraft=error", global = true)]
+    log: String,
+    /// Log as JSON, a line each.
+    #[arg(long, env = "COVEY_LOG_JSON", global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one broker of a cluster.
+    Broker(broker::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = start_logging(&cli) {
+        return fail(&error);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    // One TLS provider for everything in the process.
+    let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    installed.map_err(|_| anyhow::anyhow!("failed to install the TLS provider"))?;
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone()));
+    match command {
+        Command::Broker(arguments) => broker::run(arguments, shutdown).await,
+    }
+}
+
+fn start_logging(cli: &Cli) -> anyhow::Result<()> {
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&cli.log)?).with_writer(std::io::stderr);
+    let started = if cli.log_json { builder.json().try_init() } else { builder.try_init() };
+    started.map_err(|error| anyhow::anyhow!("failed to start logging: {error}"))
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shutdown.cancel();
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a program that failed, also before logging works")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("covey: {error:#}");
+    ExitCode::FAILURE
+}

@@ -42,6 +42,9 @@ pub struct Cluster {
     pub name: String,
     /// UID of the `MqttCluster`: certificates carry it.
     pub uid: String,
+    /// The birth certificate, once there is one: a disk of another cluster is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Ordinals 0..replicas exist.
     pub replicas: u32,
     /// Shards of durable sessions; fixed at formation.

@@ -193,8 +193,8 @@ async fn admit<N: Sessions, G: Guard>(
     let present = connected.session_present && !connect.clean_start;
     let (connack, keep_alive) = connack(&connect, assigned.then_some(&client_id), present, expiry, &context.limits);
     let keep_alive = KeepAlive::new(keep_alive);
-    let (session, events) = (Owned::new(connected.session), connected.events);
-    let parts = Parts { session, events, slot, client_id, version, principal, revision, expiry, keep_alive };
+    let (session, events, filters) = (Owned::new(connected.session), connected.events, connected.filters);
+    let parts = Parts { session, events, filters, slot, client_id, version, principal, revision, expiry, keep_alive };
     Ok(Admitted { parts, connack })
 }
 

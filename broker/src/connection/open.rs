@@ -38,6 +38,8 @@ const FAR: Duration = Duration::from_hours(24);
 pub(super) struct Parts<N: Sessions, G: Guard> {
     pub(super) session: Owned<N::Session>,
     pub(super) events: mpsc::Receiver<Event>,
+    /// Filters of a resumed session.
+    pub(super) filters: Vec<MqttStr>,
     pub(super) slot: OwnedSemaphorePermit,
     pub(super) client_id: MqttStr,
     pub(super) version: ProtocolVersion,
@@ -86,7 +88,7 @@ pub(super) struct Open<N: Sessions, G: Guard> {
     pub(super) aliases: Aliases,
     /// Publishes of an MQTT 5 client that count towards the server's receive maximum (4.9).
     pub(super) unacknowledged: HashSet<PacketId>,
-    /// Filters subscribed on this connection, with the QoS asked for.
+    /// The session's filters, with the QoS asked for on this connection; 0 for those of a resumed session.
     pub(super) filters: HashMap<MqttStr, QoS>,
     input: Input,
     events: mpsc::Receiver<Event>,
@@ -119,7 +121,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             output,
             replies: Replies::default(),
             unacknowledged: HashSet::new(),
-            filters: HashMap::new(),
+            filters: parts.filters.into_iter().map(|filter| (filter, QoS::AtMostOnce)).collect(),
             input,
             events: parts.events,
             keep_alive: parts.keep_alive,
@@ -152,6 +154,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
 
     async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut IO) -> Ending {
         let context = Arc::clone(&self.context);
+        self.revoke_subscriptions();
         let mut leave = pin!(context.drain.turn());
         let mut rules = pin!(changed(self.revision.clone()));
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
@@ -295,6 +298,12 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             return Err(Ending::told(Closed::Auth, ReasonCode::NotAuthorized, "user is gone"));
         };
         self.principal = principal;
+        self.revoke_subscriptions();
+        Ok(())
+    }
+
+    /// Ends the subscriptions that the rules do not allow.
+    fn revoke_subscriptions(&mut self) {
         let (principal, client_id) = (&self.principal, &self.client_id);
         let revoked: Vec<MqttStr> = self
             .filters
@@ -302,7 +311,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             .map(|(filter, _)| filter)
             .collect();
         if revoked.is_empty() {
-            return Ok(());
+            return;
         }
         info!(count = revoked.len(), "subscriptions revoked");
         for _ in &revoked {
@@ -310,7 +319,6 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
         let done = self.session.unsubscribe(revoked);
         self.replies.push(Order::Subscription, done.map(|_| Reply::Revoked));
-        Ok(())
     }
 }
 

@@ -25,7 +25,9 @@ const SEEN: usize = 10_000;
 /// A session and its connection.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub client: Box<str>,
+    pub(super) client: Box<str>,
+    /// User name.
+    pub(super) principal: Arc<str>,
     pub owner: u64,
     pub epoch: u64,
     /// Number on this node, also the connection's number in claims.
@@ -109,6 +111,20 @@ impl Registry {
     pub(super) fn close_all(&self, why: Close) {
         let all: Vec<Arc<Held>> = self.sessions.lock().locals.values().cloned().collect();
         all.iter().for_each(|held| self.close(held, why));
+    }
+
+    /// Transient sessions here.
+    pub(super) fn transient(&self) -> usize {
+        self.sessions.lock().locals.values().filter(|held| !held.is_durable()).count()
+    }
+
+    /// Sessions here by user name.
+    pub(super) fn by_user(&self) -> HashMap<String, u32> {
+        let mut users = HashMap::new();
+        for held in self.sessions.lock().locals.values() {
+            *users.entry(held.principal.to_string()).or_default() += 1;
+        }
+        users
     }
 
     pub(super) fn len(&self) -> usize {

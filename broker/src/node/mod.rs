@@ -212,6 +212,7 @@ impl Node {
         let client: Box<str> = request.client_id.as_str().into();
         let held = Arc::new(Held {
             client: client.clone(),
+            principal: request.principal.clone(),
             owner: claimed.owner,
             epoch,
             local: connection,
@@ -235,6 +236,33 @@ impl Node {
     /// Live connections that hold a session.
     pub fn sessions_here(&self) -> usize {
         self.registry.len()
+    }
+
+    /// Live connections by user name.
+    pub fn clients_by_user(&self) -> std::collections::HashMap<String, u32> {
+        self.registry.by_user()
+    }
+
+    /// Members that this node hears, itself included, and members that the cluster has.
+    pub fn members_heard(&self) -> (usize, usize) {
+        let members = self.meta.machine.read().members().filter(|(_, member)| !member.removed).count();
+        (1 + self.peers.heard(self.config.fence.lease).len(), members)
+    }
+
+    /// Totals of the durable sessions in the shards that this node leads.
+    pub fn durable_totals(&self) -> Durables {
+        let mut totals = Durables::default();
+        let led = self.states.iter().zip(0_u16..);
+        for (state, _) in led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours) {
+            let machine = state.machine.lock();
+            machine.sessions().filter(|(_, session)| session.profile.durable).for_each(|(_, session)| totals.add(session));
+        }
+        totals
+    }
+
+    /// Transient sessions here.
+    pub fn transient_sessions(&self) -> usize {
+        self.registry.transient()
     }
 
     /// Groups of which this node knows no leader.
@@ -267,14 +295,6 @@ impl Node {
         self.groups_led().filter(is_behind).count()
     }
 
-    /// Durable sessions in the shards that this node leads.
-    pub fn durable_sessions_led(&self) -> u64 {
-        let led = self.states.iter().zip(0_u16..);
-        led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours)
-            .map(|(state, _)| state.machine.lock().sessions().filter(|(_, session)| session.profile.durable).count() as u64)
-            .sum()
-    }
-
     /// Hands every leadership to another voter, as far as one has all entries.
     pub async fn transfer_leaders(&self) {
         let led: Vec<GroupId> = self.groups_led().collect();
@@ -294,6 +314,36 @@ impl Node {
     pub fn retained_size(&self) -> (usize, u64) {
         let machine = self.retained.machine.read();
         (machine.len(), machine.bytes())
+    }
+}
+
+/// What durable sessions add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Durables {
+    pub online: usize,
+    pub offline: usize,
+    pub subscriptions: usize,
+    pub queued: usize,
+    pub queued_bytes: u64,
+    /// The fullest queue, as a part of its limit.
+    pub fill_ratio_max: f64,
+}
+
+impl Durables {
+    fn add(&mut self, session: &covey_core::shard::Session) {
+        let (profile, inbox) = (&session.profile, &session.inbox);
+        if profile.holder.is_some() {
+            self.online += 1;
+        } else {
+            self.offline += 1;
+        }
+        self.subscriptions += profile.subscriptions.len();
+        self.queued += inbox.len();
+        self.queued_bytes += inbox.bytes();
+        let messages = u32::try_from(inbox.len()).map_or(1.0, f64::from) / f64::from(profile.limits.messages.max(1));
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+        let bytes = inbox.bytes() as f64 / profile.limits.bytes.max(1) as f64;
+        self.fill_ratio_max = self.fill_ratio_max.max(messages).max(bytes);
     }
 }
 

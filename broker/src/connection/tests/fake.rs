@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) held: Vec<Option<oneshot::Sender<()>>>,
     pub(super) refuse: Option<ReasonCode>,
     pub(super) present: bool,
+    /// Of a resumed session.
+    pub(super) filters: Vec<MqttStr>,
     pub(super) published: Published,
     /// Whether packet ids of PUBREC and PUBREL are in use.
     pub(super) known: bool,
@@ -59,6 +61,7 @@ impl Default for Fake {
             held: Vec::new(),
             refuse: None,
             present: false,
+            filters: Vec::new(),
             published: Published::Delivered,
             known: true,
             events: Vec::new(),
@@ -149,7 +152,7 @@ impl Sessions for Node {
         let (events, receiver) = mpsc::channel(16);
         state.events.push(events);
         let session = FakeSession(Arc::clone(&self.0));
-        Ok(Connected { session_present: state.present, session, events: receiver })
+        Ok(Connected { session_present: state.present, filters: state.filters.clone(), session, events: receiver })
     }
 }
 

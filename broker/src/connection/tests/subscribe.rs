@@ -1,12 +1,12 @@
 //! SUBSCRIBE and UNSUBSCRIBE (3.8 to 3.11), and rules that change under them.
 
 use covey_codec::packet::{
-    AckProperties, RetainHandling, Subscribe, SubscribeProperties, Subscription as Wanted, SubscriptionOptions,
-    UnsubAck,
+    AckProperties, Connect, RetainHandling, Subscribe, SubscribeProperties, Subscription as Wanted,
+    SubscriptionOptions, UnsubAck,
 };
 use covey_codec::{Packet, QoS, ReasonCode};
 
-use super::client::{id, subscribe, text, unsubscribe};
+use super::client::{connect, id, subscribe, text, unsubscribe};
 use super::fake::{Call, Count};
 use super::{BOTH, Bench, SECOND, V5, V311};
 use crate::connection::Closed;
@@ -150,10 +150,25 @@ async fn a_changed_rule_ends_the_subscriptions_that_it_forbids() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_subscriptions_of_a_resumed_session_are_held_to_the_rules_of_today() {
+    let bench = Bench::new();
+    bench.fake.set(|state| {
+        state.present = true;
+        state.filters = vec![text("a"), text("denied")];
+    });
+    let mut client = bench.connect_with(Connect { clean_start: false, ..connect(V5) }).await;
+    client.ping().await;
+    assert_eq!(bench.fake.calls(), [Call::Unsubscribe(vec![text("denied")])]);
+    bench.rules.deny("a");
+    client.expect_silence(SECOND).await;
+    assert_eq!(bench.fake.calls().last(), Some(&Call::Unsubscribe(vec![text("a")])));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_user_is_disconnected_and_refused() {
     for version in [V5, V311] {
         let bench = Bench::new();
-        let mut hello = super::connect(version);
+        let mut hello = connect(version);
         hello.username = Some(text("ann"));
         hello.password = Some("secret".into());
         let mut client = bench.connect_with(hello.clone()).await;

@@ -1,0 +1,110 @@
+//! Gauges and readiness, read off the node at intervals: what is not counted where it happens.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::cluster::GroupId;
+use crate::http::Readiness;
+use crate::metrics::{Check, Metrics, SessionKind, SessionState, SubscriptionKind, gauge_value};
+use crate::node::Node;
+use crate::peer::Tls;
+use crate::storage::segment::Log;
+use crate::storage::space::Space;
+
+/// How often readiness is judged.
+const JUDGE: Duration = Duration::from_millis(200);
+/// Gauges are read every so many judgements.
+const READ_EVERY: u32 = 10;
+
+/// See the module.
+pub(crate) struct Gauges {
+    pub(crate) node: Arc<Node>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Readiness,
+    pub(crate) access: Access,
+    pub(crate) tls: Tls,
+    pub(crate) log: Log,
+    pub(crate) data: PathBuf,
+    /// Clients connected per listener: the node has one until TLS and WebSocket come.
+    pub(crate) listener: String,
+    pub(crate) connections: Arc<dyn Fn() -> usize + Send + Sync>,
+}
+
+impl Gauges {
+    /// Runs until shutdown.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut round = 0_u32;
+        let mut leaders = std::collections::BTreeMap::new();
+        self.metrics.clients.limit.set(i64::from(self.node.config.mqtt.max_connections));
+        while shutdown.run_until_cancelled(tokio::time::sleep(JUDGE)).await.is_some() {
+            self.judge();
+            if round.is_multiple_of(READ_EVERY) {
+                self.read(&mut leaders);
+            }
+            round = round.wrapping_add(1);
+        }
+    }
+
+    fn judge(&self) {
+        let leased = self.node.lease.valid_epoch().is_some();
+        let member = self.node.is_member();
+        self.readiness.set(Check::Joined, member);
+        self.readiness.set(Check::Lease, leased);
+        self.readiness.set(Check::Access, self.access.is_loaded());
+        self.readiness.set(Check::Certificate, true);
+        self.metrics.node.fenced.set(i64::from(member && !leased));
+    }
+
+    fn read(&self, leaders: &mut std::collections::BTreeMap<GroupId, u64>) {
+        self.read_groups(leaders);
+        let (heard, members) = self.node.members_heard();
+        self.metrics.cluster.members_alive.set(gauge_value(heard));
+        self.metrics.cluster.members_configured.set(gauge_value(members));
+        let durable = self.node.durable_totals();
+        let sessions = &self.metrics.sessions;
+        sessions.sessions.get(SessionState::Online).get(SessionKind::Persistent).set(gauge_value(durable.online));
+        sessions.sessions.get(SessionState::Offline).get(SessionKind::Persistent).set(gauge_value(durable.offline));
+        let transient = self.node.transient_sessions();
+        sessions.sessions.get(SessionState::Online).get(SessionKind::Clean).set(gauge_value(transient));
+        sessions.subscriptions.get(SubscriptionKind::Plain).set(gauge_value(durable.subscriptions));
+        let messages = &self.metrics.messages;
+        messages.queued.set(gauge_value(durable.queued));
+        messages.queued_bytes.set(gauge_value(durable.queued_bytes));
+        self.metrics.subscribers.fill_ratio_max.set(durable.fill_ratio_max);
+        let (retained, bytes) = self.node.retained_size();
+        messages.retained.set(gauge_value(retained));
+        messages.retained_bytes.set(gauge_value(bytes));
+        self.metrics.clients.listener(&self.listener, "mqtt").set(gauge_value((self.connections)()));
+        self.metrics.node.certificate_expiry("peer").set(self.tls.not_after());
+        if let Ok(space) = Space::read(&self.data) {
+            self.metrics.storage.free_bytes.set(gauge_value(space.free));
+            self.metrics.storage.capacity_bytes.set(gauge_value(space.capacity));
+        }
+        let wal = self.log.metrics();
+        self.metrics.storage.used_bytes.get(crate::metrics::StorageKind::Wal).set(gauge_value(wal.bytes));
+    }
+
+    fn read_groups(&self, leaders: &mut std::collections::BTreeMap<GroupId, u64>) {
+        for group in self.node.groups() {
+            let status = self.node.cluster.status(group);
+            let leads = self.node.cluster.leadership(group).borrow().ours;
+            let gauges = self.metrics.raft.group(&group.to_string().replace('/', "-"));
+            gauges.has_leader.set(i64::from(status.leader.is_some()));
+            gauges.is_leader.set(i64::from(leads));
+            gauges.term.set(gauge_value(status.term));
+            gauges.commit_index.set(gauge_value(status.commit));
+            gauges.applied_index.set(gauge_value(status.applied));
+            gauges.snapshot_index.set(gauge_value(status.snapshot));
+            gauges.uncommitted.set(if leads { gauge_value(status.last.saturating_sub(status.commit)) } else { 0 });
+            if let Some(leader) = status.leader
+                && leaders.insert(group, leader).is_some_and(|former| former != leader)
+            {
+                gauges.leader_changes.inc();
+            }
+        }
+    }
+}

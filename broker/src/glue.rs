@@ -1,0 +1,186 @@
+//! Puts access rules and metrics behind the borders that connections, the node and the admin service drew.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use covey_codec::{Packet, QoS, ReasonCode};
+use covey_contract::proto::AccessStatus;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::access::{Access, Principal};
+use crate::http::Readiness;
+use crate::metrics::{self, AclAction, AclResult, Check, DropReason, Label as _, Metrics, PacketType};
+use crate::storage::space::Space;
+use crate::{admin, connection, node};
+
+/// Access rules as connections see them.
+#[derive(Debug, Clone)]
+pub(crate) struct Door(pub(crate) Access);
+
+impl connection::Guard for Door {
+    type Principal = Principal;
+
+    async fn authenticate(
+        &self,
+        username: Option<&str>,
+        password: Option<&[u8]>,
+        client_id: &str,
+        peer: IpAddr,
+    ) -> Result<Arc<Principal>, ReasonCode> {
+        self.0.authenticate(username, password, client_id, peer).await.map_err(crate::access::Failure::reason_code)
+    }
+
+    fn refresh(&self, principal: &Principal, client_id: &str) -> Option<Arc<Principal>> {
+        self.0.refresh(principal, client_id)
+    }
+
+    fn revision(&self) -> watch::Receiver<u64> {
+        self.0.revision()
+    }
+}
+
+impl connection::Principal for Principal {
+    fn name(&self) -> &str {
+        Self::name(self)
+    }
+
+    fn may_publish(&self, client_id: &str, topic: &str, qos: QoS, retain: bool) -> bool {
+        Self::may_publish(self, client_id, topic, qos, retain)
+    }
+
+    fn may_subscribe(&self, client_id: &str, filter: &str, qos: QoS) -> bool {
+        Self::may_subscribe(self, client_id, filter, qos)
+    }
+}
+
+/// Counts what connections and the node do.
+#[derive(Debug, Clone)]
+pub(crate) struct Counting(pub(crate) Arc<Metrics>);
+
+/// The variant of a metric's label that has the same text.
+fn labelled<L: metrics::Label>(text: &str) -> Option<L> {
+    L::ALL.iter().copied().find(|label| label.text() == text)
+}
+
+impl connection::Observer for Counting {
+    fn opened(&self) {
+        self.0.clients.opened.inc();
+    }
+
+    fn closed(&self, reason: connection::Closed) {
+        if let Some(label) = labelled::<metrics::Closed>(reason.label()) {
+            self.0.clients.closed.get(label).inc();
+        }
+        match reason {
+            connection::Closed::TakenOver => self.0.sessions.kicked.get(metrics::Kicked::TakenOver).inc(),
+            connection::Closed::Auth => self.0.sessions.kicked.get(metrics::Kicked::AclRevoked).inc(),
+            _ => {}
+        }
+    }
+
+    fn rejected(&self, reason: connection::Rejected) {
+        if let Some(label) = labelled::<metrics::Rejected>(reason.label()) {
+            self.0.clients.rejected.get(label).inc();
+        }
+    }
+
+    fn received(&self, packet: &Packet) {
+        self.0.clients.packets_received.get(kind(packet)).inc();
+        match packet {
+            Packet::Publish(publish) => self.0.messages.publish_received.get(publish.qos).inc(),
+            Packet::PubAck(_) => self.0.messages.acked.get(QoS::AtLeastOnce).inc(),
+            Packet::PubComp(_) => self.0.messages.acked.get(QoS::ExactlyOnce).inc(),
+            _ => {}
+        }
+    }
+
+    fn sent(&self, packet: &Packet) {
+        self.0.clients.packets_sent.get(kind(packet)).inc();
+        if let Packet::Publish(publish) = packet {
+            self.0.messages.publish_sent.get(publish.qos).inc();
+        }
+    }
+
+    fn bytes_received(&self, bytes: usize) {
+        self.0.clients.bytes_received.inc_by(bytes as u64);
+    }
+
+    fn bytes_sent(&self, bytes: usize) {
+        self.0.clients.bytes_sent.inc_by(bytes as u64);
+    }
+
+    fn publish_denied(&self) {
+        self.0.access.checks.get(AclAction::Publish).get(AclResult::Deny).inc();
+    }
+
+    fn subscribe_denied(&self) {
+        self.0.access.checks.get(AclAction::Subscribe).get(AclResult::Deny).inc();
+    }
+
+    fn dropped_too_large(&self, qos: QoS) {
+        self.0.messages.dropped.get(qos).get(DropReason::TooLarge).inc();
+    }
+}
+
+fn kind(packet: &Packet) -> PacketType {
+    match packet {
+        Packet::Connect(_) => PacketType::Connect,
+        Packet::ConnAck(_) => PacketType::Connack,
+        Packet::Publish(_) => PacketType::Publish,
+        Packet::PubAck(_) => PacketType::Puback,
+        Packet::PubRec(_) => PacketType::Pubrec,
+        Packet::PubRel(_) => PacketType::Pubrel,
+        Packet::PubComp(_) => PacketType::Pubcomp,
+        Packet::Subscribe(_) => PacketType::Subscribe,
+        Packet::SubAck(_) => PacketType::Suback,
+        Packet::Unsubscribe(_) => PacketType::Unsubscribe,
+        Packet::UnsubAck(_) => PacketType::Unsuback,
+        Packet::PingReq => PacketType::Pingreq,
+        Packet::PingResp => PacketType::Pingresp,
+        Packet::Disconnect(_) => PacketType::Disconnect,
+        Packet::Auth(_) => PacketType::Auth,
+    }
+}
+
+impl node::Observer for Counting {
+    fn dropped_unreachable(&self) {
+        self.0.messages.dropped.get(QoS::AtMostOnce).get(DropReason::PeerUnreachable).inc();
+    }
+
+    fn missed(&self, count: u64) {
+        self.0.messages.dropped.get(QoS::AtLeastOnce).get(DropReason::QueueFull).inc_by(count);
+    }
+}
+
+/// What the admin service asks besides the node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFacts {
+    pub(crate) access: Access,
+    pub(crate) readiness: Readiness,
+    pub(crate) data: PathBuf,
+}
+
+impl admin::Facts for NodeFacts {
+    fn failing_checks(&self) -> Vec<String> {
+        self.readiness.failing().iter().map(|check| check.text().to_owned()).collect()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.readiness.failing().contains(&Check::NotDraining)
+    }
+
+    fn access(&self) -> AccessStatus {
+        self.access.status()
+    }
+
+    fn apply_access(&self, document: Bytes) -> BoxFuture<'_, AccessStatus> {
+        Box::pin(self.access.apply(document))
+    }
+
+    fn space(&self) -> (u64, u64) {
+        Space::read(&self.data).map_or((0, 0), |space| (space.free, space.capacity))
+    }
+}
