@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::access::{Access, Principal};
 use crate::http::Readiness;
-use crate::metrics::{self, AclAction, AclResult, Check, DropReason, Label as _, Metrics, PacketType};
+use crate::metrics::{self, Check, DropReason, Label as _, Metrics, PacketType};
 use crate::storage::space::Space;
 use crate::{admin, connection, node};
 
@@ -110,14 +110,6 @@ impl connection::Observer for Counting {
 
     fn bytes_sent(&self, bytes: usize) {
         self.0.clients.bytes_sent.inc_by(bytes as u64);
-    }
-
-    fn publish_denied(&self) {
-        self.0.access.checks.get(AclAction::Publish).get(AclResult::Deny).inc();
-    }
-
-    fn subscribe_denied(&self) {
-        self.0.access.checks.get(AclAction::Subscribe).get(AclResult::Deny).inc();
     }
 
     fn dropped_too_large(&self, qos: QoS) {

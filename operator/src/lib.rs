@@ -18,7 +18,7 @@ pub mod context;
 pub mod http;
 pub mod metrics;
 pub mod peer_ca;
-mod run;
+pub mod run;
 pub mod scrape;
 pub mod user;
 
