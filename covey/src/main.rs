@@ -17,7 +17,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[command(version, propagate_version = true)]
 struct Cli {
     /// What is logged, as in `info,covey_broker::node=debug`.
-    #[arg(long, env = "COVEY_LOG", default_value = "info,openraft=error", global = true)]
+    #[arg(long, env = "COVEY_LOG", default_value = "info,openraft=error,fjall=warn,lsm_tree=warn", global = true)]
     log: String,
     /// Log as JSON, a line each.
     #[arg(long, env = "COVEY_LOG_JSON", global = true)]
@@ -62,7 +62,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn start_logging(cli: &Cli) -> anyhow::Result<()> {
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&cli.log)?).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_new(&cli.log)?;
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = if cli.log_json { builder.json().try_init() } else { builder.try_init() };
     started.map_err(|error| anyhow::anyhow!("failed to start logging: {error}"))
 }

@@ -16,6 +16,13 @@ fn existing(dir: &Path) -> Claimed {
     }
 }
 
+/// A new disk that is bound to the cluster.
+fn bound(dir: &Path, cluster_id: Uuid) -> Claimed {
+    let mut claimed = fresh(dir).create().unwrap();
+    claimed.bind(cluster_id).unwrap();
+    claimed
+}
+
 fn fresh(dir: &Path) -> Fresh {
     match Directory::open(dir, &expected(None)).unwrap() {
         Directory::Fresh(fresh) => fresh,
@@ -46,9 +53,9 @@ fn an_empty_directory_gets_its_marker_when_the_node_joins() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("made/when/absent");
     drop(fresh(&dir));
-    let claimed = fresh(&dir).create(OURS).unwrap();
+    let claimed = bound(&dir, OURS);
     let marker = claimed.marker().clone();
-    assert_eq!((marker.cluster_id, marker.incarnation, marker.node_name.as_str()), (OURS, 1, "herd-1"));
+    assert_eq!((marker.cluster_id, marker.incarnation, marker.node_name.as_str()), (Some(OURS), 1, "herd-1"));
     drop(claimed);
     for incarnation in 2..5 {
         assert_eq!(*existing(&dir).marker(), Marker { incarnation, ..marker.clone() });
@@ -56,14 +63,14 @@ fn an_empty_directory_gets_its_marker_when_the_node_joins() {
     // A disk that waits for the cluster id to be known.
     assert!(matches!(Directory::open(&dir, &expected(None)), Ok(Directory::Existing(_))));
     let other = temporary.path().join("other");
-    assert_ne!(fresh(&other).create(OURS).unwrap().marker().node_id, marker.node_id);
+    assert_ne!(bound(&other, OURS).marker().node_id, marker.node_id);
 }
 
 #[test]
 fn a_foreign_disk_is_refused_and_not_touched() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    drop(fresh(dir).create(THEIRS).unwrap());
+    drop(bound(dir, THEIRS));
     // Not even the lock is made anew.
     fs::remove_file(dir.join(LOCK)).unwrap();
     let text = refuse(dir, &expected(Some(OURS))).to_string();
@@ -82,7 +89,7 @@ fn a_foreign_disk_is_refused_and_not_touched() {
 fn a_damaged_marker_is_refused_whatever_bit_flipped() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    drop(fresh(dir).create(OURS).unwrap());
+    drop(bound(dir, OURS));
     let whole = fs::read(dir.join(MARKER)).unwrap();
     let meaning = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
     for offset in 0..whole.len() {
@@ -106,7 +113,7 @@ fn a_damaged_marker_is_refused_whatever_bit_flipped() {
 fn a_second_process_is_refused_and_told_who_is_there() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    let claimed = fresh(dir).create(OURS).unwrap();
+    let claimed = bound(dir, OURS);
     let error = refuse(dir, &expected(Some(OURS)));
     assert!(matches!(error, Error::Locked { owner: Some(owner), .. } if owner == std::process::id()), "{error}");
     drop(claimed);
@@ -123,8 +130,20 @@ fn a_second_process_is_refused_and_told_who_is_there() {
 fn a_torn_replacement_leaves_the_old_marker() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    drop(fresh(dir).create(OURS).unwrap());
+    drop(bound(dir, OURS));
     fs::write(dir.join("covey.json.tmp"), b"{\"formatVer").unwrap();
     assert_eq!(existing(dir).marker().incarnation, 2);
     assert_eq!(existing(dir).marker().incarnation, 3);
+}
+
+#[test]
+fn a_disk_is_bound_to_one_cluster_for_good() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut claimed = fresh(temporary.path()).create().unwrap();
+    assert_eq!(claimed.marker().cluster_id, None);
+    claimed.bind(OURS).unwrap();
+    claimed.bind(OURS).unwrap();
+    assert!(matches!(claimed.bind(THEIRS), Err(Error::ForeignCluster { .. })));
+    claimed.release();
+    assert_eq!(existing(temporary.path()).marker().cluster_id, Some(OURS));
 }
