@@ -89,7 +89,7 @@ fn decide_for(cluster: &MqttCluster, replicas: u32, answers: &[super::formation:
         recorded: status.and_then(|status| status.formation.as_ref()),
         born: status.and_then(|status| status.cluster_id.as_deref()),
     };
-    decide(known, answers, &uuid::Uuid::new_v4().simple().to_string())
+    decide(known, answers, &uuid::Uuid::new_v4().to_string())
 }
 
 fn waiting(missing: &[u32]) -> String {
