@@ -136,6 +136,8 @@ impl Pass<'_> {
         access::anchor(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.cluster, &self.facts, document).await;
+        // Before the push: what a broker refused while nobody watched must be seen before it is mended.
+        self.alerts(&nodes, document.revision, memory).await;
         if recorded.is_ok() {
             access::push(memory, &mut nodes, document).await;
         }
@@ -145,7 +147,6 @@ impl Pass<'_> {
         };
         let phase = self.form(&nodes, memory).await?;
         let step = self.roll(&nodes, &applied, &phase, memory).await?;
-        self.alerts(&nodes, document.revision, memory).await;
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
         applied?;
         Ok(Action::requeue(pause(&nodes, &phase, &step, document)))
