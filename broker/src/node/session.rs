@@ -357,12 +357,12 @@ impl Session for NodeSession {
 
     fn end(&self, ended: Ended) {
         let held = &self.held;
+        let shard = self.shard();
+        shard.let_go(&held.client, held.owner);
         // A session that was lost or fenced has nothing to end.
         if !self.node.registry.remove(held) {
             return;
         }
-        let shard = self.shard();
-        shard.let_go(&held.client, held.owner);
         let expiry = ended.expiry.map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
         let end = End { client: held.client.clone(), owner: held.owner, expiry, drop_will: ended.drop_will };
         // It is sent until it is answered; nobody waits.

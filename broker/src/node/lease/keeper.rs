@@ -150,8 +150,10 @@ impl Keeper {
         let behind = term.commit_a_second_ago(now).is_some_and(|commit| renewal.applied < commit);
         let anew = !self.is_alive_by_answer(term, renewal.node, now);
         let count = term.nodes.entry(renewal.node).or_default();
+        // A process that started anew may have applied less than the one before it.
+        let applied = if count.epoch == renewal.epoch { count.applied } else { 0 };
         count.epoch = renewal.epoch;
-        count.applied = count.applied.max(renewal.applied);
+        count.applied = applied.max(renewal.applied);
         count.reaches.clone_from(&renewal.reaches);
         self.note_reach(term, renewal.node, now);
         if behind || self.is_cut_off(term, renewal.node, now) {
