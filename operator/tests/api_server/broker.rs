@@ -67,7 +67,7 @@ impl Admin for Service {
         if !request.members.iter().any(|member| member.node_id == state.node_id) {
             return Err(Status::failed_precondition("not listed"));
         }
-        state.cluster_id = request.cluster_id.clone();
+        state.cluster_id.clone_from(&request.cluster_id);
         state.initialized.push(request);
         Ok(Response::new(InitializeReply {}))
     }

@@ -1,6 +1,8 @@
 //! The operator against a real API server: what only an API server can show. It needs `KUBERNETES_BIN`, a folder with
 //! `etcd` and `kube-apiserver`; without it every test here prints that it was skipped.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod broker;
 mod formation;
 mod manifests;
