@@ -56,9 +56,9 @@ fn topics(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
             "minLength": 1,
             "maxLength": 512,
             "x-kubernetes-validations": [
-                {"rule": "self.matches('^([^#]*/)?#?$') || !self.contains('#')",
+                {"rule": "!self.matches('[^/]#|#[^/]|#/')",
                  "message": "# must be the last level and stand alone: write plant/#, not plant/#/x or plant#"},
-                {"rule": "self.matches('^([+]|[^+/]*)(/([+]|[^+/]*))*$')",
+                {"rule": "!self.matches('[^/][+]|[+][^/]')",
                  "message": "+ must stand alone in its level: write plant/+/state, not plant/line+/state"},
                 {"rule": "!self.matches('[^/][{]username[}]|[{]username[}][^/]')",
                  "message": "{username} must stand alone in its level: write user/{username}/in, not user/x{username}/in"},

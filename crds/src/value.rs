@@ -190,7 +190,7 @@ impl JsonSchema for Cpu {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "maxLength": 10,
+            "maxLength": 20,
             "x-kubernetes-validations": [{
                 "rule": "string(self).matches('^[0-9]+([.][0-9]+)?m?$')",
                 "message": "must be a number of cores such as 500m or 2"
@@ -232,7 +232,7 @@ impl JsonSchema for Percent {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "maxLength": 3,
+            "maxLength": 8,
             "x-kubernetes-validations": [{
                 "rule": "self.matches('^[0-9]{1,2}%$')",
                 "message": "must be a percentage from 0% to 99%"

@@ -220,7 +220,7 @@ async fn reconcile_cluster(cluster: Arc<Clusters>, context: Arc<Context>) -> Res
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let started = Instant::now();
     let result = match &cluster.0 {
-        Ok(_) => cluster::reconcile::reconcile(&context, &namespace, &name).await.map_err(PassError::from),
+        Ok(_) => Box::pin(cluster::reconcile::reconcile(&context, &namespace, &name)).await.map_err(PassError::from),
         Err(error) => Err(PassError::Unreadable(error.error.clone())),
     };
     finish(&context, "mqttcluster", &namespace, &name, started, result)

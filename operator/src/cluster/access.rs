@@ -51,7 +51,7 @@ pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) {
                 facts.user_secrets.insert(name, secret);
             }
             Ok(None) => {
-                tracing::warn!(user = %user.name_any(), secret = %name, "a secret of this name is not the user's")
+                tracing::warn!(user = %user.name_any(), secret = %name, "a secret of this name is not the user's");
             }
             Err(error) => tracing::warn!(user = %user.name_any(), %error, "failed to create a user's secret"),
         }

@@ -1,8 +1,9 @@
 //! Fourth step of a reconcile: children go to the API server by server-side apply.
 //!
 //! Order matters: names, configuration and Secrets first, the StatefulSet last, or pods wait for mounts. Invariant: a pass
-//! that wants what is there already changes no resourceVersion. For a StatefulSet server-side apply alone does not give
-//! that (kubernetes/kubernetes#119304): it is applied only when the wanted hash or the live generation changed.
+//! that wants what is there already changes no resourceVersion. The StatefulSet is applied only when the wanted hash or the
+//! live generation changed: API servers are known on which applying it again writes (kubernetes/kubernetes#119304; 1.37 did
+//! not in our test), and a generation that moved by itself is drift, which is counted.
 
 use std::fmt::Debug;
 

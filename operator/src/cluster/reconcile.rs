@@ -95,7 +95,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         memory.clients.clear();
         memory.credentials = Some(credentials);
     }
-    Pass { context, about: facts.cluster.object_ref(&()), cluster, facts }.run(&mut memory).await
+    Box::pin(Pass { context, about: facts.cluster.object_ref(&()), cluster, facts }.run(&mut memory)).await
 }
 
 /// Says why this pass stopped before it began.

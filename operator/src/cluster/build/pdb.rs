@@ -8,7 +8,7 @@ use super::{ValidatedCluster, metadata, names_of, selector};
 
 pub(super) fn build(cluster: &ValidatedCluster, settled: bool) -> PodDisruptionBudget {
     // A single node has nobody to wait for: a budget of 0 would only block the drain of its machine for ever.
-    let allowed = if settled || cluster.replicas == 1 { 1 } else { 0 };
+    let allowed = i32::from(settled || cluster.replicas == 1);
     PodDisruptionBudget {
         metadata: metadata(cluster, names_of(cluster).pdb),
         spec: Some(PodDisruptionBudgetSpec {

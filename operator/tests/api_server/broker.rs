@@ -1,0 +1,141 @@
+//! A node's admin side, as the operator sees it: real gRPC over real mutual TLS, no broker behind it. Pods get loopback
+//! addresses, so that the operator finds it where it looks for a pod.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use covey_contract::access::Document;
+use covey_contract::names;
+use covey_contract::proto::admin_server::{Admin, AdminServer};
+use covey_contract::proto::{
+    AccessStatus, ApplyAccessReply, ApplyAccessRequest, InitializeReply, InitializeRequest, StatusReply, StatusRequest,
+    TransferLeadersReply, TransferLeadersRequest,
+};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
+use serde_json::json;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status};
+
+/// What a node remembers, and what it was asked.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct State {
+    pub(crate) ordinal: u32,
+    pub(crate) node_id: String,
+    pub(crate) cluster_id: String,
+    pub(crate) initialized: Vec<InitializeRequest>,
+    pub(crate) access: AccessStatus,
+    pub(crate) handed: Vec<u64>,
+}
+
+/// A node that runs until it is dropped.
+pub(crate) struct Node {
+    pub(crate) state: Arc<Mutex<State>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Service(Arc<Mutex<State>>);
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let state = self.0.lock();
+        Ok(Response::new(StatusReply {
+            version: "0.0.1".into(),
+            node_id: state.node_id.clone(),
+            ordinal: state.ordinal,
+            cluster_id: state.cluster_id.clone(),
+            ready: !state.cluster_id.is_empty(),
+            member: !state.cluster_id.is_empty(),
+            meta_leader: if state.cluster_id.is_empty() { String::new() } else { "disk-0".into() },
+            access: Some(state.access.clone()),
+            ..StatusReply::default()
+        }))
+    }
+
+    async fn initialize(&self, request: Request<InitializeRequest>) -> Result<Response<InitializeReply>, Status> {
+        let request = request.into_inner();
+        let mut state = self.0.lock();
+        if !request.members.iter().any(|member| member.node_id == state.node_id) {
+            return Err(Status::failed_precondition("not listed"));
+        }
+        state.cluster_id.clone_from(&request.cluster_id);
+        state.initialized.push(request);
+        Ok(Response::new(InitializeReply {}))
+    }
+
+    async fn apply_access(&self, request: Request<ApplyAccessRequest>) -> Result<Response<ApplyAccessReply>, Status> {
+        let document = Document::parse(&request.into_inner().document)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut state = self.0.lock();
+        if document.revision > state.access.revision {
+            state.access = AccessStatus {
+                revision: document.revision,
+                hash: document.hash(),
+                users: u32::try_from(document.users.len()).unwrap(),
+                ..AccessStatus::default()
+            };
+            state.handed.push(document.revision);
+        }
+        Ok(Response::new(ApplyAccessReply { access: Some(state.access.clone()) }))
+    }
+
+    async fn transfer_leaders(
+        &self,
+        _: Request<TransferLeadersRequest>,
+    ) -> Result<Response<TransferLeadersReply>, Status> {
+        Ok(Response::new(TransferLeadersReply { left: 0 }))
+    }
+}
+
+/// Starts node `ordinal` of cluster `prod` with the certificate from the Secret that brokers mount, and makes its pod.
+pub(crate) async fn start(client: &Client, ordinal: u32, cluster_id: &str) -> Node {
+    let secret = Api::<Secret>::namespaced(client.clone(), "default").get("prod-peer-tls").await.unwrap();
+    let data: BTreeMap<String, Vec<u8>> = secret.data.unwrap().into_iter().map(|(key, value)| (key, value.0)).collect();
+    let state =
+        State { ordinal, node_id: format!("disk-{ordinal}"), cluster_id: cluster_id.into(), ..State::default() };
+    let state = Arc::new(Mutex::new(state));
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(&data[names::TLS_CERT], &data[names::TLS_KEY]))
+        .client_ca_root(Certificate::from_pem(&data[names::TLS_CA]));
+    let address = format!("{}:{}", ip(ordinal), names::PORT_ADMIN).parse().unwrap();
+    let service = AdminServer::new(Service(Arc::clone(&state)));
+    let incoming = tonic::transport::server::TcpIncoming::bind(address).unwrap();
+    let task = tokio::spawn(async move {
+        let server = Server::builder().tls_config(tls).unwrap().add_service(service);
+        server.serve_with_incoming(incoming).await.unwrap();
+    });
+    make_pod(client, ordinal).await;
+    Node { state, task }
+}
+
+/// Loopback addresses that nothing else uses: this test's nodes listen on the ports of real ones.
+fn ip(ordinal: u32) -> String {
+    format!("127.77.0.{}", ordinal + 1)
+}
+
+async fn make_pod(client: &Client, ordinal: u32) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let name = format!("prod-{ordinal}");
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {names::LABEL_CLUSTER: "prod"}},
+        "spec": {"containers": [{"name": "broker", "image": "none"}]}
+    }))
+    .unwrap();
+    if pods.get_opt(&name).await.unwrap().is_none() {
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+    }
+    let status = json!({"status": {
+        "phase": "Running", "podIP": ip(ordinal), "podIPs": [{"ip": ip(ordinal)}],
+        "conditions": [{"type": "Ready", "status": "True"}]
+    }});
+    pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+}

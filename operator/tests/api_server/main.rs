@@ -1,0 +1,44 @@
+//! The operator against a real API server: what only an API server can show. It needs `KUBERNETES_BIN`, a folder with
+//! `etcd` and `kube-apiserver`; without it every test here prints that it was skipped.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod broker;
+mod formation;
+mod manifests;
+mod passes;
+mod server;
+
+use covey_crds::{MqttCluster, MqttUser};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, PostParams};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Client, ResourceExt as _};
+
+use server::Server;
+
+/// A server with our definitions installed.
+async fn started() -> Option<Server> {
+    let binaries = server::binaries()?;
+    let server = Server::start(&binaries).await;
+    install(&server.client).await;
+    Some(server)
+}
+
+async fn install(client: &Client) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in covey_crds::all().unwrap() {
+        api.create(&PostParams::default(), &definition).await.unwrap();
+        let name = definition.name_any();
+        let established = await_condition(api.clone(), &name, conditions::is_crd_established());
+        tokio::time::timeout(std::time::Duration::from_secs(30), established).await.unwrap().unwrap();
+    }
+}
+
+fn clusters(client: &Client) -> Api<MqttCluster> {
+    Api::namespaced(client.clone(), "default")
+}
+
+fn users(client: &Client) -> Api<MqttUser> {
+    Api::namespaced(client.clone(), "default")
+}

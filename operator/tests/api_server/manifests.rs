@@ -1,0 +1,184 @@
+//! Bad manifests are refused by the API server, each with a sentence that a person can act on; good ones get the defaults.
+
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::ApiResource;
+use serde_json::{Value, json};
+
+use super::started;
+
+const BAD_CLUSTERS: [(&str, &str); 19] = [
+    ("{replicas: 0}", "greater than or equal to 1"),
+    ("{replicas: 2}", "two nodes have no majority"),
+    ("{replicas: 4}", "set allowEvenReplicas: true"),
+    ("{replicas: three}", "must be of type integer"),
+    ("{storage: {size: lots}}", "must be a number of bytes such as 256Ki, 64Mi or 10Gi"),
+    ("{resources: {limits: {memory: 1GB}}}", "must be a number of bytes"),
+    ("{resources: {requests: {cpu: half}}}", "must be a number of cores such as 500m or 2"),
+    ("{sessions: {expiryMax: 1d}}", "must be a duration in whole seconds"),
+    ("{fence: {lease: 1s}}", "fence.lease must be between 3s and 60s"),
+    ("{storage: {reserve: 100%}}", "must be a percentage from 0% to 99%"),
+    ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "every listener needs a port of its own"),
+    ("{listeners: [{name: a, port: 2000}, {name: a, port: 2001}]}", "Duplicate value"),
+    ("{listeners: [{name: peer, port: 2000}]}", "names of the broker's own ports"),
+    ("{listeners: [{name: a, port: 7883}]}", "the broker's own ports"),
+    ("{listeners: [{name: a, port: 8883, protocol: mqtts}]}", "supported values: \"mqtt\""),
+    ("{service: {externalTrafficPolicy: Local}}", "needs service.type NodePort or LoadBalancer"),
+    ("{acl: {anonymousRules: [{allow: [Publish], topics: [a]}]}}", "anonymousRules need anonymous: true"),
+    (
+        "{acl: {anonymous: true, anonymousRules: [{allow: [Publish], topics: ['{username}/a']}]}}",
+        "could choose its own topics",
+    ),
+    ("{surprise: 1}", "unknown field \"spec.surprise\""),
+];
+
+const BAD_USERS: [(&str, &str); 17] = [
+    ("acl: [{allow: [Subscribe], topics: ['plant/#/x']}]", "# must be the last level"),
+    ("acl: [{allow: [Subscribe], topics: ['plant#']}]", "# must be the last level"),
+    ("acl: [{allow: [Subscribe], topics: ['plant/line+/x']}]", "+ must stand alone in its level"),
+    ("acl: [{allow: [Publish], topics: ['$share/g/x']}]", "nobody publishes to $share"),
+    ("acl: [{allow: [Publish, Subscribe], topics: ['$share/g/x']}]", "nobody publishes to $share"),
+    ("acl: [{allow: [Subscribe], topics: ['$share/g/x']}]", "leave out $share/<name>/"),
+    ("acl: [{allow: [Publish], topics: ['a/{clientId}']}]", "needs spec.clientIdPattern"),
+    ("clientIdPattern: 'a*', acl: [{allow: [Publish], topics: ['a/x{clientId}']}]", "{clientId} must stand alone"),
+    ("acl: [{allow: [Publish], topics: ['a/x{username}']}]", "{username} must stand alone"),
+    ("acl: [{topics: [a]}]", "either allow or deny"),
+    ("acl: [{allow: [Publish], deny: [Publish], topics: [a]}]", "either allow or deny"),
+    ("acl: [{allow: [Publish], topics: []}]", "should have at least 1 items"),
+    ("acl: [{allow: [Publish], topics: [a], maxQos: 3}]", "less than or equal to 2"),
+    ("acl: [{allow: [Subscribe], topics: [a], retain: true}]", "it needs Publish among the actions"),
+    ("clientIdPattern: 'a/b'", "must not contain / + or #"),
+    ("authentication: {password: {}}", "exactly one of generate: true and secretRef"),
+    (
+        "authentication: {password: {generate: true, secretRef: {name: s}}}",
+        "exactly one of generate: true and secretRef",
+    ),
+];
+
+fn api(client: &kube::Client, kind: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("covey.io", "v1alpha1", kind));
+    Api::namespaced_with(client.clone(), "default", &resource)
+}
+
+fn object(kind: &str, name: &str, spec: &str) -> DynamicObject {
+    let yaml = format!("apiVersion: covey.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+    serde_saphyr::from_str(&yaml).unwrap()
+}
+
+fn strict() -> PostParams {
+    PostParams { field_manager: Some("test".into()), ..PostParams::default() }
+}
+
+async fn refusal(client: &kube::Client, kind: &str, name: &str, spec: &str) -> String {
+    let wanted = object(kind, name, spec);
+    let resource = api(client, kind);
+    // Unknown fields are refused where the client asks for it, as kubectl does.
+    let request = axum::http::Request::post(format!("{}?fieldValidation=Strict", resource.resource_url()))
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(&wanted).unwrap())
+        .unwrap();
+    match client.request::<Value>(request).await {
+        Ok(_) => format!("ACCEPTED: {spec}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn bad_manifests_are_refused_with_a_sentence_and_good_ones_get_defaults() {
+    let Some(server) = started().await else { return };
+    let client = &server.client;
+    for (spec, sentence) in BAD_CLUSTERS {
+        let error = refusal(client, "MqttCluster", "bad", spec).await;
+        assert!(error.contains(sentence), "{spec}\n  wanted: {sentence}\n  got: {error}");
+    }
+    for (spec, sentence) in BAD_USERS {
+        let error = refusal(client, "MqttUser", "bad", &format!("{{clusterRef: {{name: prod}}, {spec}}}")).await;
+        assert!(error.contains(sentence), "{spec}\n  wanted: {sentence}\n  got: {error}");
+    }
+    for name in ["9lives", "a-name-that-is-much-longer-than-any-host-name-can-be"] {
+        let error = refusal(client, "MqttCluster", name, "{}").await;
+        assert!(error.contains("becomes part of host names"), "{name}: {error}");
+    }
+    defaults_are_shown(client).await;
+    transitions_are_held(client).await;
+}
+
+async fn defaults_are_shown(client: &kube::Client) {
+    let created =
+        api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "prod", "{replicas: 3}")).await.unwrap();
+    let spec = &created.data["spec"];
+    for (pointer, value) in [
+        ("/listeners/0", json!({"name": "mqtt", "protocol": "mqtt", "port": 1883})),
+        ("/sessions/expiryWhenUnset", json!("2h")),
+        ("/sessions/queueFullPolicy", json!("RejectNewest")),
+        ("/storage/deletionPolicy", json!("Retain")),
+        ("/shards", json!(8)),
+        ("/acl/anonymous", json!(false)),
+    ] {
+        assert_eq!(spec.pointer(pointer), Some(&value), "{pointer}");
+    }
+    let good = "{clusterRef: {name: prod}, clientIdPattern: 'a*', acl: [
+        {allow: [Publish], topics: ['a/{clientId}/#', '{username}/b', '#', '+/+', '部门/消息'], maxQos: 1, retain: false},
+        {deny: [Publish, Subscribe], topics: ['a/b']}]}";
+    let user = api(client, "MqttUser").create(&strict(), &object("MqttUser", "good", good)).await.unwrap();
+    assert_eq!(user.data["spec"]["authentication"]["password"]["generate"], json!(true));
+    let own = "{clusterRef: {name: prod}, authentication: {password: {secretRef: {name: s}}}}";
+    let user = api(client, "MqttUser").create(&strict(), &object("MqttUser", "own", own)).await.unwrap();
+    assert_eq!(user.data["spec"]["authentication"]["password"], json!({"secretRef": {"name": "s", "key": "password"}}));
+    let numbers = "{replicas: 1, resources: {requests: {cpu: 2, memory: 1073741824}}}";
+    api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "numbers", numbers)).await.unwrap();
+}
+
+async fn transitions_are_held(client: &kube::Client) {
+    let clusters = api(client, "MqttCluster");
+    let patch = |spec: Value| {
+        let clusters = clusters.clone();
+        async move {
+            let patch = Patch::Merge(json!({"spec": spec}));
+            clusters.patch("prod", &PatchParams::default(), &patch).await.map_err(|error| error.to_string())
+        }
+    };
+    for (spec, sentence) in [
+        (json!({"replicas": 1}), "fewer nodes cannot hold three copies"),
+        (json!({"shards": 16}), "shards is fixed at birth"),
+        (json!({"storage": {"size": "20Gi"}}), "cannot change in this version"),
+        (json!({"storage": {"storageClassName": "fast"}}), "cannot change in this version"),
+    ] {
+        let error = patch(spec.clone()).await.unwrap_err();
+        assert!(error.contains(sentence), "{spec}\n  wanted: {sentence}\n  got: {error}");
+    }
+    patch(json!({"replicas": 5})).await.unwrap();
+    let error = patch(json!({"replicas": 3})).await.unwrap_err();
+    assert!(error.contains("replicas can only grow"), "{error}");
+    let scale = clusters.get_scale("prod").await.unwrap();
+    assert_eq!(scale.spec.unwrap().replicas, Some(5));
+    let users = api(client, "MqttUser");
+    let rename = Patch::Merge(json!({"spec": {"username": "other"}}));
+    let error = users.patch("good", &PatchParams::default(), &rename).await.unwrap_err().to_string();
+    assert!(error.contains("username cannot change"), "{error}");
+}
+
+#[tokio::test]
+async fn the_examples_are_accepted_as_they_are() {
+    let Some(server) = started().await else { return };
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut accepted = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let documents: Vec<DynamicObject> = serde_saphyr::from_multiple(&text).unwrap();
+        for document in documents {
+            let types = document.types.clone().unwrap();
+            if types.api_version != "covey.io/v1alpha1" {
+                continue;
+            }
+            let resource = api(&server.client, &types.kind);
+            let request = axum::http::Request::post(format!("{}?fieldValidation=Strict", resource.resource_url()))
+                .header("content-type", "application/json")
+                .body(serde_json::to_vec(&document).unwrap())
+                .unwrap();
+            server.client.request::<Value>(request).await.unwrap();
+            accepted += 1;
+        }
+    }
+    assert!(accepted >= 3, "only {accepted} documents were found");
+}
