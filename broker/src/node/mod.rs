@@ -264,7 +264,9 @@ impl Node {
     pub fn durable_sessions_led(&self) -> u64 {
         let led = self.states.iter().zip(0_u16..);
         led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours)
-            .map(|(state, _)| state.machine.lock().sessions().filter(|(_, session)| session.profile.durable).count() as u64)
+            .map(|(state, _)| {
+                state.machine.lock().sessions().filter(|(_, session)| session.profile.durable).count() as u64
+            })
             .sum()
     }
 
@@ -331,4 +333,3 @@ impl Sessions for NodeSessions {
         Ok(connected)
     }
 }
-

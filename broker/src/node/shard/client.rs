@@ -124,7 +124,12 @@ impl Client {
     }
 
     /// Keeps a link until shutdown.
-    pub async fn run(self: Arc<Self>, connector: Arc<impl Connector>, events: Arc<impl Events>, shutdown: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        connector: Arc<impl Connector>,
+        events: Arc<impl Events>,
+        shutdown: CancellationToken,
+    ) {
         loop {
             let pause = if self.state.lock().epoch == 0 { 20 } else { 10 };
             tokio::select! {
@@ -179,7 +184,12 @@ impl Client {
         if state.epoch != epoch {
             return;
         }
-        debug!(shard = self.shard, enqueues = state.enqueues.len(), calls = state.calls.len(), "attached to the shard's leader");
+        debug!(
+            shard = self.shard,
+            enqueues = state.enqueues.len(),
+            calls = state.calls.len(),
+            "attached to the shard's leader"
+        );
         state.link = Some(link.to.clone());
         let calls: Vec<ToShard> = state
             .calls

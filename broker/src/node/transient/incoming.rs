@@ -38,7 +38,13 @@ impl std::fmt::Debug for Incoming {
 
 impl Incoming {
     pub fn new(filters: Arc<Filters>, deliver: Deliver) -> Arc<Self> {
-        Arc::new(Self { filters, deliver, received: Mutex::default(), known: watch::channel(HashMap::new()).0, over: Mutex::default() })
+        Arc::new(Self {
+            filters,
+            deliver,
+            received: Mutex::default(),
+            known: watch::channel(HashMap::new()).0,
+            over: Mutex::default(),
+        })
     }
 
     /// This node's epoch changed: numbers and filters of the former one mean nothing, its streams end.

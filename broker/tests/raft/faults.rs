@@ -9,8 +9,8 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::{sleep, timeout};
 
-use super::super::*;
-use super::harness::*;
+use crate::harness::*;
+use covey_broker::cluster::*;
 
 type Nodes = Arc<RwLock<BTreeMap<NodeId, Cluster>>>;
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::super::*;
-use super::harness::*;
+use crate::harness::*;
+use covey_broker::cluster::*;
 
 fn tiny() -> Tuning {
     Tuning { snapshot_entries: 100, keep_entries: 5, ..quiet() }
