@@ -266,6 +266,7 @@ pub(crate) struct TestCluster {
     pub(crate) tuning: Tuning,
     pub(crate) segment_bytes: u64,
     pub(crate) timing: Timing,
+    pub(crate) groups: Vec<GroupId>,
     pub(crate) fatal: Arc<Mutex<Vec<String>>>,
     dirs: TempDir,
 }
@@ -298,6 +299,7 @@ impl TestCluster {
             tuning,
             segment_bytes: 64 << 20,
             timing: timing(),
+            groups: vec![GROUP, OTHER],
             fatal,
             dirs,
         }
@@ -329,7 +331,7 @@ impl TestCluster {
         options.segment_bytes = self.segment_bytes;
         let (log, _recovered) = segment::Log::open(&dir.join("log"), options).unwrap();
         let contents: BTreeMap<GroupId, Arc<Mutex<Contents>>> =
-            [GROUP, OTHER].into_iter().map(|group| (group, Arc::default())).collect();
+            self.groups.iter().map(|group| (*group, Arc::default())).collect();
         let machines = contents.iter().map(|(group, contents)| {
             let machine = ListMachine { last: BTreeMap::new(), contents: Arc::clone(contents) };
             (*group, Box::new(machine) as Box<dyn Machine>)
