@@ -11,9 +11,9 @@ use bytes::{Buf, Bytes};
 use covey_contract::config::Raft as Timing;
 use covey_contract::proto;
 use covey_contract::proto::peer_server::{Peer, PeerServer};
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use parking_lot::{Mutex, RwLock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -30,6 +30,9 @@ pub(crate) const GROUP: GroupId = GroupId::META;
 pub(crate) const OTHER: GroupId = GroupId::shard(0);
 /// Long enough for a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command of this client makes every machine panic.
+pub(crate) const POISON: u32 = u32::MAX;
 
 /// What a machine holds, for comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +64,7 @@ impl Machine for ListMachine {
         let mut contents = self.contents.lock();
         contents.applies.push(index);
         let (client, sequence) = parse(command);
+        assert_ne!(client, POISON, "as the test wants it");
         let last = self.last.entry(client).or_insert(0);
         if sequence <= *last {
             return Bytes::from_static(b"repeat");
@@ -357,7 +361,7 @@ impl TestCluster {
         let stop_server = CancellationToken::new();
         let stopped = stop_server.clone().cancelled_owned();
         let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
+            let incoming = TcpListenerStream::new(listener).inspect_ok(|stream| stream.set_nodelay(true).unwrap());
             let serving = Server::builder().add_service(service).serve_with_incoming(incoming);
             tokio::select! {
                 result = serving => result.unwrap(),
