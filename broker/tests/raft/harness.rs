@@ -47,7 +47,7 @@ pub(crate) struct Contents {
 /// Appends commands to a list; a command is (client u32, sequence u32, anything) and is taken once.
 #[derive(Default)]
 pub(crate) struct ListMachine {
-    last: BTreeMap<u32, u32>,
+    seen: BTreeSet<(u32, u32)>,
     contents: Arc<Mutex<Contents>>,
 }
 
@@ -65,11 +65,9 @@ impl Machine for ListMachine {
         contents.applies.push(index);
         let (client, sequence) = parse(command);
         assert_ne!(client, POISON, "as the test wants it");
-        let last = self.last.entry(client).or_insert(0);
-        if sequence <= *last {
+        if !self.seen.insert((client, sequence)) {
             return Bytes::from_static(b"repeat");
         }
-        *last = sequence;
         contents.entries.push((index, command.clone()));
         rows.put(index.to_be_bytes(), command.clone());
         Bytes::from(contents.entries.len().to_string())
@@ -86,11 +84,10 @@ impl Machine for ListMachine {
         contents.entries.clear();
         contents.applies.clear();
         contents.loads += 1;
-        self.last.clear();
+        self.seen.clear();
         for row in rows {
             let (mut key, command) = row?;
-            let (client, sequence) = parse(&command);
-            self.last.insert(client, sequence);
+            self.seen.insert(parse(&command));
             contents.entries.push((key.get_u64(), command));
         }
         Ok(())
@@ -337,7 +334,7 @@ impl TestCluster {
         let contents: BTreeMap<GroupId, Arc<Mutex<Contents>>> =
             self.groups.iter().map(|group| (*group, Arc::default())).collect();
         let machines = contents.iter().map(|(group, contents)| {
-            let machine = ListMachine { last: BTreeMap::new(), contents: Arc::clone(contents) };
+            let machine = ListMachine { seen: BTreeSet::new(), contents: Arc::clone(contents) };
             (*group, Box::new(machine) as Box<dyn Machine>)
         });
         let fatal = Arc::clone(&self.fatal);
@@ -418,6 +415,25 @@ impl TestCluster {
                 return response;
             }
             assert!(Instant::now() < deadline, "no answer");
+        }
+    }
+
+    /// Changes the members at whichever node leads, until it is done.
+    pub(crate) async fn set_voters(
+        &self,
+        group: GroupId,
+        voters: &BTreeMap<NodeId, Member>,
+        learners: &BTreeMap<NodeId, Member>,
+    ) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.cluster(self.leader(group).await);
+            match leader.set_voters(group, voters.clone(), learners.clone()).await {
+                Ok(()) => return,
+                Err(ChangeError::NotLeader(_) | ChangeError::InProgress) => (),
+                Err(other) => panic!("{other}"),
+            }
+            assert!(Instant::now() < deadline, "the members did not change");
         }
     }
 
