@@ -91,7 +91,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
 pub async fn run_with(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
     let readiness = Readiness::waiting(vec!["starting".into()]);
-    let context = Arc::new(Context::new(client.clone(), metrics.clone(), options.instance.clone(), options.alert_for_scale));
+    let context =
+        Arc::new(Context::new(client.clone(), metrics.clone(), options.instance.clone(), options.alert_for_scale));
     let address = options.http;
     let server = http::serve(address, metrics, readiness.clone(), shutdown.clone());
     let work = async {

@@ -40,7 +40,9 @@ pub enum Outcome {
     /// The bytes allowed for retained messages are used up.
     Full,
     Stale,
-    Gap { expected: u64 },
+    Gap {
+        expected: u64,
+    },
 }
 
 /// Row `t`: a retained message.

@@ -36,8 +36,9 @@ pub(super) struct Group {
     pub(super) shelf: Arc<Shelf>,
     pub(super) progress: Arc<Progress>,
     pub(super) leadership: watch::Receiver<Leadership>,
-    /// The leadership is being handed over: no commands meanwhile.
-    pub(super) transferring: watch::Sender<bool>,
+    /// The last term in which this node began to hand its leadership over: it takes no commands any more in that term,
+    /// also where the handover fails.
+    pub(super) resigned: watch::Sender<Option<u64>>,
     proposals: mpsc::UnboundedSender<Proposal>,
 }
 
@@ -112,18 +113,18 @@ impl Group {
         let raft = Raft::new(node.options.node, Arc::clone(&node.config), factory, log, machine);
         let raft = raft.await.map_err(|error| failed(error.to_string()))?;
         let (proposals, queue) = mpsc::unbounded_channel();
-        let transferring = watch::Sender::new(false);
+        let resigned = watch::Sender::new(None);
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         node.tracker.spawn(propose_in_order(raft.clone(), queue));
         node.tracker.spawn(watch_leadership(
             id,
             raft.clone(),
             Arc::clone(&progress),
-            transferring.subscribe(),
+            resigned.subscribe(),
             leadership_sender,
             Arc::clone(&node.options),
         ));
-        Ok(Self { id, raft, store, shelf, progress, leadership, transferring, proposals })
+        Ok(Self { id, raft, store, shelf, progress, leadership, resigned, proposals })
     }
 
     /// Submits a command now; the future gives its fate.
@@ -184,7 +185,7 @@ async fn watch_leadership(
     group: GroupId,
     raft: Raft,
     progress: Arc<Progress>,
-    mut transferring: watch::Receiver<bool>,
+    mut resigned: watch::Receiver<Option<u64>>,
     sender: watch::Sender<Leadership>,
     shared: Arc<Shared>,
 ) {
@@ -199,14 +200,14 @@ async fn watch_leadership(
             Leadership {
                 term: leader_id.term,
                 leader: server.current_leader,
-                ours: ready && !*transferring.borrow_and_update(),
+                ours: ready && *resigned.borrow_and_update() != Some(leader_id.term),
             }
         };
         sender.send_if_modified(|last| std::mem::replace(last, current) != current);
         let alive = tokio::select! {
             changed = server.changed() => changed.is_ok(),
             changed = applied_leader.changed() => changed.is_ok(),
-            changed = transferring.changed() => changed.is_ok(),
+            changed = resigned.changed() => changed.is_ok(),
             () = shared.stop.cancelled() => false,
         };
         if !alive {

@@ -216,7 +216,10 @@ impl RaftStateMachine<Types> for StateMachine {
     {
         let mut chunks = entries.ready_chunks(BATCH_ENTRIES);
         while let Some(chunk) = chunks.next().await {
-            self.shared.apply(chunk.into_iter().collect::<Result<Vec<_>, _>>()?)?;
+            let chunk = chunk.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let shared = Arc::clone(&self.shared);
+            // A write of the store waits while another group's snapshot fsyncs it.
+            blocking(move || shared.apply(chunk)).await?;
         }
         Ok(())
     }

@@ -118,7 +118,7 @@ impl Group {
         }
     }
 
-    /// Hands the leadership over; commands are refused from the request until somebody leads.
+    /// Hands the leadership over; commands are refused from here on until somebody leads in a higher term.
     pub(super) async fn transfer_leader(&self, to: NodeId, election_max: Duration) -> Result<(), ChangeError> {
         let status = self.status();
         if !self.leadership.borrow().ours {
@@ -133,18 +133,13 @@ impl Group {
         self.await_lag(to, AT_THE_TAIL, Instant::now() + TAIL_WAIT).await?.ok_or(ChangeError::Behind(to))?;
         let mut leadership = self.leadership.clone();
         let before = leadership.borrow().term;
-        self.transferring.send_replace(true);
-        let result = async {
-            self.raft.trigger().transfer_leader(to).await.map_err(|_| ChangeError::Stopped)?;
-            let landed = leadership.wait_for(|now| now.term > before && now.leader.is_some());
-            match timeout(election_max * 4, landed).await {
-                Ok(Ok(now)) if now.leader == Some(to) => Ok(()),
-                Ok(Ok(_)) | Err(_) => Err(ChangeError::NotTaken(to)),
-                Ok(Err(_)) => Err(ChangeError::Stopped),
-            }
-        };
-        let result = result.await;
-        self.transferring.send_replace(false);
-        result
+        self.resigned.send_replace(Some(before));
+        self.raft.trigger().transfer_leader(to).await.map_err(|_| ChangeError::Stopped)?;
+        let landed = leadership.wait_for(|now| now.term > before && now.leader.is_some());
+        match timeout(election_max * 4, landed).await {
+            Ok(Ok(now)) if now.leader == Some(to) => Ok(()),
+            Ok(Ok(_)) | Err(_) => Err(ChangeError::NotTaken(to)),
+            Ok(Err(_)) => Err(ChangeError::Stopped),
+        }
     }
 }

@@ -20,8 +20,6 @@ mod serve;
 mod snapshot;
 mod state_store;
 mod status;
-#[cfg(test)]
-mod tests;
 mod types;
 mod upkeep;
 

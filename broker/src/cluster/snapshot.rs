@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -253,9 +253,30 @@ pub(super) struct Shelf {
     group: GroupId,
     current: Mutex<Option<Arc<SnapshotFile>>>,
     temporary: AtomicU64,
+    sending: AtomicUsize,
+}
+
+/// A snapshot of the group is on its way to a peer as long as this lives.
+pub(super) struct Sending(Arc<Shelf>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.sending.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shelf {
+    /// Marks that a snapshot is being sent.
+    pub(super) fn sending(self: &Arc<Self>) -> Sending {
+        self.sending.fetch_add(1, Ordering::Relaxed);
+        Sending(Arc::clone(self))
+    }
+
+    /// Whether a peer is being sent a snapshot, and will need the log behind it.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed) > 0
+    }
+
     /// Finds the newest snapshot of a group in the directory and removes all other files of the group. The caller made
     /// the directory.
     pub(super) fn open(dir: &Path, group: GroupId) -> Result<Self, StoreError> {
@@ -282,7 +303,7 @@ impl Shelf {
             }
         }
         let current = Mutex::new(newest.map(Arc::new));
-        Ok(Self { dir: dir.to_owned(), group, current, temporary: AtomicU64::new(0) })
+        Ok(Self { dir: dir.to_owned(), group, current, temporary: AtomicU64::new(0), sending: AtomicUsize::new(0) })
     }
 
     /// The newest snapshot.

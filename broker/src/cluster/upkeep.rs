@@ -49,7 +49,9 @@ async fn look_after(group: &Group, tuning: &Tuning, pinned: bool) -> Result<(), 
     let size = tuning.snapshot_bytes.max(current.map_or(0, |file| file.bytes));
     let unsaved = group.progress.unsaved.load(std::sync::atomic::Ordering::Relaxed);
     let due = new >= tuning.snapshot_entries || unsaved >= size || pinned;
-    if !due || (applied == 0 && covered.is_none()) {
+    // A peer that is being sent a snapshot needs the log behind it, unless the disk needs the room.
+    let held = group.shelf.is_sending() && !pinned;
+    if !due || held || (applied == 0 && covered.is_none()) {
         return Ok(());
     }
     if new > 0 {

@@ -146,12 +146,10 @@ impl Registry {
             FromShard::Volatile { client, owner, retain, identifiers, expiry, body } => {
                 let held = self.find(&client, owner)?;
                 let message = message::decode(&body, 0, retain, expiry)?;
-                self.send_volatile(&held, Delivery {
-                    packet_id: None,
-                    dup: false,
-                    message,
-                    subscription_identifiers: identifiers,
-                });
+                self.send_volatile(
+                    &held,
+                    Delivery { packet_id: None, dup: false, message, subscription_identifiers: identifiers },
+                );
                 None
             }
             FromShard::Lost { client, owner } => {
@@ -180,7 +178,8 @@ impl Registry {
 
     /// Sends QoS 0 if there is room; whether there was.
     fn send_volatile(&self, held: &Held, delivery: Delivery) -> bool {
-        held.events.capacity() > KEPT_FOR_ACKNOWLEDGED && held.events.try_send(Event::Deliver(Box::new(delivery))).is_ok()
+        held.events.capacity() > KEPT_FOR_ACKNOWLEDGED
+            && held.events.try_send(Event::Deliver(Box::new(delivery))).is_ok()
     }
 
     /// Delivers a message to the transient sessions here; how many matched.
@@ -209,12 +208,8 @@ impl Registry {
         let qos = matched.qos.min(transported.qos);
         let retain = matched.retain_as_published && transported.retain;
         let Some(decoded) = message::decode(&transported.body, qos, retain, transported.expiry) else { return };
-        let delivery = Delivery {
-            packet_id: None,
-            dup: false,
-            message: decoded,
-            subscription_identifiers: matched.identifiers,
-        };
+        let delivery =
+            Delivery { packet_id: None, dup: false, message: decoded, subscription_identifiers: matched.identifiers };
         if transported.retained_index > 0 {
             held.note_live_copy(name, transported);
         }

@@ -166,7 +166,8 @@ impl Membership {
         let Some(cluster) = self.identity.cluster() else { return refuse("not in a cluster yet") };
         let leadership = *self.node.cluster.leadership(GroupId::META).borrow();
         if !leadership.ours {
-            let ask = leadership.leader.and_then(|leader| self.node.meta.machine.read().member(leader).map(|m| m.ordinal));
+            let ask =
+                leadership.leader.and_then(|leader| self.node.meta.machine.read().member(leader).map(|m| m.ordinal));
             return proto::JoinReply { ask, ..refuse("this node does not lead") };
         }
         if let Some(reason) = self.objection(join).await {
@@ -187,7 +188,11 @@ impl Membership {
     async fn objection(&self, join: &proto::JoinRequest) -> Option<String> {
         let members: Vec<(NodeId, u32)> = {
             let machine = self.node.meta.machine.read();
-            machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (node, member.ordinal)).collect()
+            machine
+                .members()
+                .filter(|(_, member)| !member.removed)
+                .map(|(node, member)| (node, member.ordinal))
+                .collect()
         };
         let former = members.iter().find(|(node, ordinal)| *ordinal == join.ordinal && *node != join.node_id)?.0;
         let mut alive = 0;
@@ -245,7 +250,11 @@ impl Membership {
     async fn keep_voters(&self) {
         let members: BTreeMap<u32, NodeId> = {
             let machine = self.node.meta.machine.read();
-            machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
+            machine
+                .members()
+                .filter(|(_, member)| !member.removed)
+                .map(|(node, member)| (member.ordinal, node))
+                .collect()
         };
         if members.is_empty() {
             return;

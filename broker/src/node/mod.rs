@@ -295,6 +295,19 @@ impl Node {
         self.groups_led().filter(is_behind).count()
     }
 
+<<<<<<< HEAD
+=======
+    /// Durable sessions in the shards that this node leads.
+    pub fn durable_sessions_led(&self) -> u64 {
+        let led = self.states.iter().zip(0_u16..);
+        led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours)
+            .map(|(state, _)| {
+                state.machine.lock().sessions().filter(|(_, session)| session.profile.durable).count() as u64
+            })
+            .sum()
+    }
+
+>>>>>>> raft
     /// Hands every leadership to another voter, as far as one has all entries.
     pub async fn transfer_leaders(&self) {
         let led: Vec<GroupId> = self.groups_led().collect();
@@ -388,4 +401,3 @@ impl Sessions for NodeSessions {
         Ok(connected)
     }
 }
-

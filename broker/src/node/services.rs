@@ -83,7 +83,11 @@ impl Node {
             tokio::time::sleep(RETRY).await;
         }
         let machine = self.retained.machine.read();
-        machine.matches(&filter, machine.time()).into_iter().map(|(name, message)| as_enqueue(name.as_str(), message)).collect()
+        machine
+            .matches(&filter, machine.time())
+            .into_iter()
+            .map(|(name, message)| as_enqueue(name.as_str(), message))
+            .collect()
     }
 
     /// Retained messages to a transient session that subscribed.

@@ -220,9 +220,9 @@ impl NodeSession {
             let found = self.node.retained_for(wanted.filter.as_str()).await;
             let Outbox::Transient { awaiting, .. } = &mut *self.held.outbox.lock() else { return };
             let Some((_, newest)) = awaiting.remove(&wanted.filter) else { continue };
-            let fresh = found.into_iter().filter(|found| {
-                newest.get(&found.topic).is_none_or(|index| *index < found.retained_index)
-            });
+            let fresh = found
+                .into_iter()
+                .filter(|found| newest.get(&found.topic).is_none_or(|index| *index < found.retained_index));
             let deliveries: Vec<_> =
                 fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)).collect();
             let (node, held) = (self.node.clone(), self.held.clone());
@@ -238,7 +238,11 @@ enum Received {
 }
 
 impl Session for NodeSession {
-    fn publish(&self, message: Message, packet_id: Option<PacketId>) -> impl Future<Output = Published> + Send + 'static {
+    fn publish(
+        &self,
+        message: Message,
+        packet_id: Option<PacketId>,
+    ) -> impl Future<Output = Published> + Send + 'static {
         let begun = self.begin(message, packet_id);
         let (lease, epoch) = (self.node.lease.clone(), self.held.epoch);
         async move {

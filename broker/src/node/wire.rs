@@ -38,12 +38,32 @@ pub(super) struct Held {
 pub(super) enum FromShard {
     /// This node leads and serves; follows [`ToShard::Attach`].
     Attached,
-    Answer { id: u64, outcome: Outcome },
-    Enqueued { number: u64, outcome: Outcome },
-    Deliver { client: Box<str>, owner: u64, items: Vec<Item> },
-    Volatile { client: Box<str>, owner: u64, retain: bool, identifiers: Vec<u32>, expiry: Option<u32>, body: Bytes },
+    Answer {
+        id: u64,
+        outcome: Outcome,
+    },
+    Enqueued {
+        number: u64,
+        outcome: Outcome,
+    },
+    Deliver {
+        client: Box<str>,
+        owner: u64,
+        items: Vec<Item>,
+    },
+    Volatile {
+        client: Box<str>,
+        owner: u64,
+        retain: bool,
+        identifiers: Vec<u32>,
+        expiry: Option<u32>,
+        body: Bytes,
+    },
     /// Another connection, or nobody, holds the session.
-    Lost { client: Box<str>, owner: u64 },
+    Lost {
+        client: Box<str>,
+        owner: u64,
+    },
 }
 
 /// A queued message on its way to the session's holder.
@@ -98,8 +118,16 @@ pub(super) enum Verdict {
 
 /// The publishing node (it dialled) to the node that has transient subscribers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+<<<<<<< HEAD
 pub(super) enum ToTransient {
     Hello { node: NodeId, epoch: u64 },
+=======
+pub enum ToTransient {
+    Hello {
+        node: NodeId,
+        epoch: u64,
+    },
+>>>>>>> raft
     /// Numbered per stream pair and epoch of the receiver.
     Message(Box<Numbered>),
     /// QoS 0: no number, no receipt.
@@ -137,11 +165,23 @@ pub(super) struct Transported {
 pub(super) enum FromTransient {
     /// First: the epoch that the filters and numbers belong to, all filters, the change they are at, and the last number
     /// received from this sender's epoch.
-    State { epoch: u64, change: u64, filters: Vec<(Box<str>, u8)>, received: u64 },
+    State {
+        epoch: u64,
+        change: u64,
+        filters: Vec<(Box<str>, u8)>,
+        received: u64,
+    },
     /// `None`: nobody here wants the filter any more.
-    Change { change: u64, filter: Box<str>, qos: Option<u8> },
+    Change {
+        change: u64,
+        filter: Box<str>,
+        qos: Option<u8>,
+    },
     /// In memory here, in order, up to this number; how many sessions the last one matched.
-    Receipt { number: u64, matched: u32 },
+    Receipt {
+        number: u64,
+        matched: u32,
+    },
     Synced(u64),
 }
 

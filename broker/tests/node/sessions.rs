@@ -73,7 +73,11 @@ async fn a_publish_right_after_the_suback_arrives_wherever_it_is_made() {
         let topic = format!("fresh/{round}");
         subscriber.session.subscribe(vec![filter(&topic)]).await;
         let publisher = &publishers[(round + 1) % 3];
-        assert_eq!(publisher.session.publish(message(&topic, "now"), None).await, Published::Delivered, "round {round}");
+        assert_eq!(
+            publisher.session.publish(message(&topic, "now"), None).await,
+            Published::Delivered,
+            "round {round}"
+        );
         assert_eq!(receive(&mut subscriber).await.0, "now");
         subscriber.session.end(BROKEN);
     }

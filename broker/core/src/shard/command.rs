@@ -24,28 +24,69 @@ pub enum Operation {
     Claim(Claim),
     /// The connection that holds `owner` is over.
     End(End),
-    Subscribe { client: Box<str>, owner: u64, subscriptions: Vec<Subscription> },
-    Unsubscribe { client: Box<str>, owner: u64, filters: Vec<Box<str>> },
+    Subscribe {
+        client: Box<str>,
+        owner: u64,
+        subscriptions: Vec<Subscription>,
+    },
+    Unsubscribe {
+        client: Box<str>,
+        owner: u64,
+        filters: Vec<Box<str>>,
+    },
     /// A message for whoever matches here.
     Enqueue(Enqueue),
     /// Deliveries that the client acknowledged, or that expired: inclusive ranges of inbox sequence numbers.
-    Settle { client: Box<str>, owner: u64, ranges: Vec<(u64, u64)> },
+    Settle {
+        client: Box<str>,
+        owner: u64,
+        ranges: Vec<(u64, u64)>,
+    },
     /// PUBREC of a QoS 2 delivery: from now on only PUBREL is sent.
-    Received { client: Box<str>, owner: u64, sequence: u64 },
+    Received {
+        client: Box<str>,
+        owner: u64,
+        sequence: u64,
+    },
     /// A QoS 2 PUBLISH of a durable session, before it is enqueued anywhere.
-    Receive { client: Box<str>, owner: u64, packet: u16 },
+    Receive {
+        client: Box<str>,
+        owner: u64,
+        packet: u16,
+    },
     /// PUBREL of that packet id.
-    Release { client: Box<str>, owner: u64, packet: u16 },
+    Release {
+        client: Box<str>,
+        owner: u64,
+        packet: u16,
+    },
     /// Retained messages for a subscription that waits for them.
-    Snapshot { client: Box<str>, owner: u64, filter: Box<str>, messages: Vec<Enqueue>, last: bool },
+    Snapshot {
+        client: Box<str>,
+        owner: u64,
+        filter: Box<str>,
+        messages: Vec<Enqueue>,
+        last: bool,
+    },
     /// That epoch of a node is over: its connections are gone.
-    NodeDown { node: NodeId, epoch: u64 },
+    NodeDown {
+        node: NodeId,
+        epoch: u64,
+    },
     /// An offline session is past its expiry.
-    Expire { client: Box<str>, owner: u64 },
+    Expire {
+        client: Box<str>,
+        owner: u64,
+    },
     /// An offline session's will delay has passed.
-    WillDue { client: Box<str>, owner: u64 },
+    WillDue {
+        client: Box<str>,
+        owner: u64,
+    },
     /// A due will was published.
-    WillDone { will: u64 },
+    WillDone {
+        will: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -150,11 +191,20 @@ pub enum Outcome {
     Subscribed(Vec<Subscribed>),
     /// Per filter: whether it existed.
     Unsubscribed(Vec<bool>),
-    Enqueued { matched: u32, accepted: u32 },
+    Enqueued {
+        matched: u32,
+        accepted: u32,
+    },
     /// Not the next number: resend from `expected`.
-    Gap { expected: u64 },
+    Gap {
+        expected: u64,
+    },
     /// Number of the QoS 2 publish, and the lowest one that is not released.
-    Receiving { number: u64, floor: u64, incarnation: u64 },
+    Receiving {
+        number: u64,
+        floor: u64,
+        incarnation: u64,
+    },
     /// Whether the packet id or sequence was in use.
     Known(bool),
 }

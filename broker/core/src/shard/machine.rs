@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::bodies::{Bodies, Body};
-use super::command::{Claim, Claimed, End, Entry, NodeId, Operation, Options, Outcome, Subscribed, Subscription, WantRetained, Will};
+use super::command::{
+    Claim, Claimed, End, Entry, NodeId, Operation, Options, Outcome, Subscribed, Subscription, WantRetained, Will,
+};
 use super::session::{Holder, Profile, Session, SessionId, Slot};
 use crate::rows::{self, Rows};
 use crate::topic::{Filter, Tree};
@@ -429,7 +431,8 @@ impl Machine {
     fn will_due(&mut self, client: &str, owner: u64, rows: &mut dyn Rows) -> Outcome {
         let now = self.header.time;
         let session = self.clients.get(client).and_then(|id| self.sessions.get_mut(id).map(|session| (*id, session)));
-        let Some((id, session)) = session.filter(|(_, session)| session.profile.owner == owner && session.is_will_due(now))
+        let Some((id, session)) =
+            session.filter(|(_, session)| session.profile.owner == owner && session.is_will_due(now))
         else {
             return Outcome::Known(false);
         };

@@ -260,17 +260,31 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         }),
         (1_u64..40, topic, client.clone()).prop_map(|(number, topic, publisher)| {
             let once = (number % 4 == 0).then(|| Once { key: publisher.into(), number, floor: number / 2 });
-            Operation::Enqueue(Enqueue { publisher: publisher.into(), once, floor: number / 3, ..message(number, topic) })
+            Operation::Enqueue(Enqueue {
+                publisher: publisher.into(),
+                once,
+                floor: number / 3,
+                ..message(number, topic)
+            })
         }),
         (client.clone(), owner.clone(), 0_u64..8, 0_u64..3).prop_map(|(client, owner, low, length)| {
             Operation::Settle { client: client.into(), owner, ranges: vec![(low, low + length)] }
         }),
-        (client.clone(), owner.clone(), 0_u64..8)
-            .prop_map(|(client, owner, sequence)| Operation::Received { client: client.into(), owner, sequence }),
-        (client.clone(), owner.clone(), 1_u16..4)
-            .prop_map(|(client, owner, packet)| Operation::Receive { client: client.into(), owner, packet }),
-        (client.clone(), owner.clone(), 1_u16..4)
-            .prop_map(|(client, owner, packet)| Operation::Release { client: client.into(), owner, packet }),
+        (client.clone(), owner.clone(), 0_u64..8).prop_map(|(client, owner, sequence)| Operation::Received {
+            client: client.into(),
+            owner,
+            sequence
+        }),
+        (client.clone(), owner.clone(), 1_u16..4).prop_map(|(client, owner, packet)| Operation::Receive {
+            client: client.into(),
+            owner,
+            packet
+        }),
+        (client.clone(), owner.clone(), 1_u16..4).prop_map(|(client, owner, packet)| Operation::Release {
+            client: client.into(),
+            owner,
+            packet
+        }),
         (client.clone(), owner.clone(), any::<bool>(), prop::option::of(0_u32..60)).prop_map(
             |(client, owner, drop_will, expiry)| {
                 Operation::End(End { client: client.into(), owner, expiry, drop_will })

@@ -148,6 +148,7 @@ impl Client {
         vote: Vote,
         snapshot: SnapshotOf<Types, Arc<SnapshotFile>>,
     ) -> Result<SnapshotResponse<Types>, RpcError> {
+        let _sending = self.factory.shelf.sending();
         let header = encode(&(vote, snapshot.meta)).map_err(|error| network(&error))?;
         let mut peer = self.peer(Purpose::Snapshot).await?;
         let (sender, receiver) = mpsc::channel(SNAPSHOT_AHEAD);

@@ -76,7 +76,8 @@ where
 }
 
 fn decode_next(request: Result<proto::RaftRequest, Status>, group: u32, to: u64) -> Option<Append> {
-    let request = request.ok().filter(|request| (request.group, request.to, request.kind) == (group, to, KIND_APPEND))?;
+    let request =
+        request.ok().filter(|request| (request.group, request.to, request.kind) == (group, to, KIND_APPEND))?;
     decode_append(&request.payload).inspect_err(|error| tracing::warn!(%error, "malformed log entries")).ok()
 }
 

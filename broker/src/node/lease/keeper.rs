@@ -140,9 +140,9 @@ impl Keeper {
         let now = clock::now();
         let current = {
             let machine = self.meta.machine.read();
-            machine.member(renewal.node).is_some_and(|member| {
-                !member.removed && member.epoch == renewal.epoch && member.ended < renewal.epoch
-            })
+            machine
+                .member(renewal.node)
+                .is_some_and(|member| !member.removed && member.epoch == renewal.epoch && member.ended < renewal.epoch)
         };
         if !current {
             return Verdict::Ended;
@@ -216,13 +216,18 @@ impl Keeper {
     /// Of two that cannot reach each other for a lease, the one with fewer links is refused, then the higher id.
     fn is_cut_off(&self, term: &Term, node: NodeId, now: Duration) -> bool {
         let links = |node: NodeId| term.nodes.get(&node).map_or(0, |count| count.reaches.len());
-        let since = |from: NodeId, to: NodeId| term.nodes.get(&from).and_then(|count| count.unreached.get(&to)).copied();
+        let since =
+            |from: NodeId, to: NodeId| term.nodes.get(&from).and_then(|count| count.unreached.get(&to)).copied();
         self.alive(term).into_iter().filter(|other| *other != node).any(|other| {
             let cut = [since(node, other), since(other, node)].into_iter().flatten().min();
             let loses = (links(node), std::cmp::Reverse(node)) < (links(other), std::cmp::Reverse(other));
             let lost = cut.is_some_and(|cut| now > cut + self.lease) && loses;
             if lost {
-                info!(node = format!("{node:016x}"), other = format!("{other:016x}"), "lease refused: the two do not reach each other");
+                info!(
+                    node = format!("{node:016x}"),
+                    other = format!("{other:016x}"),
+                    "lease refused: the two do not reach each other"
+                );
             }
             lost
         })

@@ -24,10 +24,22 @@ const SMALL_PIPELINE: usize = 2;
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
     Nobody,
-    Call { link: LinkId, id: u64 },
-    Enqueue { link: LinkId, number: u64 },
+    Call {
+        link: LinkId,
+        id: u64,
+    },
+    Enqueue {
+        link: LinkId,
+        number: u64,
+    },
     /// A SUBSCRIBE, whose answer waits for routes.
-    Subscribe { link: LinkId, id: u64, client: Box<str>, owner: u64, filters: Vec<Box<str>> },
+    Subscribe {
+        link: LinkId,
+        id: u64,
+        client: Box<str>,
+        owner: u64,
+        filters: Vec<Box<str>>,
+    },
     /// A will that was published.
     Will(u64),
 }

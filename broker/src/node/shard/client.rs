@@ -118,7 +118,16 @@ impl Client {
     }
 
     /// Keeps a link until shutdown.
+<<<<<<< HEAD
     pub(crate) async fn run(self: Arc<Self>, connector: Arc<impl Connector>, events: Arc<impl Events>, shutdown: CancellationToken) {
+=======
+    pub async fn run(
+        self: Arc<Self>,
+        connector: Arc<impl Connector>,
+        events: Arc<impl Events>,
+        shutdown: CancellationToken,
+    ) {
+>>>>>>> raft
         loop {
             let pause = if self.state.lock().epoch == 0 { 20 } else { 10 };
             tokio::select! {
@@ -173,7 +182,12 @@ impl Client {
         if state.epoch != epoch {
             return;
         }
-        debug!(shard = self.shard, enqueues = state.enqueues.len(), calls = state.calls.len(), "attached to the shard's leader");
+        debug!(
+            shard = self.shard,
+            enqueues = state.enqueues.len(),
+            calls = state.calls.len(),
+            "attached to the shard's leader"
+        );
         state.link = Some(link.to.clone());
         let calls: Vec<ToShard> = state
             .calls

@@ -122,7 +122,9 @@ impl Deliveries {
 
     /// Sends what the window allows.
     pub(super) fn pump(&mut self, id: SessionId, machine: &Machine, rows: &RowReader) -> Vec<Output> {
-        let (Some(outgoing), Some(session)) = (self.sessions.get_mut(&id), machine.session(id)) else { return Vec::new() };
+        let (Some(outgoing), Some(session)) = (self.sessions.get_mut(&id), machine.session(id)) else {
+            return Vec::new();
+        };
         if session.profile.owner != outgoing.owner {
             return Vec::new();
         }

@@ -32,9 +32,17 @@ const SNAPSHOT_CHUNK: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Inbound {
     /// A link begins; `from` is dropped when this node does not lead.
-    Opened { link: LinkId, from: mpsc::UnboundedSender<FromShard> },
-    Frame { link: LinkId, frame: ToShard },
-    Closed { link: LinkId },
+    Opened {
+        link: LinkId,
+        from: mpsc::UnboundedSender<FromShard>,
+    },
+    Frame {
+        link: LinkId,
+        frame: ToShard,
+    },
+    Closed {
+        link: LinkId,
+    },
 }
 
 /// What a leader needs from the node around it.
@@ -221,14 +229,17 @@ impl Leader {
                 machine.volatile_matches(&topic, &publisher, below, |id, retain_as_published, identifiers| {
                     let Some((link, owner)) = term.deliveries.link_of(id) else { return };
                     let Some(session) = machine.session(id) else { return };
-                    output.push((link, FromShard::Volatile {
-                        client: session.profile.client.clone(),
-                        owner,
-                        retain: retain && retain_as_published,
-                        identifiers: identifiers.to_vec(),
-                        expiry,
-                        body: body.clone(),
-                    }));
+                    output.push((
+                        link,
+                        FromShard::Volatile {
+                            client: session.profile.client.clone(),
+                            owner,
+                            retain: retain && retain_as_published,
+                            identifiers: identifiers.to_vec(),
+                            expiry,
+                            body: body.clone(),
+                        },
+                    ));
                 });
                 drop(machine);
                 output.into_iter().for_each(|(link, frame)| send(term, link, frame));
@@ -337,8 +348,10 @@ impl Leader {
                     Effect::Route(filter) => term.routes.touch(filter),
                     Effect::Lost { client, owner, holder } => {
                         term.deliveries.close(&client, owner);
-                        let links = term.links.iter().filter(|(_, state)| state.node == Some((holder.node, holder.epoch)));
-                        output.extend(links.map(|(link, _)| (*link, FromShard::Lost { client: client.clone(), owner })));
+                        let links =
+                            term.links.iter().filter(|(_, state)| state.node == Some((holder.node, holder.epoch)));
+                        output
+                            .extend(links.map(|(link, _)| (*link, FromShard::Lost { client: client.clone(), owner })));
                     }
                     Effect::Will(_) => {}
                     Effect::Missed(count) => self.services.on_missed(count),
@@ -357,7 +370,11 @@ impl Leader {
         }
         let due: Vec<(u64, Will)> = {
             let machine = self.state.machine.lock();
-            machine.wills().filter(|(number, _)| !term.wills_begun.contains(number)).map(|(n, w)| (n, w.clone())).collect()
+            machine
+                .wills()
+                .filter(|(number, _)| !term.wills_begun.contains(number))
+                .map(|(n, w)| (n, w.clone()))
+                .collect()
         };
         for (number, will) in due {
             term.wills_begun.insert(number);
@@ -402,13 +419,8 @@ impl Leader {
 fn on_snapshot(term: &mut Term, (client, owner, filter, messages): (Box<str>, u64, Box<str>, Vec<Enqueue>)) {
     let mut chunks: Vec<Vec<Enqueue>> = messages.chunks(SNAPSHOT_CHUNK).map(<[Enqueue]>::to_vec).collect();
     let last = chunks.pop().unwrap_or_default();
-    let operation = |messages, last| Operation::Snapshot {
-        client: client.clone(),
-        owner,
-        filter: filter.clone(),
-        messages,
-        last,
-    };
+    let operation =
+        |messages, last| Operation::Snapshot { client: client.clone(), owner, filter: filter.clone(), messages, last };
     for chunk in chunks {
         term.batch.push(operation(chunk, false), Origin::Nobody);
     }

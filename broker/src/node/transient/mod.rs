@@ -6,10 +6,10 @@
 //! ```
 //! Each node dials every other: messages go out on the stream that it dialled, its own filters on those it accepted.
 
+mod incoming;
 mod local;
 mod outgoing;
 mod peers;
-mod incoming;
 
 pub(super) use incoming::Incoming;
 pub(super) use local::{Filters, Local, Match, Options};

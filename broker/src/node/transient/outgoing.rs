@@ -186,7 +186,13 @@ impl Outgoing {
     }
 
     /// A stream begins: what is owed goes out again, in order.
-    fn on_state(&self, epochs: (u64, u64), filters: Vec<(Box<str>, u8)>, received: u64, to: &mpsc::UnboundedSender<Frame>) {
+    fn on_state(
+        &self,
+        epochs: (u64, u64),
+        filters: Vec<(Box<str>, u8)>,
+        received: u64,
+        to: &mpsc::UnboundedSender<Frame>,
+    ) {
         {
             let mut view = View::default();
             filters.into_iter().for_each(|(filter, qos)| view.change(filter, Some(qos)));

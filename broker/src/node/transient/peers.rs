@@ -27,7 +27,18 @@ impl Peers {
     }
 
     /// Streams to every member while this node's epoch lasts; returns when `over` says so.
+<<<<<<< HEAD
     pub(crate) async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration, tasks: TaskTracker, over: CancellationToken) {
+=======
+    pub async fn run(
+        &self,
+        epoch: u64,
+        dial: Arc<impl Dial>,
+        ping: Duration,
+        tasks: TaskTracker,
+        over: CancellationToken,
+    ) {
+>>>>>>> raft
         let mut changes = self.meta.changes();
         loop {
             self.follow_members(epoch, &dial, ping, &tasks, &over);

@@ -11,9 +11,9 @@ use bytes::{Buf, Bytes};
 use covey_contract::config::Raft as Timing;
 use covey_contract::proto;
 use covey_contract::proto::peer_server::{Peer, PeerServer};
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use parking_lot::{Mutex, RwLock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -23,36 +23,39 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::super::*;
-use crate::storage::segment;
+use covey_broker::cluster::*;
+use covey_broker::storage::segment;
 
-pub(super) const GROUP: GroupId = GroupId::META;
-pub(super) const OTHER: GroupId = GroupId::shard(0);
+pub(crate) const GROUP: GroupId = GroupId::META;
+pub(crate) const OTHER: GroupId = GroupId::shard(0);
 /// Long enough for a machine that is busy with other tests.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command of this client makes every machine panic.
+pub(crate) const POISON: u32 = u32::MAX;
 
 /// What a machine holds, for comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     /// (log index, command) in order of application, repeats left out.
-    pub(super) entries: Vec<(u64, Bytes)>,
+    pub(crate) entries: Vec<(u64, Bytes)>,
     /// Applies since the machine was loaded, repeats included.
-    pub(super) applies: Vec<u64>,
-    pub(super) loads: usize,
+    pub(crate) applies: Vec<u64>,
+    pub(crate) loads: usize,
 }
 
 /// Appends commands to a list; a command is (client u32, sequence u32, anything) and is taken once.
 #[derive(Default)]
-pub(super) struct ListMachine {
-    last: BTreeMap<u32, u32>,
+pub(crate) struct ListMachine {
+    seen: BTreeSet<(u32, u32)>,
     contents: Arc<Mutex<Contents>>,
 }
 
-pub(super) fn command(client: u32, sequence: u32, padding: usize) -> Bytes {
+pub(crate) fn command(client: u32, sequence: u32, padding: usize) -> Bytes {
     [&client.to_be_bytes()[..], &sequence.to_be_bytes(), &vec![b'x'; padding]].concat().into()
 }
 
-pub(super) fn parse(mut command: &[u8]) -> (u32, u32) {
+pub(crate) fn parse(mut command: &[u8]) -> (u32, u32) {
     (command.get_u32(), command.get_u32())
 }
 
@@ -61,11 +64,10 @@ impl Machine for ListMachine {
         let mut contents = self.contents.lock();
         contents.applies.push(index);
         let (client, sequence) = parse(command);
-        let last = self.last.entry(client).or_insert(0);
-        if sequence <= *last {
+        assert_ne!(client, POISON, "as the test wants it");
+        if !self.seen.insert((client, sequence)) {
             return Bytes::from_static(b"repeat");
         }
-        *last = sequence;
         contents.entries.push((index, command.clone()));
         rows.put(index.to_be_bytes(), command.clone());
         Bytes::from(contents.entries.len().to_string())
@@ -82,11 +84,10 @@ impl Machine for ListMachine {
         contents.entries.clear();
         contents.applies.clear();
         contents.loads += 1;
-        self.last.clear();
+        self.seen.clear();
         for row in rows {
             let (mut key, command) = row?;
-            let (client, sequence) = parse(&command);
-            self.last.insert(client, sequence);
+            self.seen.insert(parse(&command));
             contents.entries.push((key.get_u64(), command));
         }
         Ok(())
@@ -95,19 +96,19 @@ impl Machine for ListMachine {
 
 /// Where the nodes are, and which of them cannot reach each other.
 #[derive(Default)]
-pub(super) struct Net {
+pub(crate) struct Net {
     addresses: RwLock<BTreeMap<u32, SocketAddr>>,
     /// Nodes that reach nobody and are reached by nobody.
     cut: RwLock<BTreeSet<NodeId>>,
-    pub(super) snapshots_sent: AtomicUsize,
+    pub(crate) snapshots_sent: AtomicUsize,
 }
 
 impl Net {
-    pub(super) fn cut(&self, node: NodeId) {
+    pub(crate) fn cut(&self, node: NodeId) {
         self.cut.write().insert(node);
     }
 
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.cut.write().clear();
     }
 
@@ -244,33 +245,34 @@ impl Peer for Service {
 }
 
 /// A running node.
-pub(super) struct TestNode {
-    pub(super) cluster: Cluster,
-    pub(super) ordinal: u32,
-    pub(super) log: segment::Log,
+pub(crate) struct TestNode {
+    pub(crate) cluster: Cluster,
+    pub(crate) ordinal: u32,
+    pub(crate) log: segment::Log,
     contents: BTreeMap<GroupId, Arc<Mutex<Contents>>>,
     server: tokio::task::JoinHandle<()>,
     stop_server: CancellationToken,
 }
 
 impl TestNode {
-    pub(super) fn contents(&self, group: GroupId) -> Contents {
+    pub(crate) fn contents(&self, group: GroupId) -> Contents {
         self.contents[&group].lock().clone()
     }
 }
 
 /// A cluster whose nodes come and go.
-pub(super) struct TestCluster {
-    pub(super) net: Arc<Net>,
-    pub(super) nodes: BTreeMap<NodeId, TestNode>,
-    pub(super) tuning: Tuning,
-    pub(super) segment_bytes: u64,
-    pub(super) timing: Timing,
-    pub(super) fatal: Arc<Mutex<Vec<String>>>,
+pub(crate) struct TestCluster {
+    pub(crate) net: Arc<Net>,
+    pub(crate) nodes: BTreeMap<NodeId, TestNode>,
+    pub(crate) tuning: Tuning,
+    pub(crate) segment_bytes: u64,
+    pub(crate) timing: Timing,
+    pub(crate) groups: Vec<GroupId>,
+    pub(crate) fatal: Arc<Mutex<Vec<String>>>,
     dirs: TempDir,
 }
 
-pub(super) fn members(nodes: &[(NodeId, u32)]) -> BTreeMap<NodeId, Member> {
+pub(crate) fn members(nodes: &[(NodeId, u32)]) -> BTreeMap<NodeId, Member> {
     nodes.iter().map(|(id, ordinal)| (*id, Member { ordinal: *ordinal })).collect()
 }
 
@@ -284,19 +286,28 @@ fn timing() -> Timing {
 }
 
 /// Thresholds that nothing reaches.
-pub(super) fn quiet() -> Tuning {
+pub(crate) fn quiet() -> Tuning {
     Tuning { check_every: Duration::from_millis(50), ..Tuning::default() }
 }
 
 impl TestCluster {
-    pub(super) fn new(tuning: Tuning) -> Self {
+    pub(crate) fn new(tuning: Tuning) -> Self {
         let dirs = tempfile::tempdir().unwrap();
         let fatal = Arc::default();
-        Self { net: Arc::default(), nodes: BTreeMap::new(), tuning, segment_bytes: 64 << 20, timing: timing(), fatal, dirs }
+        Self {
+            net: Arc::default(),
+            nodes: BTreeMap::new(),
+            tuning,
+            segment_bytes: 64 << 20,
+            timing: timing(),
+            groups: vec![GROUP, OTHER],
+            fatal,
+            dirs,
+        }
     }
 
     /// Three nodes, 1 to 3, formed.
-    pub(super) async fn formed(tuning: Tuning) -> Self {
+    pub(crate) async fn formed(tuning: Tuning) -> Self {
         let mut cluster = Self::new(tuning);
         for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
             cluster.start(id, ordinal).await;
@@ -308,11 +319,11 @@ impl TestCluster {
         cluster
     }
 
-    pub(super) fn dir(&self, id: NodeId) -> PathBuf {
+    pub(crate) fn dir(&self, id: NodeId) -> PathBuf {
         self.dirs.path().join(id.to_string())
     }
 
-    pub(super) async fn start(&mut self, id: NodeId, ordinal: u32) {
+    pub(crate) async fn start(&mut self, id: NodeId, ordinal: u32) {
         let dir = self.dir(id);
         std::fs::create_dir_all(&dir).unwrap();
         let fatal = Arc::clone(&self.fatal);
@@ -321,9 +332,9 @@ impl TestCluster {
         options.segment_bytes = self.segment_bytes;
         let (log, _recovered) = segment::Log::open(&dir.join("log"), options).unwrap();
         let contents: BTreeMap<GroupId, Arc<Mutex<Contents>>> =
-            [GROUP, OTHER].into_iter().map(|group| (group, Arc::default())).collect();
+            self.groups.iter().map(|group| (*group, Arc::default())).collect();
         let machines = contents.iter().map(|(group, contents)| {
-            let machine = ListMachine { last: BTreeMap::new(), contents: Arc::clone(contents) };
+            let machine = ListMachine { seen: BTreeSet::new(), contents: Arc::clone(contents) };
             (*group, Box::new(machine) as Box<dyn Machine>)
         });
         let fatal = Arc::clone(&self.fatal);
@@ -347,7 +358,7 @@ impl TestCluster {
         let stop_server = CancellationToken::new();
         let stopped = stop_server.clone().cancelled_owned();
         let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
+            let incoming = TcpListenerStream::new(listener).inspect_ok(|stream| stream.set_nodelay(true).unwrap());
             let serving = Server::builder().add_service(service).serve_with_incoming(incoming);
             tokio::select! {
                 result = serving => result.unwrap(),
@@ -358,7 +369,7 @@ impl TestCluster {
     }
 
     /// Ends a node; its files stay.
-    pub(super) async fn stop(&mut self, id: NodeId) {
+    pub(crate) async fn stop(&mut self, id: NodeId) {
         let node = self.nodes.remove(&id).unwrap();
         node.stop_server.cancel();
         node.server.await.unwrap();
@@ -366,18 +377,18 @@ impl TestCluster {
         node.log.close();
     }
 
-    pub(super) async fn stop_all(&mut self) {
+    pub(crate) async fn stop_all(&mut self) {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.stop(id).await;
         }
     }
 
     /// The node that leads a group and takes commands.
-    pub(super) async fn leader(&self, group: GroupId) -> NodeId {
+    pub(crate) async fn leader(&self, group: GroupId) -> NodeId {
         self.leader_where(group, |_| true).await
     }
 
-    pub(super) async fn leader_where(&self, group: GroupId, accept: impl Fn(NodeId) -> bool) -> NodeId {
+    pub(crate) async fn leader_where(&self, group: GroupId, accept: impl Fn(NodeId) -> bool) -> NodeId {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let leads = |node: &TestNode| node.cluster.leadership(group).borrow().ours;
@@ -389,12 +400,12 @@ impl TestCluster {
         }
     }
 
-    pub(super) fn cluster(&self, id: NodeId) -> Cluster {
+    pub(crate) fn cluster(&self, id: NodeId) -> Cluster {
         self.nodes[&id].cluster.clone()
     }
 
     /// Proposes at whichever node leads, until it is acknowledged.
-    pub(super) async fn write(&self, group: GroupId, command: Bytes) -> super::super::Response {
+    pub(crate) async fn write(&self, group: GroupId, command: Bytes) -> covey_broker::cluster::Response {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let leader = self.leader(group).await;
@@ -407,8 +418,27 @@ impl TestCluster {
         }
     }
 
+    /// Changes the members at whichever node leads, until it is done.
+    pub(crate) async fn set_voters(
+        &self,
+        group: GroupId,
+        voters: &BTreeMap<NodeId, Member>,
+        learners: &BTreeMap<NodeId, Member>,
+    ) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.cluster(self.leader(group).await);
+            match leader.set_voters(group, voters.clone(), learners.clone()).await {
+                Ok(()) => return,
+                Err(ChangeError::NotLeader(_) | ChangeError::InProgress) => (),
+                Err(other) => panic!("{other}"),
+            }
+            assert!(Instant::now() < deadline, "the members did not change");
+        }
+    }
+
     /// Waits until all nodes have applied what the leader has, and compares them.
-    pub(super) async fn converged(&self, group: GroupId) -> Vec<(u64, Bytes)> {
+    pub(crate) async fn converged(&self, group: GroupId) -> Vec<(u64, Bytes)> {
         let deadline = Instant::now() + PATIENCE;
         // A leader that was just replaced may not know it yet.
         let (leader, index) = loop {
@@ -429,13 +459,13 @@ impl TestCluster {
         expected
     }
 
-    pub(super) fn assert_no_fatal(&self) {
+    pub(crate) fn assert_no_fatal(&self) {
         assert_eq!(*self.fatal.lock(), Vec::<String>::new());
     }
 }
 
 /// Waits until something holds.
-pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
