@@ -22,8 +22,8 @@ use crate::access::{self, Access};
 use crate::admin::AdminService;
 use crate::cluster::{StartError, Tuning};
 use crate::connection::{Context, Drain, Limits};
-use crate::glue::{Counting, Door, NodeFacts};
 use crate::gauges::Gauges;
+use crate::glue::{Counting, Door, NodeFacts};
 use crate::http::{self, Readiness};
 use crate::listener::Listener;
 use crate::metrics::{Check, Metrics, StorageKind};
@@ -126,8 +126,7 @@ async fn start(options: Options) -> Result<Broker, Error> {
         shutdown: stop.clone(),
     })
     .await?;
-    let broker =
-        Broker { node, identity, readiness, metrics, drain: Drain::default(), log, tasks, stop };
+    let broker = Broker { node, identity, readiness, metrics, drain: Drain::default(), log, tasks, stop };
     broker.serve(&config, ordinal, membership, access, tls).await?;
     Ok(broker)
 }
@@ -178,7 +177,10 @@ impl Broker {
         self.serve_peers(bind(config.peers.port)?, membership.clone(), &tls).await?;
         self.serve_admin(bind(config.peers.admin_port)?, membership, &access, &tls, &config.paths.data).await?;
         let http = listen(bind(config.peers.http_port)?).await?;
-        self.tasks.spawn(complain("HTTP", http::serve(http, self.metrics.clone(), self.readiness.clone(), self.stop.clone())));
+        self.tasks.spawn(complain(
+            "HTTP",
+            http::serve(http, self.metrics.clone(), self.readiness.clone(), self.stop.clone()),
+        ));
         self.tasks.spawn(access.clone().follow(self.stop.clone()));
         self.tasks.spawn(tls.clone().follow(self.stop.clone()));
         self.tasks.spawn(self.metrics.clone().measure_lag(self.stop.clone()));
@@ -227,12 +229,12 @@ impl Broker {
         data: &Path,
     ) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let facts =
-            NodeFacts { access: access.clone(), readiness: self.readiness.clone(), data: PathBuf::from(data) };
+        let facts = NodeFacts { access: access.clone(), readiness: self.readiness.clone(), data: PathBuf::from(data) };
         let service = AdminService { node: self.node.clone(), membership, facts: Arc::new(facts) };
         let service = AdminServer::new(service).max_decoding_message_size(MAX_MESSAGE);
         let routes = tonic::service::Routes::new(service);
-        self.tasks.spawn(complain("admin", peer::serve(listener, tls.clone(), Role::Operator, routes, self.stop.clone())));
+        self.tasks
+            .spawn(complain("admin", peer::serve(listener, tls.clone(), Role::Operator, routes, self.stop.clone())));
         Ok(())
     }
 

@@ -255,7 +255,10 @@ impl Node {
         let led = self.states.iter().zip(0_u16..);
         for (state, _) in led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours) {
             let machine = state.machine.lock();
-            machine.sessions().filter(|(_, session)| session.profile.durable).for_each(|(_, session)| totals.add(session));
+            machine
+                .sessions()
+                .filter(|(_, session)| session.profile.durable)
+                .for_each(|(_, session)| totals.add(session));
         }
         totals
     }
@@ -295,19 +298,6 @@ impl Node {
         self.groups_led().filter(is_behind).count()
     }
 
-<<<<<<< HEAD
-=======
-    /// Durable sessions in the shards that this node leads.
-    pub fn durable_sessions_led(&self) -> u64 {
-        let led = self.states.iter().zip(0_u16..);
-        led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours)
-            .map(|(state, _)| {
-                state.machine.lock().sessions().filter(|(_, session)| session.profile.durable).count() as u64
-            })
-            .sum()
-    }
-
->>>>>>> raft
     /// Hands every leadership to another voter, as far as one has all entries.
     pub async fn transfer_leaders(&self) {
         let led: Vec<GroupId> = self.groups_led().collect();

@@ -118,16 +118,11 @@ pub(super) enum Verdict {
 
 /// The publishing node (it dialled) to the node that has transient subscribers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-<<<<<<< HEAD
 pub(super) enum ToTransient {
-    Hello { node: NodeId, epoch: u64 },
-=======
-pub enum ToTransient {
     Hello {
         node: NodeId,
         epoch: u64,
     },
->>>>>>> raft
     /// Numbered per stream pair and epoch of the receiver.
     Message(Box<Numbered>),
     /// QoS 0: no number, no receipt.

@@ -118,16 +118,12 @@ impl Client {
     }
 
     /// Keeps a link until shutdown.
-<<<<<<< HEAD
-    pub(crate) async fn run(self: Arc<Self>, connector: Arc<impl Connector>, events: Arc<impl Events>, shutdown: CancellationToken) {
-=======
-    pub async fn run(
+    pub(crate) async fn run(
         self: Arc<Self>,
         connector: Arc<impl Connector>,
         events: Arc<impl Events>,
         shutdown: CancellationToken,
     ) {
->>>>>>> raft
         loop {
             let pause = if self.state.lock().epoch == 0 { 20 } else { 10 };
             tokio::select! {

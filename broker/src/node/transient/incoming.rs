@@ -37,11 +37,7 @@ impl std::fmt::Debug for Incoming {
 }
 
 impl Incoming {
-<<<<<<< HEAD
     pub(crate) fn new(filters: Arc<Filters>, deliver: Deliver) -> Arc<Self> {
-        Arc::new(Self { filters, deliver, received: Mutex::default(), known: watch::channel(HashMap::new()).0, over: Mutex::default() })
-=======
-    pub fn new(filters: Arc<Filters>, deliver: Deliver) -> Arc<Self> {
         Arc::new(Self {
             filters,
             deliver,
@@ -49,7 +45,6 @@ impl Incoming {
             known: watch::channel(HashMap::new()).0,
             over: Mutex::default(),
         })
->>>>>>> raft
     }
 
     /// This node's epoch changed: numbers and filters of the former one mean nothing, its streams end.

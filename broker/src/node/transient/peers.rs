@@ -27,10 +27,7 @@ impl Peers {
     }
 
     /// Streams to every member while this node's epoch lasts; returns when `over` says so.
-<<<<<<< HEAD
-    pub(crate) async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration, tasks: TaskTracker, over: CancellationToken) {
-=======
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         epoch: u64,
         dial: Arc<impl Dial>,
@@ -38,7 +35,6 @@ impl Peers {
         tasks: TaskTracker,
         over: CancellationToken,
     ) {
->>>>>>> raft
         let mut changes = self.meta.changes();
         loop {
             self.follow_members(epoch, &dial, ping, &tasks, &over);
