@@ -104,7 +104,12 @@ async fn the_operator_runs_by_itself() {
     let client = &server.client;
     create_cluster(client, json!({"replicas": 1})).await;
     let shutdown = CancellationToken::new();
-    let options = Options { http: "127.0.0.1:0".parse().unwrap(), namespace: None, instance: Some("test".into()) };
+    let options = Options {
+        http: "127.0.0.1:0".parse().unwrap(),
+        namespace: None,
+        instance: Some("test".into()),
+        alert_for_scale: 1.0,
+    };
     let operator = tokio::spawn(run_with(client.clone(), options, shutdown.clone()));
     until("the certificate", async || {
         let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(client.clone(), "default");

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{clusters, started, users};
 
 pub(crate) fn context(client: &Client) -> Arc<Context> {
-    Arc::new(Context::new(client.clone(), Metrics::new("test").unwrap(), Some("test".into())))
+    Arc::new(Context::new(client.clone(), Metrics::new("test").unwrap(), Some("test".into()), 1.0))
 }
 
 pub(crate) async fn create_cluster(client: &Client, spec: serde_json::Value) {
