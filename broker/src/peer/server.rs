@@ -26,6 +26,8 @@ use super::identity::{self, Role};
 use super::stream::Stream;
 use super::tls::Tls;
 
+/// Calls that were given up before they were looked at.
+const PENDING_RESETS: usize = 4096;
 /// A handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at the same time; more wait in the listener's queue.
@@ -88,6 +90,8 @@ pub async fn serve(
     let (sender, incoming) = mpsc::channel(HANDSHAKES);
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(accept(listener, tls, role, sender)));
     let serving = Server::builder()
+        // Peers are trusted; a busy machine gives up many calls at once, and the connection must outlive that.
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use covey_core::shard::{Entry, Operation, Outcome};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
+use tokio::time::Instant;
 
 use super::leader::LinkId;
 use crate::clock;
@@ -52,13 +53,21 @@ pub(super) struct Batch {
     queue: VecDeque<(Operation, Origin)>,
     bytes: usize,
     flying: FuturesOrdered<BoxFuture<'static, Settled>>,
+    /// When the entries in flight were proposed, oldest first.
+    proposed: VecDeque<Instant>,
     /// Shard time and boot time when this node began to lead.
     began: (u64, Duration),
 }
 
 impl Batch {
     pub(super) fn new(time: u64) -> Self {
-        Self { queue: VecDeque::new(), bytes: 0, flying: FuturesOrdered::new(), began: (time, clock::now()) }
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            flying: FuturesOrdered::new(),
+            proposed: VecDeque::new(),
+            began: (time, clock::now()),
+        }
     }
 
     /// Shard time now: never earlier than an entry before it.
@@ -93,6 +102,7 @@ impl Batch {
             }
             self.bytes = self.bytes.saturating_sub(bytes);
             let entry = Entry { time: self.time(), operations }.encode();
+            self.proposed.push_back(Instant::now());
             let proposed = cluster.propose(group, entry);
             self.flying.push_back(Box::pin(async move {
                 let response = proposed.await.ok()?;
@@ -105,9 +115,17 @@ impl Batch {
     /// The oldest entry's outcomes; waits for ever while nothing is in flight.
     pub(super) async fn next(&mut self) -> Settled {
         match self.flying.next().await {
-            Some(settled) => settled,
+            Some(settled) => {
+                self.proposed.pop_front();
+                settled
+            }
             None => std::future::pending().await,
         }
+    }
+
+    /// How long the oldest entry in flight has had no fate.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        self.proposed.front().map(Instant::elapsed)
     }
 }
 

@@ -10,10 +10,16 @@ use covey_core::shard::{Enqueue, NodeId, Operation, Outcome};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, trace};
+use tracing::{debug, trace, warn};
 
 use crate::node::wire::{FromShard, Held, ToShard};
+
+/// A leader that is not reached in this time is looked for anew.
+const CONNECT: Duration = Duration::from_secs(3);
+/// A link on which nothing is answered for so long is opened anew: sending again is harmless, waiting is not.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Deliveries and losses, for the node's sessions.
 pub(crate) trait Events: Send + Sync + 'static {
@@ -50,6 +56,8 @@ struct State {
     call: u64,
     calls: BTreeMap<u64, (Operation, oneshot::Sender<Outcome>)>,
     held: HashMap<Box<str>, Held>,
+    /// Since when the oldest unanswered operation has waited without any answer coming.
+    waiting: Option<Instant>,
     /// Of the leader that said it serves.
     link: Option<mpsc::UnboundedSender<ToShard>>,
     /// Set by a new epoch or a lost order: the link must be opened again.
@@ -81,6 +89,7 @@ impl Client {
         enqueue.epoch = epoch;
         enqueue.number = number;
         enqueue.floor = state.enqueues.first_key_value().map_or(number, |(lowest, _)| *lowest);
+        state.waiting.get_or_insert_with(Instant::now);
         state.send(|| ToShard::Enqueue(enqueue.clone()));
         state.enqueues.insert(number, (enqueue, answer));
         receiver
@@ -92,6 +101,7 @@ impl Client {
         let mut state = self.state.lock();
         state.call += 1;
         let id = state.call;
+        state.waiting.get_or_insert_with(Instant::now);
         state.send(|| ToShard::Call { id, operation: operation.clone() });
         state.calls.insert(id, (operation, answer));
         receiver
@@ -147,16 +157,26 @@ impl Client {
         if epoch == 0 {
             return;
         }
-        let Some(mut link) = connector.connect(self.shard).await else { return };
+        let connecting = tokio::time::timeout(CONNECT, connector.connect(self.shard)).await;
+        let Some(mut link) = connecting.ok().flatten() else { return };
         let sessions = self.state.lock().held.values().cloned().collect();
         let attach = ToShard::Attach { shard: self.shard, node: self.node, epoch, sessions };
         if link.to.send(attach).is_err() {
             return;
         }
+        self.state.lock().waiting = None;
+        let mut tick = tokio::time::interval(CONNECT);
         loop {
             let frame = tokio::select! {
                 () = stale.cancelled() => return,
                 frame = link.from.recv() => frame,
+                _ = tick.tick() => {
+                    if self.is_stuck() {
+                        warn!(shard = self.shard, "no answer from the shard's leader; the link is opened anew");
+                        return;
+                    }
+                    continue;
+                }
             };
             match frame {
                 Some(FromShard::Attached) => self.attached(epoch, &link),
@@ -170,6 +190,16 @@ impl Client {
                 None => return,
             }
         }
+    }
+
+    /// Something waits, and no answer came for a long time. Asked at intervals: the first look starts the count.
+    fn is_stuck(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.enqueues.is_empty() && state.calls.is_empty() {
+            state.waiting = None;
+            return false;
+        }
+        state.waiting.get_or_insert_with(Instant::now).elapsed() > PATIENCE
     }
 
     /// The leader serves: everything without an outcome goes out again, in order, before anything new.
@@ -198,7 +228,12 @@ impl Client {
     }
 
     fn answer(&self, id: u64, outcome: Outcome) {
-        if let Some((_, answer)) = self.state.lock().calls.remove(&id) {
+        let answered = {
+            let mut state = self.state.lock();
+            state.waiting = None;
+            state.calls.remove(&id)
+        };
+        if let Some((_, answer)) = answered {
             // Whoever asked may have gone.
             answer.send(outcome).unwrap_or_default();
         }
@@ -214,7 +249,12 @@ impl Client {
             // This epoch is over, as the node will learn from meta: no outcome is known.
             Outcome::Stale => trace!(shard = self.shard, number, "enqueue of an ended epoch"),
             outcome => {
-                if let Some((_, answer)) = self.state.lock().enqueues.remove(&number) {
+                let answered = {
+                    let mut state = self.state.lock();
+                    state.waiting = None;
+                    state.enqueues.remove(&number)
+                };
+                if let Some((_, answer)) = answered {
                     answer.send(outcome).unwrap_or_default();
                 }
             }

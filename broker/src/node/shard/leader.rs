@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::batch::{Batch, Origin, Settled};
 use super::delivery::Deliveries;
@@ -25,6 +25,9 @@ pub(crate) type LinkId = u64;
 
 /// How long acknowledgements wait for company before they are committed by themselves.
 const LAZY: Duration = Duration::from_millis(20);
+/// An entry without a fate for so long ends the term: links are closed, nodes send again what has no outcome, and numbers
+/// and owner epochs make the repetition harmless.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Retained messages in one operation.
 const SNAPSHOT_CHUNK: usize = 64;
 
@@ -137,7 +140,11 @@ impl Leader {
                     false
                 }
                 _ = changes.changed() => { self.watch_nodes(current); false }
-                _ = tick.tick() => { self.watch_timers(current); self.watch_nodes(current); false }
+                _ = tick.tick() => {
+                    self.watch_timers(current);
+                    self.watch_nodes(current);
+                    self.is_stuck(current)
+                }
                 () = sleep_until(settle_at) => { flush_settled(current); false }
             };
             if lost {
@@ -402,6 +409,18 @@ impl Leader {
         }
         drop(machine);
         self.publish_wills(term);
+    }
+
+    fn is_stuck(&self, term: &Term) -> bool {
+        let stuck = term.batch.oldest().is_some_and(|waited| waited > PATIENCE);
+        if stuck {
+            warn!(
+                shard = self.shard,
+                term = term.number,
+                "an entry has no fate for {PATIENCE:?}; links are opened anew"
+            );
+        }
+        stuck
     }
 
     /// Epochs that meta ended and this shard does not know of.

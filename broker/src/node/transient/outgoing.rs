@@ -20,6 +20,9 @@ use crate::node::wire::{self, FromTransient, Numbered, ToTransient, Transported}
 /// Bytes that are acknowledged to publishers while the other node is not reached; above it acknowledgements wait.
 const KEPT: usize = 64 << 20;
 
+/// A node that is not reached, or says nothing, for this long is dialled anew.
+const DIAL: Duration = Duration::from_secs(3);
+
 /// A stream to a node.
 pub(crate) struct Stream {
     pub to: mpsc::UnboundedSender<Frame>,
@@ -144,7 +147,8 @@ impl Outgoing {
     /// Keeps a stream while this node has an epoch.
     pub(super) async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration) {
         loop {
-            if let Some(stream) = dial.dial(self.node).await {
+            let dialled = tokio::time::timeout(DIAL, dial.dial(self.node)).await;
+            if let Some(stream) = dialled.ok().flatten() {
                 // Why it broke is of no interest: it is dialled again.
                 drop(self.serve(epoch, stream, ping).await);
                 self.on_broken();
@@ -158,10 +162,14 @@ impl Outgoing {
         let hello = wire::frame(&ToTransient::Hello { node: self.own, epoch });
         stream.to.send(hello).map_err(closed)?;
         let mut tick = tokio::time::interval(ping);
+        self.state.lock().heard = clock::now();
         loop {
             let frame = tokio::select! {
                 frame = stream.from.next() => frame.ok_or_else(|| Status::cancelled("stream ended"))??,
                 _ = tick.tick() => {
+                    if clock::now() > self.state.lock().heard + DIAL {
+                        return Err(Status::deadline_exceeded("nothing was heard on the stream"));
+                    }
                     stream.to.send(wire::frame(&ToTransient::Sync(0))).map_err(closed)?;
                     continue;
                 }
