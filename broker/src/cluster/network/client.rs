@@ -7,14 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use covey_contract::proto;
 use covey_contract::proto::peer_client::PeerClient;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
@@ -28,7 +26,7 @@ use tonic::{Code, Status};
 use super::super::raft::{Append, Types, Vote, decode, encode, encode_append};
 use super::super::snapshot::{Shelf, SnapshotFile};
 use super::super::types::{Channels, GroupId, Member, NodeId, Purpose, StoreError};
-use super::pipeline::{Outgoing, Window};
+use super::pipeline::{Appended, Outgoing, Window, incoming};
 use super::rate::Rate;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE, peer_client};
 
@@ -88,7 +86,7 @@ fn network(error: &impl ToString) -> RpcError {
     NetworkError::from_string(error.to_string()).into()
 }
 
-fn failed(status: &Status) -> RpcError {
+pub(super) fn failed(status: &Status) -> RpcError {
     match status.code() {
         Code::Unavailable
         | Code::NotFound
@@ -211,7 +209,7 @@ fn read_frames(
     Ok(())
 }
 
-fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcError> {
+pub(super) fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcError> {
     if reply.error.is_empty() {
         decode(&reply.payload).map_err(|error| network(&error))
     } else {
@@ -221,45 +219,6 @@ fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcErr
 
 fn body<T: Serialize>(value: &T) -> Result<Bytes, RpcError> {
     encode(value).map_err(|error| network(&error))
-}
-
-type Appended = Result<StreamAppendResult<Types>, RpcError>;
-
-/// Gives up when the oldest unanswered request is too old; an idle stream may stay open for ever.
-fn incoming(
-    replies: tonic::Streaming<proto::RaftReply>,
-    window: Arc<Window>,
-    overdue: Timeout<Types>,
-) -> BoxStream<'static, Appended> {
-    let state = Some((replies, window, overdue));
-    futures::stream::unfold(state, |state| async move {
-        let (mut replies, window, overdue) = state?;
-        let received = loop {
-            match timeout(overdue.timeout / 4, replies.message()).await {
-                Ok(received) => break received,
-                Err(_) if window.oldest().is_some_and(|oldest| oldest >= overdue.timeout) => {
-                    window.close();
-                    return Some((Err(overdue.into()), None));
-                }
-                Err(_) => (),
-            }
-        };
-        let result = match received {
-            Ok(Some(reply)) => read_reply(&reply),
-            Ok(None) => {
-                window.close();
-                return None;
-            }
-            Err(status) => Err(failed(&status)),
-        };
-        window.answered();
-        let more = matches!(&result, Ok(Ok(_)));
-        if !more {
-            window.close();
-        }
-        Some((result, more.then_some((replies, window, overdue))))
-    })
-    .boxed()
 }
 
 impl RaftNetworkV2<Types> for Client {

@@ -1,99 +1,302 @@
-//! The window of one stream of append requests: how many may be unanswered, and how old the oldest may become.
+//! One stream of append requests to one peer: a window of unanswered ones, and answers that say no more than they prove.
+//!
+//! openraft (0.10.0-alpha.37) keeps a queue of what its input stream yielded, each with the time. It takes an answer up
+//! to log id X as the answer to *every* queued request that ends at or below X. A request without entries, which only
+//! tells the commit index, ends where the one before it ends: the answer to the older one would count as the follower's
+//! answer to the younger one too, and with it the leader's lease and ReadIndex would rest on a request that may never
+//! have arrived. Therefore an answer is held back while younger requests with the same end are unanswered (their answers
+//! follow in order and prove more), and no request is taken from openraft between the moment an answer is handed over
+//! and the moment openraft asks for the next one, which is when it has dealt with it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use covey_contract::proto;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::errors::{RPCError, Timeout};
+use openraft::raft::StreamAppendResult;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tonic::Status;
 
-use super::super::raft::{Append, encode_append};
-use covey_contract::proto;
+use super::super::raft::{Append, LogId, Types, encode_append};
+use super::client::{failed, read_reply};
 
 /// Requests of one stream that may be unanswered.
 const WINDOW: usize = 16;
 
-/// Counts the unanswered requests of one stream.
-#[derive(Debug)]
+pub(super) type Appended = Result<StreamAppendResult<Types>, RPCError<Types>>;
+
+struct Sent {
+    at: Instant,
+    /// Where the follower's log ends when it has taken the request.
+    end: Option<LogId>,
+}
+
+#[derive(Default)]
+struct State {
+    unanswered: VecDeque<Sent>,
+    /// An answer was handed to openraft, which has not asked for the next one yet.
+    handing_over: bool,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// What the two directions of one stream share.
+#[derive(Default)]
 pub(super) struct Window {
-    free: Semaphore,
-    sent: Mutex<VecDeque<Instant>>,
+    state: Mutex<State>,
 }
 
 impl Window {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { free: Semaphore::new(WINDOW), sent: Mutex::new(VecDeque::new()) })
+        Arc::default()
     }
 
-    /// Waits for room; false when the window was closed.
-    async fn begin(&self) -> bool {
-        let Ok(permit) = self.free.acquire().await else { return false };
-        permit.forget();
-        true
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let waker = {
+            let mut state = self.state.lock();
+            change(&mut state);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
-    fn sent(&self) {
-        self.sent.lock().push_back(Instant::now());
+    /// openraft asks for an answer: it has dealt with the last one.
+    fn asked(&self) {
+        self.change(|state| state.handing_over = false);
     }
 
-    /// One request was answered.
-    pub(super) fn answered(&self) {
-        self.sent.lock().pop_front();
-        self.free.add_permits(1);
+    /// The oldest request was answered; tells whether the answer may be handed over.
+    fn answered(&self) -> bool {
+        let mut may = true;
+        self.change(|state| {
+            let answered = state.unanswered.pop_front();
+            may = match (answered, state.unanswered.front()) {
+                (Some(answered), Some(next)) => next.end != answered.end,
+                _ => true,
+            };
+            state.handing_over = may;
+        });
+        may
     }
 
     /// How long the oldest request has waited.
-    pub(super) fn oldest(&self) -> Option<Duration> {
-        self.sent.lock().front().map(Instant::elapsed)
+    fn oldest(&self) -> Option<Duration> {
+        self.state.lock().unanswered.front().map(|sent| sent.at.elapsed())
     }
 
     /// Nothing more is sent: the stream ends even where its input would go on.
-    pub(super) fn close(&self) {
-        self.free.close();
+    fn close(&self) {
+        self.change(|state| state.closed = true);
     }
 }
 
 /// Encoded requests, as long as the window has room; ends with the input, or when the window is closed.
 pub(super) struct Outgoing {
     /// In a type of its own: the compiler cannot prove a bare boxed stream to be `Send` across the call.
-    inner: BoxStream<'static, proto::RaftRequest>,
+    input: BoxStream<'static, Append>,
+    window: Arc<Window>,
+    /// A request without its payload.
+    empty: proto::RaftRequest,
 }
 
 impl Outgoing {
-    /// `empty` is a request without its payload.
     pub(super) fn new<S>(input: S, window: Arc<Window>, empty: proto::RaftRequest) -> Self
     where
-        S: Stream<Item = Append> + Send + Unpin + 'static,
+        S: Stream<Item = Append> + Send + 'static,
     {
-        let requests = futures::stream::unfold((input, window, empty), |(mut input, window, empty)| async move {
-            if !window.begin().await {
-                return None;
-            }
-            let request = input.next().await?;
-            match encode_append(&request) {
-                Ok(payload) => {
-                    window.sent();
-                    Some((proto::RaftRequest { payload, ..empty.clone() }, (input, window, empty)))
-                }
-                Err(error) => {
-                    tracing::error!(%error, "failed to encode log entries");
-                    None
-                }
-            }
-        });
-        Self { inner: requests.boxed() }
+        Self { input: input.boxed(), window, empty }
     }
 }
 
 impl Stream for Outgoing {
     type Item = proto::RaftRequest;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inner.poll_next_unpin(context)
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let request = {
+            let mut state = this.window.state.lock();
+            if state.closed {
+                return Poll::Ready(None);
+            }
+            state.waker = Some(context.waker().clone());
+            if state.handing_over || state.unanswered.len() >= WINDOW {
+                return Poll::Pending;
+            }
+            // Under the lock: openraft queues a request in the poll that yields it.
+            match this.input.poll_next_unpin(context) {
+                Poll::Ready(Some(request)) => {
+                    let end = request.entries.last().map_or(request.prev_log_id, |entry| Some(entry.log_id));
+                    state.unanswered.push_back(Sent { at: Instant::now(), end });
+                    request
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        };
+        match encode_append(&request) {
+            Ok(payload) => Poll::Ready(Some(proto::RaftRequest { payload, ..this.empty.clone() })),
+            Err(error) => {
+                tracing::error!(%error, "failed to encode log entries");
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+/// The answers. Gives up when the oldest unanswered request is too old; an idle stream may stay open for ever.
+pub(super) fn incoming<S>(replies: S, window: Arc<Window>, overdue: Timeout<Types>) -> BoxStream<'static, Appended>
+where
+    S: Stream<Item = Result<proto::RaftReply, Status>> + Send + Unpin + 'static,
+{
+    let state = Some((replies, window, overdue));
+    futures::stream::unfold(state, |state| async move {
+        let (mut replies, window, overdue) = state?;
+        window.asked();
+        let result = loop {
+            match timeout(overdue.timeout / 4, replies.next()).await {
+                Ok(Some(Ok(reply))) => {
+                    let result: Appended = read_reply(&reply);
+                    let may = window.answered();
+                    if may || !matches!(&result, Ok(Ok(_))) {
+                        break result;
+                    }
+                }
+                Ok(Some(Err(status))) => break Err(failed(&status)),
+                Ok(None) => {
+                    window.close();
+                    return None;
+                }
+                Err(_) if window.oldest().is_some_and(|oldest| oldest >= overdue.timeout) => {
+                    break Err(overdue.clone().into());
+                }
+                Err(_) => (),
+            }
+        };
+        let more = matches!(&result, Ok(Ok(_)));
+        if !more {
+            window.close();
+        }
+        Some((result, more.then_some((replies, window, overdue))))
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use openraft::network::RPCTypes;
+    use openraft::{EntryPayload, Vote};
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::super::super::raft::{LeaderId, encode};
+    use super::*;
+
+    fn id(index: u64) -> LogId {
+        LogId::new(LeaderId { term: 1, node_id: 1 }, index)
+    }
+
+    /// A request with one entry, or one that only tells the commit index.
+    fn request(prev: u64, entry: Option<u64>) -> Append {
+        Append {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(id(prev)),
+            entries: entry
+                .map(|index| openraft::Entry { log_id: id(index), payload: EntryPayload::Blank })
+                .into_iter()
+                .collect(),
+            leader_commit: None,
+        }
+    }
+
+    struct Line {
+        requests: mpsc::UnboundedSender<Append>,
+        outgoing: Outgoing,
+        replies: mpsc::UnboundedSender<Result<proto::RaftReply, Status>>,
+        incoming: BoxStream<'static, Appended>,
+    }
+
+    fn line() -> Line {
+        let (requests, input) = mpsc::unbounded_channel();
+        let (replies, answers) = mpsc::unbounded_channel();
+        let window = Window::new();
+        let outgoing =
+            Outgoing::new(UnboundedReceiverStream::new(input), Arc::clone(&window), proto::RaftRequest::default());
+        let overdue = Timeout { action: RPCTypes::AppendEntries, id: 1, target: 2, timeout: Duration::from_secs(5) };
+        let incoming = incoming(UnboundedReceiverStream::new(answers), window, overdue);
+        Line { requests, outgoing, replies, incoming }
+    }
+
+    impl Line {
+        fn sent(&mut self, request: Append) {
+            self.requests.send(request).unwrap();
+            assert!(self.outgoing.next().now_or_never().flatten().is_some(), "the request was not taken");
+        }
+
+        fn reply(&self, end: u64) {
+            let result: StreamAppendResult<Types> = Ok(Some(id(end)));
+            let reply = proto::RaftReply { payload: encode(&result).unwrap(), error: String::new() };
+            self.replies.send(Ok(reply)).unwrap();
+        }
+
+        fn answer(&mut self) -> Option<LogId> {
+            self.incoming.next().now_or_never().flatten().and_then(|result| result.unwrap().unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_count_for_a_younger_request_with_the_same_end() {
+        let mut line = line();
+        line.sent(request(4, Some(5)));
+        line.sent(request(5, None));
+        line.reply(5);
+        assert_eq!(line.answer(), None, "only the older one was answered");
+        line.reply(5);
+        assert_eq!(line.answer(), Some(id(5)));
+    }
+
+    #[tokio::test]
+    async fn answers_to_entries_are_handed_over_one_by_one() {
+        let mut line = line();
+        line.sent(request(4, Some(5)));
+        line.sent(request(5, Some(6)));
+        line.reply(5);
+        assert_eq!(line.answer(), Some(id(5)));
+        line.reply(6);
+        assert_eq!(line.answer(), Some(id(6)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_while_an_answer_is_handed_over() {
+        let mut line = line();
+        line.sent(request(4, Some(5)));
+        line.reply(5);
+        assert_eq!(line.answer(), Some(id(5)));
+        line.requests.send(request(5, None)).unwrap();
+        assert!(line.outgoing.next().now_or_never().is_none(), "openraft has not dealt with the answer yet");
+        assert_eq!(line.answer(), None);
+        assert!(line.outgoing.next().now_or_never().flatten().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_window_is_bounded() {
+        let mut line = line();
+        for index in 0..16 {
+            line.sent(request(index, Some(index + 1)));
+        }
+        line.requests.send(request(16, Some(17))).unwrap();
+        assert!(line.outgoing.next().now_or_never().is_none());
+        line.reply(1);
+        assert_eq!(line.answer(), Some(id(1)));
+        assert_eq!(line.answer(), None);
+        assert!(line.outgoing.next().now_or_never().flatten().is_some());
     }
 }
