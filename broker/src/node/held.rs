@@ -54,8 +54,11 @@ pub(super) enum Outbox {
 pub(super) struct Registry {
     filters: Arc<Filters>,
     sessions: Mutex<Sessions>,
-    seen: Mutex<HashMap<Box<str>, (u64, BTreeSet<u64>)>>,
+    seen: Mutex<Seen>,
 }
+
+/// Per exactly-once key its floor and the numbers at or above it.
+type Seen = HashMap<Box<str>, (u64, BTreeSet<u64>)>;
 
 #[derive(Debug, Default)]
 struct Sessions {
@@ -93,9 +96,9 @@ impl Registry {
             sessions.locals.remove(&held.local).is_some()
         };
         if let Outbox::Transient { subscriptions, .. } = &*held.outbox.lock() {
-            subscriptions.values().for_each(|filter| {
+            for filter in subscriptions.values() {
                 self.filters.remove(filter, held.local);
-            });
+            }
         }
         removed
     }
@@ -110,7 +113,9 @@ impl Registry {
     /// Ends every connection.
     pub(super) fn close_all(&self, why: Close) {
         let all: Vec<Arc<Held>> = self.sessions.lock().locals.values().cloned().collect();
-        all.iter().for_each(|held| self.close(held, why));
+        for held in &all {
+            self.close(held, why);
+        }
     }
 
     /// Transient sessions here.
@@ -146,7 +151,7 @@ impl Registry {
             FromShard::Volatile { client, owner, retain, identifiers, expiry, body } => {
                 let held = self.find(&client, owner)?;
                 let message = message::decode(&body, 0, retain, expiry)?;
-                self.send_volatile(
+                Self::send_volatile(
                     &held,
                     Delivery { packet_id: None, dup: false, message, subscription_identifiers: identifiers },
                 );
@@ -177,13 +182,13 @@ impl Registry {
     }
 
     /// Sends QoS 0 if there is room; whether there was.
-    fn send_volatile(&self, held: &Held, delivery: Delivery) -> bool {
+    fn send_volatile(held: &Held, delivery: Delivery) -> bool {
         held.events.capacity() > KEPT_FOR_ACKNOWLEDGED
             && held.events.try_send(Event::Deliver(Box::new(delivery))).is_ok()
     }
 
     /// Delivers a message to the transient sessions here; how many matched.
-    pub(super) fn deliver(&self, transported: Transported) -> u32 {
+    pub(super) fn deliver(&self, transported: &Transported) -> u32 {
         if transported.once.as_ref().is_some_and(|once| self.is_repeated(once)) {
             return 1;
         }
@@ -198,7 +203,7 @@ impl Registry {
             let held = self.sessions.lock().locals.get(&local).cloned();
             if let Some(held) = held {
                 matched += 1;
-                self.deliver_to(&held, &name, &transported, found);
+                self.deliver_to(&held, &name, transported, found);
             }
         }
         matched
@@ -214,7 +219,7 @@ impl Registry {
             held.note_live_copy(name, transported);
         }
         if qos == 0 {
-            self.send_volatile(held, delivery);
+            Self::send_volatile(held, delivery);
         } else {
             self.queue(held, delivery);
         }

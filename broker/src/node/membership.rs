@@ -281,17 +281,13 @@ type Members = BTreeMap<NodeId, Member>;
 fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Members, Members) {
     let all: Vec<(NodeId, Member)> =
         members.iter().map(|(ordinal, node)| (*node, Member { ordinal: *ordinal })).collect();
-    match group.shard_index() {
-        Some(shard) => {
-            let voters = all.iter().cycle().skip(usize::from(shard) % all.len().max(1)).take(REPLICAS.min(all.len()));
-            (voters.copied().collect(), Members::new())
-        }
-        None => {
-            let odd = if all.len() % 2 == 0 { all.len().saturating_sub(1) } else { all.len() };
-            let voters = odd.clamp(1, 5).min(all.len());
-            (all.iter().take(voters).copied().collect(), all.iter().skip(voters).copied().collect())
-        }
+    if let Some(shard) = group.shard_index() {
+        let voters = all.iter().cycle().skip(usize::from(shard) % all.len().max(1)).take(REPLICAS.min(all.len()));
+        return (voters.copied().collect(), Members::new());
     }
+    let odd = if all.len().is_multiple_of(2) { all.len().saturating_sub(1) } else { all.len() };
+    let voters = odd.clamp(1, 5).min(all.len());
+    (all.iter().take(voters).copied().collect(), all.iter().skip(voters).copied().collect())
 }
 
 /// Channels of the cluster runtime over the pool.

@@ -107,8 +107,8 @@ impl Node {
     }
 
     fn shard_of(&self, client: &str) -> &shard::Client {
-        // There is at least one shard: the configuration was checked.
-        self.shards.get(self.shard_index(client)).map_or_else(|| unreachable!("no shards"), |shard| shard)
+        let shard = self.shards.get(self.shard_index(client));
+        shard.unwrap_or_else(|| unreachable!("the configuration was checked: there is at least one shard"))
     }
 
     /// Starts a task that ends with the node.
@@ -170,7 +170,7 @@ impl Node {
             connection,
             clean_start: request.clean_start,
             expiry: seconds(request.expiry),
-            will: request.will.as_ref().map(|will| self.will_of(will, request.will_delay)),
+            will: request.will.as_ref().map(|will| will_of(will, request.will_delay)),
             limits: Limits {
                 messages: sessions.max_queued_messages,
                 bytes: sessions.max_queued_bytes,
@@ -179,22 +179,11 @@ impl Node {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "a will is made by the node that holds the connection")]
-    fn will_of(&self, will: &Message, delay: Duration) -> Will {
-        Will {
-            topic: will.topic.as_str().into(),
-            qos: will.qos as u8,
-            retain: will.retain,
-            delay: seconds(delay),
-            body: message::encode(will),
-        }
-    }
-
     /// The claim is committed: the session is here.
     fn open(
         self: &Arc<Self>,
         request: &ConnectRequest,
-        claimed: Claimed,
+        claimed: &Claimed,
         epoch: u64,
         connection: u64,
     ) -> Connected<NodeSession> {
@@ -350,6 +339,16 @@ impl Durables {
     }
 }
 
+fn will_of(will: &Message, delay: Duration) -> Will {
+    Will {
+        topic: will.topic.as_str().into(),
+        qos: will.qos as u8,
+        retain: will.retain,
+        delay: seconds(delay),
+        body: message::encode(will),
+    }
+}
+
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
@@ -384,7 +383,7 @@ impl Sessions for NodeSessions {
         if claimed.missed > 0 {
             info!(client_id = %request.client_id, missed = claimed.missed, "the session's full queue missed messages");
         }
-        let connected = node.open(&request, claimed, epoch, connection);
+        let connected = node.open(&request, &claimed, epoch, connection);
         if node.lease.held(epoch).await.is_err() {
             return Err(ReasonCode::ServerUnavailable);
         }

@@ -49,6 +49,11 @@ impl Durable {
             self.began = true;
             self.next = item.sequence + 1;
             match delivery(packet, &item) {
+                // A retained message of QoS 0: nobody acknowledges it, so it is done when it is sent.
+                Some(event) if item.qos == 0 && item.body.is_some() => {
+                    events.push(event);
+                    again.push(item.sequence);
+                }
                 Some(event) => {
                     self.flying.insert(packet, item.sequence);
                     events.push(event);
@@ -74,8 +79,8 @@ fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
     let Some(body) = &item.body else { return Some(Event::Release(packet)) };
     let message = message::decode(body, item.qos, item.retain, item.expiry)?;
     Some(Event::Deliver(Box::new(Delivery {
-        packet_id: Some(packet),
-        dup: item.dup,
+        packet_id: (item.qos > 0).then_some(packet),
+        dup: item.dup && item.qos > 0,
         message,
         subscription_identifiers: item.identifiers.clone(),
     })))
@@ -182,6 +187,14 @@ mod tests {
         let (events, again) = durable.take(vec![item(5), item(6), item(7)]);
         assert_eq!(events.len(), 1, "only 7 is new");
         assert_eq!(again, [5], "5 was acknowledged and the leader does not know");
+    }
+
+    #[test]
+    fn a_retained_message_of_qos_0_has_no_packet_id_and_is_done_when_sent() {
+        let mut durable = Durable::default();
+        let (events, done) = durable.take(vec![Item { qos: 0, dup: true, ..item(3) }]);
+        assert!(matches!(&events[..], [Event::Deliver(delivery)] if delivery.packet_id.is_none() && !delivery.dup));
+        assert_eq!(done, [3]);
     }
 
     #[test]

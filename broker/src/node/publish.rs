@@ -70,7 +70,7 @@ impl Node {
                 pending.peers.push(peer.send(message.transported(message.qos)));
             }
         }
-        pending.matched += self.registry.deliver(message.transported(message.qos));
+        pending.matched += self.registry.deliver(&message.transported(message.qos));
         Ok(pending)
     }
 

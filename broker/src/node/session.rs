@@ -271,15 +271,14 @@ impl Session for NodeSession {
                 Outbox::Transient { receiving, .. } => Some(receiving.remove(&packet_id)),
                 Outbox::Durable(_) => None,
             };
-            let known = match here {
-                Some(known) => known,
-                None => {
-                    let (client, owner) = (session.held.client.clone(), session.held.owner);
-                    let operation = Operation::Release { client, owner, packet: packet_id.get() };
-                    match session.shard().call(operation).await {
-                        Ok(outcome) => outcome == Outcome::Known(true),
-                        Err(_) => std::future::pending().await,
-                    }
+            let known = if let Some(known) = here {
+                known
+            } else {
+                let (client, owner) = (session.held.client.clone(), session.held.owner);
+                let operation = Operation::Release { client, owner, packet: packet_id.get() };
+                match session.shard().call(operation).await {
+                    Ok(outcome) => outcome == Outcome::Known(true),
+                    Err(_) => std::future::pending().await,
                 }
             };
             session.when_leased(known).await
@@ -303,15 +302,14 @@ impl Session for NodeSession {
         async move {
             let code = |existed| if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
             let here = session.unsubscribe_transient(&filters);
-            let existed = match here {
-                Some(existed) => existed,
-                None => {
-                    let (client, owner) = (session.held.client.clone(), session.held.owner);
-                    let filters: Vec<Box<str>> = filters.iter().map(|filter| filter.as_str().into()).collect();
-                    match session.shard().call(Operation::Unsubscribe { client, owner, filters }).await {
-                        Ok(Outcome::Unsubscribed(existed)) => existed,
-                        _ => std::future::pending().await,
-                    }
+            let existed = if let Some(existed) = here {
+                existed
+            } else {
+                let (client, owner) = (session.held.client.clone(), session.held.owner);
+                let filters: Vec<Box<str>> = filters.iter().map(|filter| filter.as_str().into()).collect();
+                match session.shard().call(Operation::Unsubscribe { client, owner, filters }).await {
+                    Ok(Outcome::Unsubscribed(existed)) => existed,
+                    _ => std::future::pending().await,
                 }
             };
             session.when_leased(existed.into_iter().map(code).collect()).await

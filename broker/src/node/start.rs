@@ -90,7 +90,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
     let node = Arc::new(Node {
         id: identity.node,
         shards: (0..config.cluster.shards).map(|shard| Client::new(shard, identity.node)).collect(),
-        incoming: Incoming::new(filters.clone(), Arc::new(move |message| deliver.deliver(message))),
+        incoming: Incoming::new(filters.clone(), Arc::new(move |message| deliver.deliver(&message))),
         peers: Peers::new(identity.node, meta.clone()),
         config,
         cluster,

@@ -27,11 +27,11 @@ impl Machine {
         if let Some(answer) = self.number(&enqueue) {
             return answer;
         }
-        if let Some(once) = &enqueue.once {
-            if self.is_repeated(once, rows) {
-                // The first one had an answer; its sender asks again because that was lost.
-                return Outcome::Enqueued { matched: 1, accepted: 1 };
-            }
+        if let Some(once) = &enqueue.once
+            && self.is_repeated(once, rows)
+        {
+            // The first one had an answer; its sender asks again because that was lost.
+            return Outcome::Enqueued { matched: 1, accepted: 1 };
         }
         let matches = self.matching(&enqueue);
         let (node, number) = (enqueue.node, enqueue.number);
@@ -107,7 +107,9 @@ impl Machine {
         // QoS 0 enters no log: those sessions get it from applied state.
         matches.retain(|_, matched| matched.qos > 0);
         if enqueue.retained_index > 0 {
-            matches.keys().for_each(|id| self.note_live_copy(*id, &name, enqueue));
+            for id in matches.keys() {
+                self.note_live_copy(*id, &name, enqueue);
+            }
         }
         matches
     }

@@ -111,7 +111,7 @@ impl Machine {
     }
 
     fn session_mut(&mut self, id: u64, kind: u8) -> Result<&mut Session, Unreadable> {
-        self.sessions.get_mut(&id).ok_or(Unreadable { kind: char::from(kind) })
+        self.sessions.get_mut(&id).ok_or_else(|| Unreadable { kind: char::from(kind) })
     }
 }
 

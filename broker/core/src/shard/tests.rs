@@ -218,13 +218,8 @@ fn an_older_retained_copy_never_follows_a_newer_live_one() {
     let live = Enqueue { retained_index: 9, ..message(1, "a") };
     shard.apply(Operation::Enqueue(live));
     let older = Enqueue { retained_index: 8, ..message(0, "a") };
-    let snapshot = Operation::Snapshot {
-        client: "c".into(),
-        owner,
-        filter: "a".into(),
-        messages: vec![older.clone()],
-        last: true,
-    };
+    let snapshot =
+        Operation::Snapshot { client: "c".into(), owner, filter: "a".into(), messages: vec![older], last: true };
     assert_eq!(shard.apply(snapshot.clone()), Outcome::Known(true));
     assert_eq!(shard.queued("c").len(), 1);
     assert_eq!(shard.apply(snapshot), Outcome::Known(false), "a repeated snapshot finds nobody waiting");

@@ -114,7 +114,9 @@ impl Keeper {
         let Ok(commit) = self.cluster.read_index(GroupId::META).await else { return };
         term.note_commit(commit);
         self.grant(term, renewals, commit);
-        ready.into_iter().for_each(|(_, answer)| answer.send(()).unwrap_or_default());
+        for (_, answer) in ready {
+            answer.send(()).unwrap_or_default();
+        }
         for (node, epoch) in overdue {
             warn!(node = format!("{node:016x}"), epoch, "node gave no sign of life; its epoch ends");
             let command = Command::NodeDown { node, epoch }.encode();

@@ -265,10 +265,8 @@ impl Client {
 
 impl State {
     fn send(&mut self, message: impl FnOnce() -> ToShard) {
-        if let Some(link) = &self.link {
-            if link.send(message()).is_err() {
-                self.link = None;
-            }
+        if self.link.as_ref().is_some_and(|link| link.send(message()).is_err()) {
+            self.link = None;
         }
     }
 }

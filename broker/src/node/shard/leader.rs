@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::batch::{Batch, Origin, Settled};
-use super::delivery::Deliveries;
+use super::delivery::{Deliveries, Output};
 use super::routes::{Routes, Step, Waiting};
 use crate::cluster::{Cluster, GroupId, Leadership, RowReader};
 use crate::node::machines::{Meta, Shard};
@@ -77,6 +77,9 @@ pub(crate) struct Leader {
     pub shutdown: CancellationToken,
 }
 
+/// Retained messages for (client, owner, filter).
+type Found = (Box<str>, u64, Box<str>, Vec<Enqueue>);
+
 /// What a term's leader knows.
 struct Term {
     number: u64,
@@ -86,7 +89,7 @@ struct Term {
     batch: Batch,
     deliveries: Deliveries,
     routes: Routes,
-    snapshots: FuturesUnordered<BoxFuture<'static, (Box<str>, u64, Box<str>, Vec<Enqueue>)>>,
+    snapshots: FuturesUnordered<BoxFuture<'static, Found>>,
     wills: FuturesUnordered<BoxFuture<'static, u64>>,
     wills_begun: BTreeSet<u64>,
     /// Timer operations that are proposed and not applied: not proposed again each second.
@@ -210,7 +213,9 @@ impl Leader {
                     state.node = Some((node, epoch));
                 }
                 send(term, link, FromShard::Attached);
-                sessions.into_iter().for_each(|held| self.open(term, link, held));
+                for held in sessions {
+                    self.open(term, link, held);
+                }
             }
             ToShard::Open(held) => self.open(term, link, held),
             ToShard::Call { id, operation } => {
@@ -249,7 +254,7 @@ impl Leader {
                     ));
                 });
                 drop(machine);
-                output.into_iter().for_each(|(link, frame)| send(term, link, frame));
+                send_all(term, output);
             }
             ToShard::Settle { client, owner, sequences } => {
                 let output = {
@@ -257,7 +262,7 @@ impl Leader {
                     term.deliveries.settle(client, owner, sequences, &machine, &term.rows)
                 };
                 note_settled(term);
-                output.into_iter().for_each(|(link, frame)| send(term, link, frame));
+                send_all(term, output);
             }
         }
     }
@@ -277,7 +282,7 @@ impl Leader {
             self.advance(term);
         }
         note_settled(term);
-        output.into_iter().for_each(|(link, frame)| send(term, link, frame));
+        send_all(term, output);
     }
 
     /// False when this node no longer leads.
@@ -337,7 +342,9 @@ impl Leader {
             let early: Vec<(LinkId, Vec<ToShard>)> =
                 term.links.iter_mut().map(|(link, state)| (*link, std::mem::take(&mut state.early))).collect();
             for (link, frames) in early {
-                frames.into_iter().for_each(|frame| self.on_frame(term, link, frame));
+                for frame in frames {
+                    self.on_frame(term, link, frame);
+                }
             }
             self.watch_nodes(term);
             self.watch_timers(term);
@@ -368,7 +375,7 @@ impl Leader {
         note_settled(term);
         self.publish_wills(term);
         self.advance(term);
-        output.into_iter().for_each(|(link, frame)| send(term, link, frame));
+        send_all(term, output);
     }
 
     fn publish_wills(&self, term: &mut Term) {
@@ -435,7 +442,7 @@ impl Leader {
     }
 }
 
-fn on_snapshot(term: &mut Term, (client, owner, filter, messages): (Box<str>, u64, Box<str>, Vec<Enqueue>)) {
+fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
     let mut chunks: Vec<Vec<Enqueue>> = messages.chunks(SNAPSHOT_CHUNK).map(<[Enqueue]>::to_vec).collect();
     let last = chunks.pop().unwrap_or_default();
     let operation =
@@ -465,6 +472,12 @@ fn send(term: &mut Term, link: LinkId, frame: FromShard) {
     if gone {
         term.links.remove(&link);
         term.deliveries.drop_link(link);
+    }
+}
+
+fn send_all(term: &mut Term, output: Vec<Output>) {
+    for (link, frame) in output {
+        send(term, link, frame);
     }
 }
 

@@ -114,13 +114,12 @@ impl Routes {
             Step::Published(changes) => {
                 self.publishing = false;
                 for (filter, qos) in changes {
-                    match qos {
-                        Some(qos) => self.published.insert(filter, qos),
-                        None => {
-                            self.confirmed.remove(&filter);
-                            self.published.remove(&filter)
-                        }
-                    };
+                    if let Some(qos) = qos {
+                        self.published.insert(filter, qos);
+                    } else {
+                        self.confirmed.remove(&filter);
+                        self.published.remove(&filter);
+                    }
                 }
             }
             Step::Confirmed(changes) => {
@@ -184,12 +183,13 @@ impl Routes {
     pub(super) fn ready(&mut self, machine: &Machine) -> Vec<Waiting> {
         let confirmed = &self.confirmed;
         // A filter that nobody has subscribed to any more keeps nobody waiting.
-        let settled = |filter: &Box<str>| match machine.route(filter) {
+        let settled = |filter: &str| match machine.route(filter) {
             Some(wanted) => confirmed.get(filter).is_some_and(|qos| *qos >= wanted),
             None => true,
         };
-        let (ready, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.filters.iter().all(settled));
+        let (ready, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting| waiting.filters.iter().all(|filter| settled(filter)));
         self.waiting = waiting;
         ready
     }

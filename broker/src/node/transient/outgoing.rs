@@ -203,7 +203,9 @@ impl Outgoing {
     ) {
         {
             let mut view = View::default();
-            filters.into_iter().for_each(|(filter, qos)| view.change(filter, Some(qos)));
+            for (filter, qos) in filters {
+                view.change(filter, Some(qos));
+            }
             *self.filters.write() = view;
         }
         if self.state.lock().epochs != epochs {
@@ -255,15 +257,12 @@ impl Outgoing {
 impl View {
     fn change(&mut self, filter: Box<str>, qos: Option<u8>) {
         let Ok(parsed) = filter.parse::<Filter>() else { return };
-        match qos {
-            Some(qos) => {
-                self.tree.insert(&parsed, (), qos);
-                self.filters.insert(filter, qos);
-            }
-            None => {
-                self.tree.remove(&parsed, &());
-                self.filters.remove(&filter);
-            }
+        if let Some(qos) = qos {
+            self.tree.insert(&parsed, (), qos);
+            self.filters.insert(filter, qos);
+        } else {
+            self.tree.remove(&parsed, &());
+            self.filters.remove(&filter);
         }
     }
 }

@@ -18,12 +18,12 @@ use crate::node::machines::Meta;
 pub(crate) struct Peers {
     own: NodeId,
     meta: Arc<Meta>,
-    peers: RwLock<BTreeMap<NodeId, (Arc<Outgoing>, CancellationToken)>>,
+    others: RwLock<BTreeMap<NodeId, (Arc<Outgoing>, CancellationToken)>>,
 }
 
 impl Peers {
     pub(crate) fn new(own: NodeId, meta: Arc<Meta>) -> Arc<Self> {
-        Arc::new(Self { own, meta, peers: RwLock::default() })
+        Arc::new(Self { own, meta, others: RwLock::default() })
     }
 
     /// Streams to every member while this node's epoch lasts; returns when `over` says so.
@@ -43,7 +43,7 @@ impl Peers {
                 _ = changes.changed() => {}
             }
         }
-        for (_, (peer, stop)) in std::mem::take(&mut *self.peers.write()) {
+        for (_, (peer, stop)) in std::mem::take(&mut *self.others.write()) {
             stop.cancel();
             peer.forget();
         }
@@ -58,7 +58,7 @@ impl Peers {
         over: &CancellationToken,
     ) {
         let machine = self.meta.machine.read();
-        let mut peers = self.peers.write();
+        let mut peers = self.others.write();
         for (node, member) in machine.members().filter(|(node, _)| *node != self.own) {
             if member.removed {
                 if let Some((peer, stop)) = peers.remove(&node) {
@@ -86,20 +86,20 @@ impl Peers {
 
     /// Nodes that have transient sessions for the topic, with the highest QoS.
     pub(crate) fn wanting(&self, name: &Name) -> Vec<(Arc<Outgoing>, u8)> {
-        let peers = self.peers.read();
+        let peers = self.others.read();
         peers.values().filter_map(|(peer, _)| peer.wants(name).map(|qos| (peer.clone(), qos))).collect()
     }
 
     /// Nodes that said something within the time.
     pub(crate) fn heard(&self, within: Duration) -> Vec<NodeId> {
-        let peers = self.peers.read();
+        let peers = self.others.read();
         peers.iter().filter(|(_, (peer, _))| peer.is_heard(within)).map(|(node, _)| *node).collect()
     }
 
     /// Returns when the node's filters, as of after this call, are known here.
     pub(crate) async fn sync(&self, node: NodeId) {
         loop {
-            let peer = self.peers.read().get(&node).map(|(peer, _)| peer.clone());
+            let peer = self.others.read().get(&node).map(|(peer, _)| peer.clone());
             if let Some(peer) = peer {
                 tokio::select! {
                     () = peer.sync() => return,
