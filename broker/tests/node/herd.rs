@@ -22,17 +22,17 @@ use tokio_util::sync::CancellationToken;
 
 const UID: &str = "herd-uid";
 
-pub struct Herd {
-    pub nodes: Vec<Option<Running>>,
+pub(crate) struct Herd {
+    pub(crate) nodes: Vec<Option<Running>>,
     config: Arc<Config>,
     dirs: Vec<TempDir>,
     tls: TempDir,
 }
 
-pub struct Running {
-    pub node: Arc<Node>,
-    pub membership: Arc<Membership>,
-    pub sessions: NodeSessions,
+pub(crate) struct Running {
+    pub(crate) node: Arc<Node>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) sessions: NodeSessions,
     log: Log,
     shutdown: CancellationToken,
 }
@@ -68,14 +68,14 @@ fn free_ports(count: u16) -> u16 {
 
 impl Herd {
     /// Formed and serving.
-    pub async fn formed(count: u32) -> Self {
+    pub(crate) async fn formed(count: u32) -> Self {
         let mut herd = Self::fresh(count).await;
         herd.form().await;
         herd.all_serve().await;
         herd
     }
 
-    pub async fn fresh(count: u32) -> Self {
+    pub(crate) async fn fresh(count: u32) -> Self {
         drop(
             tracing_subscriber::fmt()
                 .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -102,7 +102,7 @@ impl Herd {
         herd
     }
 
-    pub async fn start(&mut self, ordinal: u32) {
+    pub(crate) async fn start(&mut self, ordinal: u32) {
         let dir = self.dirs[ordinal as usize].path().to_owned();
         let name = format!("herd-{ordinal}");
         let disk = match Directory::open(&dir, &Expected { cluster_id: None, node_name: &name }).unwrap() {
@@ -137,7 +137,7 @@ impl Herd {
     }
 
     /// Stops a node without a word to anyone.
-    pub async fn stop(&mut self, ordinal: usize) {
+    pub(crate) async fn stop(&mut self, ordinal: usize) {
         let running = self.nodes[ordinal].take().unwrap();
         running.shutdown.cancel();
         running.node.tasks.close();
@@ -147,7 +147,7 @@ impl Herd {
         running.membership.identity.release();
     }
 
-    pub async fn form(&mut self) {
+    pub(crate) async fn form(&mut self) {
         let members = self
             .nodes
             .iter()
@@ -162,20 +162,20 @@ impl Herd {
         }
     }
 
-    pub async fn all_serve(&self) {
+    pub(crate) async fn all_serve(&self) {
         until("every node serves", || self.nodes.iter().flatten().all(|running| running.sessions.is_serving())).await;
     }
 
-    pub fn sessions(&self, ordinal: usize) -> &NodeSessions {
+    pub(crate) fn sessions(&self, ordinal: usize) -> &NodeSessions {
         &self.nodes[ordinal].as_ref().unwrap().sessions
     }
 
-    pub async fn connect(&self, ordinal: usize, client: &str, expiry: u64) -> Connected<impl Session + use<>> {
+    pub(crate) async fn connect(&self, ordinal: usize, client: &str, expiry: u64) -> Connected<impl Session + use<>> {
         self.sessions(ordinal).connect(request(client, expiry)).await.unwrap()
     }
 }
 
-pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     for _ in 0..600 {
         if is() {
             return;
@@ -185,7 +185,7 @@ pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
     panic!("waited 30 s in vain until {what}");
 }
 
-pub fn request(client: &str, expiry: u64) -> ConnectRequest {
+pub(crate) fn request(client: &str, expiry: u64) -> ConnectRequest {
     ConnectRequest {
         client_id: text(client),
         assigned: false,
@@ -199,11 +199,11 @@ pub fn request(client: &str, expiry: u64) -> ConnectRequest {
     }
 }
 
-pub fn text(text: &str) -> MqttStr {
+pub(crate) fn text(text: &str) -> MqttStr {
     MqttStr::new(text).unwrap()
 }
 
-pub fn message(topic: &str, payload: &str) -> Message {
+pub(crate) fn message(topic: &str, payload: &str) -> Message {
     Message {
         topic: text(topic),
         payload: payload.to_owned().into(),
@@ -213,7 +213,7 @@ pub fn message(topic: &str, payload: &str) -> Message {
     }
 }
 
-pub fn filter(filter: &str) -> Subscription {
+pub(crate) fn filter(filter: &str) -> Subscription {
     Subscription {
         filter: text(filter),
         qos: QoS::AtLeastOnce,
@@ -225,7 +225,7 @@ pub fn filter(filter: &str) -> Subscription {
 }
 
 /// The next delivery within ten seconds: payload and packet id.
-pub async fn receive<S>(connected: &mut Connected<S>) -> (String, PacketId) {
+pub(crate) async fn receive<S>(connected: &mut Connected<S>) -> (String, PacketId) {
     let event = tokio::time::timeout(Duration::from_secs(10), connected.events.recv()).await;
     match event.expect("a delivery within 10 s").expect("the session is still held") {
         Event::Deliver(delivery) => {

@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    clippy::unused_async,
+    clippy::panic,
     reason = "a test that cannot go on fails here"
 )]
 
