@@ -147,7 +147,8 @@ fn open_disk(config: &Config, name: &str, ordinal: u32, metrics: &Arc<Metrics>) 
         Directory::Existing(disk) => {
             options.expect = Expect::Member;
             let (log, _) = Log::open(&log_dir, options)?;
-            (disk, log)
+            // Only now: a disk whose log is refused stays as it was.
+            (disk.claim()?, log)
         }
         Directory::Fresh(fresh) => {
             options.expect = Expect::Newcomer;

@@ -5,14 +5,14 @@
 //!
 //! ```text
 //!  Directory::open ──► Fresh ──create(cluster id)──► Claimed      (no marker yet)
-//!                 └──► Existing = Claimed, incarnation raised     (our marker)
+//!                 ├──► Existing ──claim──► Claimed, incarnation raised   (our marker)
 //!                 └──► Error, nothing changed                     (a foreign or damaged marker, a second process)
 //! ```
 //! Invariant: the marker is read and judged before anything is created, and an incarnation is used only after it was
 //! fsynced, so peers can refuse a lower one than they have seen.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -231,8 +231,8 @@ pub struct Expected<'a> {
 pub enum Directory {
     /// It has no marker: the node has to join or form a cluster first.
     Fresh(Fresh),
-    /// It is this node's own, and its incarnation was raised.
-    Existing(Claimed),
+    /// It is this node's own.
+    Existing(Existing),
 }
 
 /// A locked directory without a marker.
@@ -240,6 +240,14 @@ pub enum Directory {
 pub struct Fresh {
     dir: PathBuf,
     node_name: String,
+    lock: File,
+}
+
+/// A locked directory with this node's marker; nothing in it was changed yet.
+#[derive(Debug)]
+pub struct Existing {
+    dir: PathBuf,
+    marker: Marker,
     lock: File,
 }
 
@@ -266,13 +274,24 @@ impl Directory {
         fs::create_dir_all(dir).map_err(io_error("create", dir))?;
         let lock = lock(dir)?;
         // Until the lock was taken, another process could write the marker.
-        let Some(mut marker) = judge()? else {
+        let Some(marker) = judge()? else {
             return Ok(Self::Fresh(Fresh { dir: dir.to_owned(), node_name: expected.node_name.to_owned(), lock }));
         };
+        Ok(Self::Existing(Existing { dir: dir.to_owned(), marker, lock }))
+    }
+}
+
+impl Existing {
+    /// Raises the incarnation: this start is on disk when this returns.
+    ///
+    /// The log is opened before this: a disk whose log is refused stays as it was, to the byte.
+    pub fn claim(self) -> Result<Claimed, Error> {
+        let Self { dir, mut marker, mut lock } = self;
         let raised = marker.incarnation.checked_add(1);
-        marker.incarnation = raised.ok_or_else(|| Error::Damaged { dir: dir.to_owned() })?;
-        marker.write(dir)?;
-        Ok(Self::Existing(Claimed { dir: dir.to_owned(), marker, lock: Some(lock) }))
+        marker.incarnation = raised.ok_or_else(|| Error::Damaged { dir: dir.clone() })?;
+        sign(&dir, &mut lock)?;
+        marker.write(&dir)?;
+        Ok(Claimed { dir, marker, lock: Some(lock) })
     }
 }
 
@@ -281,20 +300,24 @@ fn lock(dir: &Path) -> Result<File, Error> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(io_error("open", &path))?;
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             let mut owner = String::new();
             let owner = file.read_to_string(&mut owner).ok().and_then(|_| owner.trim().parse().ok());
-            return Err(Error::Locked { dir: dir.to_owned(), owner });
+            Err(Error::Locked { dir: dir.to_owned(), owner })
         }
-        Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+        Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
     }
-    let write = |file: &mut File| {
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())
+}
+
+/// Says in the lock whose it is.
+fn sign(dir: &Path, lock: &mut File) -> Result<(), Error> {
+    let write = |lock: &mut File| {
+        lock.set_len(0)?;
+        lock.rewind()?;
+        writeln!(lock, "{}", std::process::id())
     };
-    write(&mut file).map_err(io_error("write", &path))?;
-    Ok(file)
+    write(lock).map_err(io_error("write", &dir.join(LOCK)))
 }
 
 impl Fresh {
@@ -306,7 +329,8 @@ impl Fresh {
     /// Gives this disk a node id, at incarnation 1; it belongs to no cluster yet.
     ///
     /// The log is opened before this: a marker without a log counts as a lost disk.
-    pub fn create(self) -> Result<Claimed, Error> {
+    pub fn create(mut self) -> Result<Claimed, Error> {
+        sign(&self.dir, &mut self.lock)?;
         let (_, node_id) = Uuid::new_v4().as_u64_pair();
         let marker = Marker { cluster_id: None, node_id, node_name: self.node_name, incarnation: 1 };
         marker.write(&self.dir)?;

@@ -11,7 +11,7 @@ fn expected(cluster_id: Option<Uuid>) -> Expected<'static> {
 
 fn existing(dir: &Path) -> Claimed {
     match Directory::open(dir, &expected(Some(OURS))).unwrap() {
-        Directory::Existing(claimed) => claimed,
+        Directory::Existing(existing) => existing.claim().unwrap(),
         Directory::Fresh(_) => panic!("no marker"),
     }
 }
@@ -26,7 +26,7 @@ fn bound(dir: &Path, cluster_id: Uuid) -> Claimed {
 fn fresh(dir: &Path) -> Fresh {
     match Directory::open(dir, &expected(None)).unwrap() {
         Directory::Fresh(fresh) => fresh,
-        Directory::Existing(claimed) => panic!("{claimed:?}"),
+        Directory::Existing(existing) => panic!("{existing:?}"),
     }
 }
 
