@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use covey_broker::run::Options;
 use covey_contract::config::Config;
 use covey_contract::names;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of `covey broker`.
@@ -16,12 +17,23 @@ pub(crate) struct Arguments {
     /// The node's name; it ends in its ordinal, as in prod-0.
     #[arg(long, env = "POD_NAME")]
     name: String,
+    /// End with this process, the parent, however it ends.
+    #[arg(long, hide = true)]
+    parent: Option<i32>,
 }
 
 /// Runs until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
+    arguments.parent.map(end_with).transpose()?;
     let config = Config::load(&arguments.config)?;
     let commit = option_env!("COVEY_COMMIT").unwrap_or("unknown").to_owned();
     covey_broker::run::run(Options { config, name: arguments.name, commit }, shutdown).await?;
     Ok(())
+}
+
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before the line above.
+    let alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
+    if alive { Ok(()) } else { anyhow::bail!("process {parent}, which started this broker, is gone") }
 }

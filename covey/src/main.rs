@@ -1,6 +1,7 @@
 //! `covey`: the operator, the broker and a cluster on this machine, in one binary.
 
 mod broker;
+mod local;
 mod operator;
 
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Run one broker of a cluster.
     Broker(broker::Arguments),
+    /// Run the clusters of manifests on this machine.
+    Local(local::Arguments),
     /// Watch MqttClusters and MqttUsers and make them so.
     Operator(operator::Arguments),
 }
@@ -57,6 +60,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     tokio::spawn(cancel_on_signal(shutdown.clone()));
     match command {
         Command::Broker(arguments) => broker::run(arguments, shutdown).await,
+        Command::Local(arguments) => local::run(arguments, shutdown).await,
         Command::Operator(arguments) => operator::run(arguments, shutdown).await,
     }
 }

@@ -1,0 +1,31 @@
+//! The access document of record, in the files that brokers read as a mounted Secret.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use covey_contract::access::{Document, INDEX_KEY};
+
+use super::directory::{self, Error};
+
+/// Reads the document; absent where there is none that can be read.
+pub(super) fn read(folder: &Path) -> Result<Option<Document>, Error> {
+    directory::make(folder)?;
+    let mut files = BTreeMap::new();
+    let entries = std::fs::read_dir(folder).map_err(directory::io_error("list", folder))?;
+    for entry in entries.flatten() {
+        if let Some(bytes) = directory::read(&entry.path())? {
+            files.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
+        }
+    }
+    Ok(covey_operator::access::read_record(&files).0)
+}
+
+/// Replaces the document. Parts come before the index: a broker that looks in between finds an incomplete set and waits.
+pub(super) fn write(folder: &Path, document: &Document) -> Result<(), Error> {
+    let mut files = document.to_files();
+    let index = files.remove(INDEX_KEY).unwrap_or_default();
+    for (key, bytes) in &files {
+        directory::write(&folder.join(key), bytes)?;
+    }
+    directory::write(&folder.join(INDEX_KEY), &index)
+}
