@@ -1,0 +1,184 @@
+//! A `covey local` under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::Result;
+
+const READY: Duration = Duration::from_mins(1);
+
+/// The binary under test.
+///
+/// # Errors
+/// `COVEY_BINARY` does not name a file.
+#[expect(clippy::disallowed_methods, reason = "a test is configured by its environment")]
+pub fn binary() -> Result<PathBuf> {
+    let name = std::env::var("COVEY_BINARY").unwrap_or_default();
+    ensure!(
+        Path::new(&name).is_file(),
+        "COVEY_BINARY must name the covey binary: run `cargo build -p covey`, then \
+         `COVEY_BINARY=$PWD/target/debug/covey cargo test -p covey-tests`"
+    );
+    Ok(PathBuf::from(name))
+}
+
+/// A port such that it and the nine behind it are free now, below the range that systems give to outgoing connections.
+///
+/// # Errors
+/// None was found.
+pub fn free_port() -> Result<u16> {
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut candidates = (0..100).map(|_| rand::random_range(600..1900) * 10);
+    let found = candidates.find(|port: &u16| (*port..port + 10).all(is_free));
+    found.context("no ten free ports in a row")
+}
+
+/// One run of `covey local`. Dropping it kills the program; its brokers end with it.
+#[derive(Debug)]
+pub struct Local {
+    child: Child,
+    data: PathBuf,
+    /// What it printed when everything was ready.
+    pub ready: Value,
+}
+
+impl Local {
+    /// Starts it and waits until everything is ready.
+    ///
+    /// # Errors
+    /// It ended, or was not ready in time.
+    pub async fn start(file: &Path, data: &Path, port: u16) -> Result<Self> {
+        let mut child = Command::new(binary()?)
+            .arg("local")
+            .arg(file)
+            .arg("--data")
+            .arg(data)
+            .args(["--port", &port.to_string(), "--output", "json"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+        let line =
+            tokio::time::timeout(READY, lines.next_line()).await.context("covey local is not ready in time")??;
+        let line = line.context("covey local ended before it was ready")?;
+        Ok(Self { child, data: data.to_path_buf(), ready: serde_json::from_str(&line)? })
+    }
+
+    /// How to connect, as the data directory says it now.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn connect(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(self.data.join("connect.json"))?)?)
+    }
+
+    /// Address of broker `ordinal`.
+    pub fn address(&self, ordinal: usize) -> String {
+        text(&self.ready, &format!("/clusters/0/brokers/{ordinal}/addresses/0"))
+    }
+
+    /// Addresses of all brokers.
+    pub fn addresses(&self) -> Vec<String> {
+        let brokers = self.ready.pointer("/clusters/0/brokers").and_then(Value::as_array).map_or(0, Vec::len);
+        (0..brokers).map(|ordinal| self.address(ordinal)).collect()
+    }
+
+    /// Configuration file of broker `ordinal`.
+    pub fn config(&self, ordinal: usize) -> PathBuf {
+        PathBuf::from(text(&self.ready, &format!("/clusters/0/brokers/{ordinal}/config")))
+    }
+
+    /// The password of a user, as of now.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub fn password(&self, user: &str) -> Result<String> {
+        let report = self.connect()?;
+        let users = report.pointer("/clusters/0/users").and_then(Value::as_array).context("no users")?;
+        let found = users.iter().find(|entry| text(entry, "/username") == user);
+        found.map(|user| text(user, "/password")).with_context(|| format!("user {user} is not in connect.json"))
+    }
+
+    /// Process id of broker `ordinal`, as of now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self, ordinal: usize) -> Result<u32> {
+        let report = self.connect()?;
+        let pid = report.pointer(&format!("/clusters/0/brokers/{ordinal}/pid")).and_then(Value::as_u64);
+        Ok(u32::try_from(pid.context("the broker does not run")?)?)
+    }
+
+    /// SIGKILL to broker `ordinal`; returns its process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_broker(&self, ordinal: usize) -> Result<u32> {
+        let pid = self.pid(ordinal)?;
+        signal(pid, Signal::KILL)?;
+        Ok(pid)
+    }
+
+    /// SIGTERM, and the end of everything.
+    ///
+    /// # Errors
+    /// It did not end in time, or not well.
+    pub async fn stop(mut self) -> Result<()> {
+        signal(self.child.id().context("covey local has ended already")?, Signal::TERM)?;
+        let status =
+            tokio::time::timeout(Duration::from_mins(1), self.child.wait()).await.context("did not stop")??;
+        ensure!(status.success(), "covey local ended with {status}");
+        Ok(())
+    }
+
+    /// SIGKILL to the program and to every broker, at once.
+    ///
+    /// # Errors
+    /// One of them was not there.
+    pub async fn crash(mut self) -> Result<()> {
+        self.child.start_kill()?;
+        for ordinal in 0..self.addresses().len() {
+            // Brokers end with the program: one that is gone already is what this wants.
+            self.kill_broker(ordinal).unwrap_or_default();
+        }
+        self.child.wait().await?;
+        Ok(())
+    }
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let Some(pid) = Pid::from_raw(i32::try_from(pid)?) else { bail!("not a process id") };
+    Ok(kill_process(pid, signal)?)
+}
+
+/// Runs a program of `covey` to its end, which has to come in 30 s.
+///
+/// # Errors
+/// It did not end.
+pub async fn run(arguments: &[&str]) -> Result<Output> {
+    let child = Command::new(binary()?)
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    tokio::time::timeout(Duration::from_secs(30), child.wait_with_output())
+        .await
+        .context("covey did not end by itself")?
+        .map_err(Into::into)
+}

@@ -1,0 +1,19 @@
+//! Bounded waits: a condition is looked at until it holds or the time is up.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits until `look` yields something; fails with `what` after `limit`.
+pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> crate::Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = look().await {
+            return Ok(found);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
