@@ -105,11 +105,12 @@ impl Herd {
     pub(crate) async fn start(&mut self, ordinal: u32) {
         let dir = self.dirs[ordinal as usize].path().to_owned();
         let name = format!("herd-{ordinal}");
-        let disk = match Directory::open(&dir, &Expected { cluster_id: None, node_name: &name }).unwrap() {
-            Directory::Fresh(fresh) => fresh.create().unwrap(),
-            Directory::Existing(claimed) => claimed,
-        };
+        let directory = Directory::open(&dir, &Expected { cluster_id: None, node_name: &name }).unwrap();
         let (log, _) = Log::open(&dir.join("log"), Options::new(Arc::new(|error| panic!("{error}")))).unwrap();
+        let disk = match directory {
+            Directory::Fresh(fresh) => fresh.create().unwrap(),
+            Directory::Existing(existing) => existing.claim().unwrap(),
+        };
         let identity = Identity::new(disk, ordinal);
         let tls = Tls::load(self.tls.path(), UID).unwrap();
         let greeting = identity.clone();
