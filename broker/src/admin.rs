@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use covey_contract::proto::admin_server::AdminServer;
 use covey_contract::proto::{self, admin_server::Admin};
 use tonic::{Request, Response, Status};
 
@@ -34,6 +35,11 @@ impl std::fmt::Debug for AdminService {
 }
 
 impl AdminService {
+    /// The gRPC routes of the admin port.
+    pub fn into_routes(self) -> tonic::service::Routes {
+        tonic::service::Routes::new(AdminServer::new(self).max_decoding_message_size(crate::peer::MAX_MESSAGE))
+    }
+
     fn status_now(&self) -> proto::StatusReply {
         let (node, identity) = (&self.node, &self.membership.identity);
         let failing_checks = self.facts.failing_checks();

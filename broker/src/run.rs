@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_contract::config::{Config, Listener as ListenerConfig};
-use covey_contract::proto::admin_server::AdminServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,7 +27,7 @@ use crate::http::{self, Readiness};
 use crate::listener::Listener;
 use crate::metrics::{Check, Metrics, StorageKind};
 use crate::node::{self, Identity, Membership, Node, NodeSessions, Parts};
-use crate::peer::{self, MAX_MESSAGE, Pool, Role, Tls, TlsError};
+use crate::peer::{self, Pool, Role, Tls, TlsError};
 use crate::storage::marker::{self, Directory, Expected};
 use crate::storage::segment::{self, Expect, Log};
 
@@ -232,8 +231,7 @@ impl Broker {
         let listener = listen(address).await?;
         let facts = NodeFacts { access: access.clone(), readiness: self.readiness.clone(), data: PathBuf::from(data) };
         let service = AdminService { node: self.node.clone(), membership, facts: Arc::new(facts) };
-        let service = AdminServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-        let routes = tonic::service::Routes::new(service);
+        let routes = service.into_routes();
         self.tasks
             .spawn(complain("admin", peer::serve(listener, tls.clone(), Role::Operator, routes, self.stop.clone())));
         Ok(())

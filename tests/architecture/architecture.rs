@@ -204,11 +204,14 @@ const MAY_NAME: [(&str, &[&str]); 4] = [
             "broker/src/node",
             "broker/src/peer",
             "operator/src/admin",
+            // Tests play the other end of a connection.
+            "broker/tests/raft",
+            "operator/tests",
             "tests",
         ],
     ),
     ("kube", &["crds", "operator", "covey", "tests"]),
-    ("tokio", &["broker/src", "broker/contract", "broker/tests", "operator", "covey", "tests"]),
+    ("tokio", &["broker/src", "broker/contract", "broker/tests", "broker/examples", "operator", "covey", "tests"]),
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use covey_broker::cluster::Tuning;
@@ -18,11 +18,16 @@ use covey_contract::{names, proto};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 const UID: &str = "herd-uid";
 
+/// One herd at a time: two cores cannot carry more, and ports are looked for before they are taken.
+static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+
 pub(crate) struct Herd {
+    _turn: OwnedMutexGuard<()>,
     pub(crate) nodes: Vec<Option<Running>>,
     config: Arc<Config>,
     dirs: Vec<TempDir>,
@@ -82,6 +87,7 @@ impl Herd {
                 .with_test_writer()
                 .try_init(),
         );
+        let turn = TURN.clone().lock_owned().await;
         let tls = tempfile::tempdir().unwrap();
         write_certificates(tls.path());
         let port = free_ports(u16::try_from(count).unwrap());
@@ -95,7 +101,8 @@ impl Herd {
         // Slow enough for a debug build on a busy machine.
         config.fence.lease = Duration::from_secs(6);
         let dirs = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut herd = Self { nodes: (0..count).map(|_| None).collect(), config: Arc::new(config), dirs, tls };
+        let mut herd =
+            Self { _turn: turn, nodes: (0..count).map(|_| None).collect(), config: Arc::new(config), dirs, tls };
         for ordinal in 0..count {
             herd.start(ordinal).await;
         }

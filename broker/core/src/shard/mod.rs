@@ -15,6 +15,7 @@ mod enqueue;
 mod machine;
 mod restore;
 mod session;
+mod view;
 
 pub use bodies::{Body, Expired};
 pub use command::{
