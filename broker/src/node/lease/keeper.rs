@@ -50,7 +50,10 @@ struct Term {
 
 #[derive(Debug, Default)]
 struct Count {
+    /// What is counted is of this epoch; a new one begins afresh.
     epoch: u64,
+    /// When this leader first knew of the epoch.
+    since: Duration,
     answered: Option<Duration>,
     applied: u64,
     reaches: Vec<NodeId>,
@@ -150,13 +153,10 @@ impl Keeper {
             return Verdict::Ended;
         }
         let behind = term.commit_a_second_ago(now).is_some_and(|commit| renewal.applied < commit);
-        let anew = !self.is_alive_by_answer(term, renewal.node, now);
-        let count = term.nodes.entry(renewal.node).or_default();
-        // A process that started anew may have applied less than the one before it.
-        let applied = if count.epoch == renewal.epoch { count.applied } else { 0 };
-        count.epoch = renewal.epoch;
-        count.applied = applied.max(renewal.applied);
+        let count = term.count(renewal.node, renewal.epoch, now);
+        count.applied = count.applied.max(renewal.applied);
         count.reaches.clone_from(&renewal.reaches);
+        let anew = !self.is_alive_by_answer(term, renewal.node, now);
         self.note_reach(term, renewal.node, now);
         if behind || self.is_cut_off(term, renewal.node, now) {
             return Verdict::Refused;
@@ -190,19 +190,20 @@ impl Keeper {
         self.alive(term).iter().map(applied).min().unwrap_or(u64::MAX)
     }
 
-    fn overdue(&self, term: &Term) -> Vec<(NodeId, u64)> {
+    /// Epochs whose node gave no sign of life for too long, counted from the epoch's own beginning at the earliest.
+    fn overdue(&self, term: &mut Term) -> Vec<(NodeId, u64)> {
         let patience = with_drift(self.lease + self.close_clients_after);
-        let now = clock::now();
+        let (now, elected) = (clock::now(), term.elected);
         let machine = self.meta.machine.read();
-        machine
-            .members()
-            .filter(|(_, member)| member.ended < member.epoch)
-            .filter(|(node, _)| {
-                let counted = term.nodes.get(node).and_then(|count| count.answered).unwrap_or(term.elected);
-                now > counted.max(term.elected) + patience
-            })
-            .map(|(node, member)| (node, member.epoch))
-            .collect()
+        let mut overdue = Vec::new();
+        for (node, member) in machine.members().filter(|(_, member)| member.ended < member.epoch) {
+            let count = term.count(node, member.epoch, now);
+            let counted = count.answered.unwrap_or_default().max(count.since).max(elected);
+            if now > counted + patience {
+                overdue.push((node, member.epoch));
+            }
+        }
+        overdue
     }
 
     fn note_reach(&self, term: &mut Term, node: NodeId, now: Duration) {
@@ -239,6 +240,15 @@ impl Keeper {
 impl Term {
     fn new(number: u64) -> Self {
         Self { number, elected: clock::now(), nodes: BTreeMap::new(), commits: VecDeque::new(), waiting: Vec::new() }
+    }
+
+    /// The count of a node's epoch.
+    fn count(&mut self, node: NodeId, epoch: u64, now: Duration) -> &mut Count {
+        let count = self.nodes.entry(node).or_default();
+        if count.epoch != epoch {
+            *count = Count { epoch, since: now, ..Count::default() };
+        }
+        count
     }
 
     fn note_commit(&mut self, commit: u64) {
