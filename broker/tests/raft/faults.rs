@@ -130,9 +130,16 @@ async fn a_lone_leader_confirms_nothing_and_acknowledges_nothing() {
     let read = timeout(Duration::from_secs(5), cluster.cluster(old).read_index(GROUP)).await.unwrap();
     assert!(read.is_err(), "{read:?}");
     let lost = tokio::spawn(cluster.cluster(old).propose(GROUP, command(2, 1, 0)));
-    let new = cluster.leader_where(GROUP, |id| id != old).await;
-    let answer = timeout(PATIENCE, cluster.cluster(new).propose(GROUP, command(1, 2, 0))).await.unwrap();
-    assert!(answer.is_ok(), "{answer:?}");
+    // The others elect one of theirs and go on; a busy machine may need several tries.
+    let go_on = async {
+        loop {
+            let new = cluster.leader_where(GROUP, |id| id != old).await;
+            if cluster.cluster(new).propose(GROUP, command(1, 2, 0)).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, go_on).await.unwrap();
     cluster.net.heal();
     let lost = timeout(PATIENCE, lost).await.unwrap().unwrap();
     assert!(matches!(lost, Err(ProposeError::NotLeader(_) | ProposeError::Unknown)), "{lost:?}");
