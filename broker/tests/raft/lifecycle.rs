@@ -3,6 +3,8 @@
 use crate::harness::*;
 use bytes::Bytes;
 use covey_broker::cluster::*;
+use covey_contract::proto;
+use futures::StreamExt;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -149,4 +151,22 @@ async fn a_follower_that_lacks_entries_is_not_given_the_leadership() {
     cluster.net.heal();
     assert_eq!(cluster.converged(GROUP).await.len(), 600);
     cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_does_not_answer_for_another_one_under_its_ordinal() {
+    let cluster = TestCluster::formed(quiet()).await;
+    let node = cluster.cluster(1);
+    let call = |to, kind| proto::RaftRequest { group: 0, from: 2, kind, payload: Bytes::new(), to };
+    let chunk = proto::SnapshotChunk { group: 0, from: 2, header: Bytes::new(), data: Bytes::new(), to: 9 };
+    for kind in 1..=4 {
+        let refused = node.serve_raft(call(9, kind)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        // Meant for this node, the same nonsense is read.
+        assert_eq!(node.serve_raft(call(1, kind)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+    let refused = node.serve_append(futures::stream::iter([Ok(call(9, 1))])).next().await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    let refused = node.serve_snapshot(futures::stream::iter([Ok(chunk)])).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
 }

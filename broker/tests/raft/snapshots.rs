@@ -124,6 +124,21 @@ async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     let mut cluster = TestCluster::formed(tiny()).await;
     fill(&cluster, 1, 1, 500).await;
     purged(&cluster, 300).await;
+    for (id, node) in &cluster.nodes {
+        // So close that no node makes a new snapshot by itself after the restart.
+        let covered = || {
+            let status = node.cluster.status(GROUP);
+            status.applied >= 500 && status.applied - status.snapshot < 80
+        };
+        for n in 501..=600 {
+            if covered() {
+                break;
+            }
+            fill(&cluster, 1, n, n).await;
+        }
+        eventually("no snapshot is close", covered).await;
+    }
+    let expected = cluster.converged(GROUP).await;
     cluster.stop_all().await;
     for id in 1..=3 {
         for file in std::fs::read_dir(cluster.dir(id).join("snapshots")).unwrap() {
@@ -137,7 +152,7 @@ async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     cluster.start(4, 3).await;
     let voters = members(&[(1, 0), (2, 1), (3, 2)]);
     cluster.set_voters(GROUP, &voters, &members(&[(4, 3)])).await;
-    assert_eq!(cluster.converged(GROUP).await.len(), 500);
+    assert_eq!(cluster.converged(GROUP).await, expected);
     cluster.assert_no_fatal();
 }
 
