@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a measurement, not a product")]
 
-#[expect(dead_code, clippy::panic, clippy::wildcard_imports, reason = "shared with the tests, which use the rest")]
+#[expect(dead_code, reason = "shared with the tests, which use the rest")]
 #[path = "../tests/raft/harness.rs"]
 mod harness;
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::*;
-use covey_broker::cluster::*;
+use crate::harness::{GROUP, PATIENCE, POISON, TestCluster, command, eventually, members, parse, quiet};
+use covey_broker::cluster::{Cluster, NodeId, ProposeError, Tuning};
 
 type Nodes = Arc<RwLock<BTreeMap<NodeId, Cluster>>>;
 

@@ -1,8 +1,8 @@
 //! Formation, commands, forwarding, handover.
 
-use crate::harness::*;
+use crate::harness::{GROUP, OTHER, PATIENCE, TestCluster, command, members, quiet};
 use bytes::Bytes;
-use covey_broker::cluster::*;
+use covey_broker::cluster::{ChangeError, GroupId, InitializeError, ProposeError, ReadError};
 use covey_contract::proto;
 use futures::StreamExt;
 use std::time::Duration;

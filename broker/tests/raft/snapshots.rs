@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::harness::*;
-use covey_broker::cluster::*;
+use crate::harness::{GROUP, OTHER, TestCluster, command, eventually, members, quiet};
+use covey_broker::cluster::{NodeId, Tuning};
 
 fn tiny() -> Tuning {
     Tuning { snapshot_entries: 100, keep_entries: 5, ..quiet() }
@@ -124,7 +124,7 @@ async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     let mut cluster = TestCluster::formed(tiny()).await;
     fill(&cluster, 1, 1, 500).await;
     purged(&cluster, 300).await;
-    for (id, node) in &cluster.nodes {
+    for node in cluster.nodes.values() {
         // So close that no node makes a new snapshot by itself after the restart.
         let covered = || {
             let status = node.cluster.status(GROUP);
