@@ -1,0 +1,167 @@
+// Command bench measures brokers one after the other on loopback: Mosquitto, NATS with JetStream, rumqttd and Covey.
+// It prints Markdown; every rate stands beside its ratio to Mosquitto in the same run. It ends with status 1 where a
+// broker lost a message that it acknowledged, because that makes its numbers worthless.
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+const (
+	kindIdle      = "Memory per idle connection"
+	mostConnects  = 10_000
+	parallelDials = 100
+)
+
+var loads = []load{
+	{name: "qos0-fanout", qos: 0, clean: true, lanes: 1, subscribers: 20, window: 256},
+	{name: "qos1-transient", qos: 1, clean: true, lanes: 4, subscribers: 1, window: 128},
+	{name: "qos1-durable", qos: 1, clean: false, lanes: 4, subscribers: 1, window: 128},
+	{name: "qos1-durable-single", qos: 1, clean: false, lanes: 1, subscribers: 1, window: 1},
+}
+
+type options struct {
+	programs    programs
+	directory   string
+	duration    time.Duration
+	connections int
+	only        string
+}
+
+func main() {
+	// A child ends with the thread that started it (see launch).
+	runtime.LockOSThread()
+	var o options
+	flag.StringVar(&o.programs.mosquitto, "mosquitto", "mosquitto", "Mosquitto's `binary`")
+	flag.StringVar(&o.programs.nats, "nats", "", "nats-server's `binary`; without it NATS is left out")
+	flag.StringVar(&o.programs.rumqttd, "rumqttd", "", "`binary` of tests/peers/rumqttd; without it rumqttd is left out")
+	flag.StringVar(&o.programs.covey, "covey", "", "Covey's `binary`; without it Covey is left out")
+	flag.StringVar(&o.directory, "dir", "", "where brokers keep their data: on the `disk` that is to be measured")
+	flag.DurationVar(&o.duration, "duration", 5*time.Second, "of a case, beside half a second of warming up")
+	flag.IntVar(&o.connections, "connections", 2000, "idle connections whose memory is measured")
+	flag.StringVar(&o.only, "only", "", "measure only brokers with this `text` in their name, and Mosquitto")
+	flag.Parse()
+	failures, err := o.run()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	for _, failure := range failures {
+		fmt.Fprintln(os.Stderr, "bench:", failure)
+	}
+	if len(failures) > 0 {
+		os.Exit(1)
+	}
+}
+
+func (o options) run() ([]string, error) {
+	directory, err := os.MkdirTemp(o.directory, "covey-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(directory)
+	if err := describe(directory); err != nil {
+		return nil, err
+	}
+	var all table
+	for _, candidate := range o.programs.candidates() {
+		if candidate.name != "Mosquitto" && !strings.Contains(candidate.name, o.only) {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "bench:", candidate.name)
+		if err := o.measure(&all, directory, candidate); err != nil {
+			all.failures = append(all.failures, fmt.Sprintf("%s: %v", candidate.name, err))
+		}
+	}
+	all.print()
+	return all.failures, nil
+}
+
+func (o options) measure(all *table, parent string, candidate candidate) error {
+	directory, err := os.MkdirTemp(parent, "broker-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(directory)
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	b, err := candidate.start(directory, port)
+	if err != nil {
+		return err
+	}
+	memory, err := idleMemory(b, o.connections)
+	all.add(candidate.name, kindIdle, 0, outcome{Rate: memory}, err)
+	for _, workers := range []int{1, parallelDials} {
+		result, err := b.accounted(func() (outcome, error) { return connectRate(b, workers, mostConnects, o.duration) })
+		all.add(candidate.name, fmt.Sprintf("connect, %d at a time", workers), 0, result, err)
+	}
+	for _, l := range loads {
+		result, err := b.accounted(func() (outcome, error) { return l.run(b, o.duration) })
+		all.add(candidate.name, l.name, l.qos, result, err)
+	}
+	return b.stop()
+}
+
+// accounted adds what the broker spent on a case.
+func (b *running) accounted(run func() (outcome, error)) (outcome, error) {
+	cpu, err := b.cpu()
+	if err != nil {
+		return outcome{}, err
+	}
+	count, seconds, err := b.fsyncs()
+	if err != nil {
+		return outcome{}, err
+	}
+	result, failure := run()
+	cpuAfter, err := b.cpu()
+	if err != nil {
+		return result, err
+	}
+	countAfter, secondsAfter, err := b.fsyncs()
+	if result.Delivered > 0 {
+		result.CPU = (cpuAfter - cpu) / time.Duration(result.Delivered)
+	}
+	result.Fsyncs = countAfter - count
+	if result.Fsyncs > 0 {
+		result.FsyncMean = time.Duration((secondsAfter - seconds) / result.Fsyncs * float64(time.Second))
+	}
+	return result, cmp.Or(failure, err)
+}
+
+// describe prints the machine, its load, and what a sync of its disk costs.
+func describe(directory string) error {
+	average, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
+	file, err := os.Create(filepath.Join(directory, "sync"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	block := make([]byte, 4096)
+	var took []int64
+	for range 200 {
+		if _, err := file.Write(block); err != nil {
+			return err
+		}
+		start := time.Now()
+		if err := file.Sync(); err != nil {
+			return err
+		}
+		took = append(took, int64(time.Since(start)))
+	}
+	p50, p99 := percentiles(took)
+	fmt.Printf("%d cores, load average %s before; an fsync of 4 KiB takes %s (p50), %s (p99).\n\n", runtime.NumCPU(),
+		strings.Join(strings.Fields(string(average))[:3], " "), short(p50), short(p99))
+	return nil
+}
