@@ -19,6 +19,7 @@ const (
 	typeSuback     = 9
 	bufferSize     = 64 << 10
 	connectTimeout = 10 * time.Second
+	keepAlive      = 3600 // s
 )
 
 // client is a connection that reads and writes whole buffers, so that one goroutine per direction costs less than any
@@ -59,7 +60,9 @@ func (c *client) connect(id string, clean bool, who account) error {
 	if clean {
 		flags |= 0x02
 	}
+	// No case lasts as long as this keep alive; 0 is refused by rumqttd.
 	body := append(str(nil, "MQTT"), 4, 0, 0, 0)
+	binary.BigEndian.PutUint16(body[8:], keepAlive)
 	body = str(body, id)
 	if who.user != "" {
 		flags |= 0xc0

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// idleTime is how long processor time is counted while nothing happens.
+const idleTime = 3 * time.Second
+
 // connectRate connects and disconnects with CleanSession 1 from some workers at once, until the time is over or the
 // number is reached.
 func connectRate(b *running, workers, most int, duration time.Duration) (outcome, error) {
@@ -54,12 +57,13 @@ func connectOnce(b *running, workers, w, n int) (time.Duration, error) {
 	return took, c.disconnect()
 }
 
-// idleMemory returns by how much the broker's resident memory grew, per connection, summed over its processes.
-func idleMemory(b *running, connections int) (float64, error) {
+// idle returns by how many bytes the broker's resident memory grew per connection, summed over its processes, and the
+// share of a core that it uses while all of them are idle.
+func idle(b *running, connections int) (memory, share float64, err error) {
 	time.Sleep(time.Second)
 	before, err := b.resident()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	clients := make([]*client, 0, connections)
 	defer func() {
@@ -70,11 +74,20 @@ func idleMemory(b *running, connections int) (float64, error) {
 	for n := range connections {
 		c, err := dial(b.address(n), "127.0.0.1", fmt.Sprintf("idle-%d", n), true, b.who)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		clients = append(clients, c)
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(time.Second)
+	cpu, err := b.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(idleTime)
+	cpuAfter, err := b.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
 	after, err := b.resident()
-	return float64(after-before) / float64(connections), err
+	return float64(after-before) / float64(connections), (cpuAfter - cpu).Seconds() / idleTime.Seconds(), err
 }

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	kindIdle      = "Memory per idle connection"
+	kindMemory    = "memory per idle connection, KiB"
+	kindIdle      = "processor while idle, % of a core"
 	mostConnects  = 10_000
 	parallelDials = 100
 )
@@ -98,8 +99,9 @@ func (o options) measure(all *table, parent string, candidate candidate) error {
 	if err != nil {
 		return err
 	}
-	memory, err := idleMemory(b, o.connections)
-	all.add(candidate.name, kindIdle, 0, outcome{Rate: memory}, err)
+	memory, share, err := idle(b, o.connections)
+	all.add(candidate.name, kindMemory, 0, outcome{Rate: memory / 1024}, err)
+	all.add(candidate.name, kindIdle, 0, outcome{Rate: share * 100}, err)
 	for _, workers := range []int{1, parallelDials} {
 		result, err := b.accounted(func() (outcome, error) { return connectRate(b, workers, mostConnects, o.duration) })
 		all.add(candidate.name, fmt.Sprintf("connect, %d at a time", workers), 0, result, err)
