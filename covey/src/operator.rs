@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use covey_operator::cluster::validate::DEFAULT_IMAGE;
 use covey_operator::run::Options;
 use tokio_util::sync::CancellationToken;
 
@@ -20,11 +21,14 @@ pub(crate) struct Arguments {
     /// Factor on how long a condition must last before the built-in alerts fire; tests make it small.
     #[arg(long, env = "COVEY_ALERT_FOR_SCALE", default_value_t = 1.0)]
     alert_for_scale: f64,
+    /// The image of brokers whose MqttCluster names none; the chart sets the operator's own.
+    #[arg(long, env = "COVEY_DEFAULT_IMAGE", default_value = DEFAULT_IMAGE)]
+    default_image: String,
 }
 
 /// Runs until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Arguments { http, namespace, instance, alert_for_scale } = arguments;
-    covey_operator::run::run(Options { http, namespace, instance, alert_for_scale }, shutdown).await?;
+    let Arguments { http, namespace, instance, alert_for_scale, default_image } = arguments;
+    covey_operator::run::run(Options { http, namespace, instance, alert_for_scale, default_image }, shutdown).await?;
     Ok(())
 }

@@ -63,7 +63,10 @@ pub struct MqttClusterSpec {
     pub replicas: u32,
     /// Permits 4, 6, ... nodes: more capacity, no more tolerance of failures.
     pub allow_even_replicas: bool,
-    /// The broker's image. A change rolls the pods one at a time.
+    /// The broker's image; without one, the operator's own (the chart's `image`). A change rolls the pods one at a time.
+    #[schemars(extend("x-kubernetes-validations" = json!([
+        {"rule": "has(self.repository) || !has(self.tag) && !has(self.digest)", "message": "image.tag and image.digest need image.repository"}
+    ])))]
     pub image: Image,
     /// Stops the operator from changing anything but status. Brokers run on, and so do access changes.
     pub paused: bool,
@@ -123,15 +126,17 @@ impl Default for MqttClusterSpec {
 }
 
 /// An image reference in parts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Image {
     /// Repository, with the registry where one is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    pub repository: String,
-    /// Tag.
+    pub repository: Option<String>,
+    /// Tag; without one, the operator's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
-    pub tag: String,
+    pub tag: Option<String>,
     /// Digest such as sha256:...; it decides when it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = json!([
@@ -140,17 +145,6 @@ pub struct Image {
     pub digest: Option<String>,
     /// When a node's kubelet pulls the image.
     pub pull_policy: PullPolicy,
-}
-
-impl Default for Image {
-    fn default() -> Self {
-        Self {
-            repository: "covey".into(),
-            tag: env!("CARGO_PKG_VERSION").into(),
-            digest: None,
-            pull_policy: PullPolicy::IfNotPresent,
-        }
-    }
 }
 
 /// When an image is pulled.

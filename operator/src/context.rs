@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::cluster::alerting::Alerting;
 use crate::metrics::Metrics;
+use crate::run::Options;
 
 /// Namespace and name.
 pub type Key = (String, String);
@@ -25,6 +26,8 @@ pub struct Context {
     pub client: Client,
     pub metrics: Metrics,
     pub(crate) alert_for_scale: f64,
+    /// The image of brokers whose cluster names none.
+    pub(crate) default_image: String,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
@@ -52,12 +55,19 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// `instance` names this process in Events; absent: its host name.
-    pub fn new(client: Client, metrics: Metrics, instance: Option<String>, alert_for_scale: f64) -> Self {
+    /// What the options say; `instance` names this process in Events, absent: its host name.
+    pub fn new(client: Client, metrics: Metrics, options: &Options) -> Self {
         let mut reporter = Reporter::from(covey_contract::names::FIELD_MANAGER);
-        reporter.instance = instance.or(reporter.instance);
+        reporter.instance = options.instance.clone().or(reporter.instance);
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, metrics, alert_for_scale, recorder, memories: Mutex::default() }
+        Self {
+            client,
+            metrics,
+            alert_for_scale: options.alert_for_scale,
+            default_image: options.default_image.clone(),
+            recorder,
+            memories: Mutex::default(),
+        }
     }
 
     /// The memory of a cluster.

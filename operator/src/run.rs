@@ -47,6 +47,20 @@ pub struct Options {
     pub instance: Option<String>,
     /// Factor on how long a condition must last before a built-in alert fires.
     pub alert_for_scale: f64,
+    /// The image of brokers whose cluster names none.
+    pub default_image: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([0, 0, 0, 0], names::PORT_OPERATOR_HTTP)),
+            namespace: None,
+            instance: None,
+            alert_for_scale: 1.0,
+            default_image: cluster::validate::DEFAULT_IMAGE.to_owned(),
+        }
+    }
 }
 
 /// Why the operator stopped.
@@ -91,8 +105,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
 pub async fn run_with(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
     let readiness = Readiness::waiting(vec!["starting".into()]);
-    let context =
-        Arc::new(Context::new(client.clone(), metrics.clone(), options.instance.clone(), options.alert_for_scale));
+    let context = Arc::new(Context::new(client.clone(), metrics.clone(), &options));
     let address = options.http;
     let server = http::serve(address, metrics, readiness.clone(), shutdown.clone());
     let work = async {

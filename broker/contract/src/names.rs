@@ -9,8 +9,6 @@ pub const FIELD_MANAGER: &str = "covey-operator";
 pub const LABEL_CLUSTER: &str = "covey.io/cluster";
 /// Label on a Secret that consents to being read for the `MqttUser` of that name.
 pub const LABEL_USER: &str = "covey.io/user";
-/// Annotation that approves one held access revision.
-pub const ANNOTATION_APPROVE_ACCESS: &str = "covey.io/approve-access";
 
 /// Client port of the default `mqtt` listener.
 pub const PORT_MQTT: u16 = 1883;

@@ -430,7 +430,8 @@ fn validated(key: &Key, manifest: &MqttCluster, port: u16, state: &State) -> Res
     let mut manifest = manifest.clone();
     manifest.metadata.uid = Some(state.uid.clone());
     let name = || key.1.clone();
-    let mut wanted = validate::validate(&manifest).map_err(|source| Error::Invalid { name: name(), source })?;
+    let mut wanted = validate::validate(&manifest, validate::DEFAULT_IMAGE)
+        .map_err(|source| Error::Invalid { name: name(), source })?;
     if wanted.replicas < state.replicas {
         let problem = "replicas can only grow: moving a broker's copies away before it is removed is not supported yet";
         return Err(Error::Fixed { name: name(), problem });

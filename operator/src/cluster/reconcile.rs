@@ -76,7 +76,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
     if memory.uid != uid {
         *memory = Memory { uid, ..Memory::default() };
     }
-    let cluster = match validate(&facts.cluster) {
+    let cluster = match validate(&facts.cluster, &context.default_image) {
         Ok(cluster) => cluster,
         Err(error) => {
             stop(context, &facts.cluster, reason::INVALID, &error.to_string()).await?;

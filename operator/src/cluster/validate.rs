@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use covey_contract::{access, config};
 use covey_crds::{
-    AccessMode, DeletionPolicy, ExternalTrafficPolicy, MqttCluster, MqttClusterSpec, PullPolicy, Quantity, ServiceType,
-    Time,
+    AccessMode, DeletionPolicy, ExternalTrafficPolicy, Image, MqttCluster, MqttClusterSpec, PullPolicy, Quantity,
+    ServiceType, Time,
 };
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The brokers' image where neither the manifest nor the operator's options name one.
+pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
 
 /// A cluster that can be built: every value parsed, every bound checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,8 +92,9 @@ impl Problems {
     }
 }
 
-/// Checks and parses a cluster. It needs `metadata.name` and `metadata.uid`; the namespace defaults to `default`.
-pub fn validate(cluster: &MqttCluster) -> Result<ValidatedCluster, Error> {
+/// Checks and parses a cluster. It needs `metadata.name` and `metadata.uid`; the namespace defaults to `default`, and the
+/// image to `default_image`.
+pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedCluster, Error> {
     let mut problems = Problems::default();
     let spec = &cluster.spec;
     let meta = &cluster.metadata;
@@ -103,7 +108,7 @@ pub fn validate(cluster: &MqttCluster) -> Result<ValidatedCluster, Error> {
         replicas: spec.replicas,
         shards: spec.shards,
         paused: spec.paused,
-        image: image(spec),
+        image: image(&spec.image, default_image),
         pull_policy: spec.image.pull_policy,
         listeners: listeners(spec, &mut problems),
         service: ValidatedService {
@@ -146,10 +151,11 @@ fn check_size(spec: &MqttClusterSpec, problems: &mut Problems) {
     problems.expect((1..=128).contains(&spec.shards), "shards must be between 1 and 128");
 }
 
-fn image(spec: &MqttClusterSpec) -> String {
-    match spec.image.digest.as_deref().filter(|digest| !digest.is_empty()) {
-        Some(digest) => format!("{}@{digest}", spec.image.repository),
-        None => format!("{}:{}", spec.image.repository, spec.image.tag),
+fn image(image: &Image, default: &str) -> String {
+    let Some(repository) = &image.repository else { return default.to_owned() };
+    match image.digest.as_deref().filter(|digest| !digest.is_empty()) {
+        Some(digest) => format!("{repository}@{digest}"),
+        None => format!("{repository}:{}", image.tag.as_deref().unwrap_or(VERSION)),
     }
 }
 
@@ -256,9 +262,13 @@ mod tests {
     use super::*;
     use crate::test_support::cluster;
 
+    fn validated(spec: &str) -> Result<ValidatedCluster, Error> {
+        validate(&cluster(spec), DEFAULT_IMAGE)
+    }
+
     #[test]
     fn three_lines_of_spec_are_enough() {
-        let validated = validate(&cluster("{replicas: 3}")).unwrap();
+        let validated = validated("{replicas: 3}").unwrap();
         assert_eq!(validated.replicas, 3);
         assert_eq!(
             validated.listeners,
@@ -291,27 +301,35 @@ mod tests {
             ),
             ("{resources: {limits: {memory: much}}}", "resources.limits.memory"),
         ] {
-            let error = validate(&cluster(spec)).unwrap_err().to_string();
+            let error = validated(spec).unwrap_err().to_string();
             assert!(error.contains(sentence), "{spec}: {error}");
         }
-        assert!(validate(&cluster("{replicas: 4, allowEvenReplicas: true}")).is_ok());
+        assert!(validated("{replicas: 4, allowEvenReplicas: true}").is_ok());
     }
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let error = validate(&cluster("{replicas: 2, storage: {size: lots}}")).unwrap_err();
+        let error = validated("{replicas: 2, storage: {size: lots}}").unwrap_err();
         assert_eq!(error.problems.len(), 3, "{error}");
     }
 
     #[test]
-    fn a_digest_decides_over_a_tag() {
-        let validated = validate(&cluster("{image: {repository: r/covey, tag: x, digest: 'sha256:ab'}}")).unwrap();
-        assert_eq!(validated.image, "r/covey@sha256:ab");
+    fn the_manifests_image_comes_first_then_the_operators_own() {
+        for (spec, image) in [
+            ("{}", "registry/covey:9"),
+            ("{image: {pullPolicy: Always}}", "registry/covey:9"),
+            ("{image: {repository: r/covey}}", concat!("r/covey:", env!("CARGO_PKG_VERSION"))),
+            ("{image: {repository: r/covey, tag: x}}", "r/covey:x"),
+            ("{image: {repository: r/covey, tag: x, digest: ''}}", "r/covey:x"),
+            ("{image: {repository: r/covey, tag: x, digest: 'sha256:ab'}}", "r/covey@sha256:ab"),
+        ] {
+            assert_eq!(super::validate(&cluster(spec), "registry/covey:9").unwrap().image, image, "{spec}");
+        }
     }
 
     #[test]
     fn a_small_volume_keeps_a_percentage_free() {
-        let validated = validate(&cluster("{storage: {size: 1Gi}}")).unwrap();
+        let validated = validated("{storage: {size: 1Gi}}").unwrap();
         assert_eq!(validated.storage.reserve, config::Storage { reserve_percent: 10, reserve_min_bytes: 0 });
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use covey_operator::{Options, run_with};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, DeleteParams};
@@ -106,9 +107,9 @@ async fn the_operator_runs_by_itself() {
     let shutdown = CancellationToken::new();
     let options = Options {
         http: "127.0.0.1:0".parse().unwrap(),
-        namespace: None,
         instance: Some("test".into()),
-        alert_for_scale: 1.0,
+        default_image: "registry.example/covey:test".into(),
+        ..Options::default()
     };
     let operator = tokio::spawn(run_with(client.clone(), options, shutdown.clone()));
     until("the certificate", async || {
@@ -129,6 +130,9 @@ async fn the_operator_runs_by_itself() {
     })
     .await;
     assert_eq!(node.state.lock().access.users, 1);
+    let brokers: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let pod = brokers.get("prod").await.unwrap().spec.template.spec.unwrap();
+    assert_eq!(pod.containers[0].image.as_deref(), Some("registry.example/covey:test"), "the operator's default image");
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     assert!(pods.get_opt("prod-0").await.unwrap().is_some(), "a pod that no controller replaced was left alone");
     shutdown.cancel();

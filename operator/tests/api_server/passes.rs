@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use covey_contract::access::{Document, INDEX_KEY, Index};
+use covey_operator::Options;
 use covey_operator::cluster::reconcile::reconcile;
 use covey_operator::context::Context;
 use covey_operator::metrics::Metrics;
@@ -18,7 +19,8 @@ use serde_json::json;
 use super::{clusters, started, users};
 
 pub(crate) fn context(client: &Client) -> Arc<Context> {
-    Arc::new(Context::new(client.clone(), Metrics::new("test").unwrap(), Some("test".into()), 1.0))
+    let options = Options { instance: Some("test".into()), ..Options::default() };
+    Arc::new(Context::new(client.clone(), Metrics::new("test").unwrap(), &options))
 }
 
 pub(crate) async fn create_cluster(client: &Client, spec: serde_json::Value) {

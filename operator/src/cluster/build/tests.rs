@@ -1,11 +1,11 @@
 use covey_contract::config::{Config, Paths, Peers};
 
 use super::*;
-use crate::cluster::validate::validate;
+use crate::cluster::validate::{DEFAULT_IMAGE, validate};
 use crate::test_support::cluster;
 
 fn built(spec: &str) -> ValidatedCluster {
-    validate(&cluster(spec)).unwrap()
+    validate(&cluster(spec), DEFAULT_IMAGE).unwrap()
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn children_are_owned_named_and_labelled() {
 
 #[test]
 fn the_stateful_set_is_hardened_and_complete() {
-    insta::assert_yaml_snapshot!("stateful_set", stateful_set(&built("{image: {tag: 9.9.9}}")));
+    insta::assert_yaml_snapshot!("stateful_set", stateful_set(&built("{image: {repository: covey, tag: 9.9.9}}")));
 }
 
 #[test]
