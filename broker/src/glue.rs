@@ -142,6 +142,10 @@ impl node::Observer for Counting {
         self.0.messages.dropped.get(QoS::AtMostOnce).get(DropReason::PeerUnreachable).inc();
     }
 
+    fn dropped_slow(&self) {
+        self.0.messages.dropped.get(QoS::AtMostOnce).get(DropReason::Qos0Slow).inc();
+    }
+
     fn missed(&self, count: u64) {
         self.0.messages.dropped.get(QoS::AtLeastOnce).get(DropReason::QueueFull).inc_by(count);
     }

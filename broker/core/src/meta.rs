@@ -1,7 +1,7 @@
 //! The state machine of the meta group: who is a member, which epochs are over, and which shard wants which topics.
 //!
 //! Every node applies it and matches publishes against its routes. Routes name shards, never clients. A shard's changes are
-//! numbered by the shard's log index; after a fence nothing older is accepted, so a former leader's late word is void.
+//! numbered by its leader, term first; below the newest number nothing is accepted, so a former leader's late word is void.
 
 use std::collections::BTreeMap;
 

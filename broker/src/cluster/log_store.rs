@@ -38,6 +38,12 @@ impl LogStore {
         Ok(self.view.purged().map(|(_, id)| decode(&id)).transpose()?)
     }
 
+    /// Bytes of the entries above one index and up to another.
+    pub(super) fn bytes_between(&self, above: u64, up_to: u64) -> u64 {
+        let entries = self.view.read(above.saturating_add(1)..up_to.saturating_add(1));
+        entries.into_iter().map(|(_, raw)| raw.len() as u64).sum()
+    }
+
     fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut bytes = 0_usize;

@@ -102,10 +102,12 @@ impl StateMachine {
         fatal: Fatal,
     ) -> Result<(Self, Arc<Progress>), StoreError> {
         let mark = store.mark()?;
+        let covered = shelf.current().and_then(|file| file.index()).unwrap_or(0);
         let progress = Arc::new(Progress {
             applied: watch::Sender::new(0),
             leader: watch::Sender::new(None),
-            unsaved: AtomicU64::new(0),
+            // What was applied before the restart counts too, or restarts would put the snapshot off for ever.
+            unsaved: AtomicU64::new(log.bytes_between(covered, mark.applied.map_or(0, |id| id.index))),
         });
         let mut applier = Applier { machine, rows: Rows::new(), mark };
         load(&mut applier, &store)?;

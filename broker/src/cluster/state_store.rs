@@ -30,6 +30,9 @@ pub(super) struct Mark {
     pub(super) membership: StoredMembership,
 }
 
+/// Bytes of a group that are in memory before they are sorted into files: with ten groups a node's memory feels it.
+const MEMTABLE: u64 = 8 << 20;
+
 /// The node's state store.
 #[derive(Clone)]
 pub(super) struct StateStore {
@@ -44,7 +47,7 @@ impl StateStore {
     /// Opens or makes the store; `alive` is dropped with the last handle.
     pub(super) fn open(dir: &Path, alive: tokio::sync::mpsc::Sender<()>) -> Result<Self, StoreError> {
         let database = Database::builder(dir).open()?;
-        let catalog = database.keyspace("catalog", KeyspaceCreateOptions::default)?;
+        let catalog = database.keyspace("catalog", keyspace_options)?;
         Ok(Self { database, catalog, _alive: alive })
     }
 
@@ -57,11 +60,11 @@ impl StateStore {
             let generation = name.strip_prefix(prefix.as_str()).and_then(|text| text.parse::<u64>().ok());
             if let Some(generation) = generation.filter(|generation| *generation != current) {
                 highest = highest.max(generation);
-                let stale = self.database.keyspace(&name, KeyspaceCreateOptions::default)?;
+                let stale = self.database.keyspace(&name, keyspace_options)?;
                 self.database.delete_keyspace(stale)?;
             }
         }
-        let rows = self.database.keyspace(&keyspace_name(group, current), KeyspaceCreateOptions::default)?;
+        let rows = self.database.keyspace(&keyspace_name(group, current), keyspace_options)?;
         Ok(GroupStore { store: self.clone(), group, rows: RwLock::new(rows), highest: Mutex::new(highest) })
     }
 
@@ -69,6 +72,10 @@ impl StateStore {
         let Some(raw) = self.catalog.get(group.0.to_be_bytes())? else { return Ok(0) };
         decode(&raw).map_err(|error| StoreError::Decode(error.into()))
     }
+}
+
+fn keyspace_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE)
 }
 
 fn keyspace_name(group: GroupId, generation: u64) -> String {
@@ -135,7 +142,7 @@ impl GroupStore {
         let mut highest = self.highest.lock();
         let generation = highest.saturating_add(1);
         *highest = generation;
-        let fresh = database.keyspace(&keyspace_name(self.group, generation), KeyspaceCreateOptions::default)?;
+        let fresh = database.keyspace(&keyspace_name(self.group, generation), keyspace_options)?;
         let mut batch = database.batch();
         let mut bytes = 0_usize;
         for row in new_rows {

@@ -12,6 +12,8 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
+pub use crate::peer::Purpose;
+
 /// Identity of a disk that takes part; a node that returns with an empty disk gets a new one.
 pub type NodeId = u64;
 
@@ -56,17 +58,6 @@ impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ordinal {}", self.ordinal)
     }
-}
-
-/// What a connection to a peer carries: each has one of its own, so that none waits behind another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Purpose {
-    /// Votes, heartbeats, log entries.
-    Raft,
-    /// Forwarded commands, reads, messages.
-    Data,
-    /// Snapshots.
-    Snapshot,
 }
 
 /// Why no connection to a peer could be made.
@@ -298,7 +289,7 @@ impl Default for Tuning {
             snapshot_entries: 500_000,
             snapshot_bytes: 128 << 20,
             keep_entries: 2_000,
-            max_log_behind: 1 << 30,
+            max_log_behind: 256 << 20,
             check_every: Duration::from_secs(1),
             snapshot_rate: Some(64 << 20),
             catch_up: Duration::from_mins(10),

@@ -9,16 +9,19 @@ use covey_core::topic::{Filter, Name};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::Observer;
 use super::message;
 use super::outbox::{Durable, Transient};
 use super::transient::{Filters, Local, Match};
 use super::wire::{FromShard, Transported};
 use crate::session::{Close, Delivery, Event};
 
-/// Events that a connection may have waiting: a window of deliveries, their releases, and room for QoS 0.
-pub(super) const EVENTS: usize = 512;
-/// QoS 0 is dropped when fewer places are left.
+/// QoS 0 messages that a connection may have waiting, as many as a transient queue holds; what is over is dropped, counted.
+const VOLATILE: usize = 1000;
+/// Places that QoS 0 does not take: a window of deliveries, their releases, and the end, which always has one.
 const KEPT_FOR_ACKNOWLEDGED: usize = 300;
+/// Events that a connection may have waiting.
+pub(super) const EVENTS: usize = VOLATILE + KEPT_FOR_ACKNOWLEDGED;
 /// Publishers whose QoS 2 numbers are remembered for transient sessions.
 const SEEN: usize = 10_000;
 
@@ -32,7 +35,8 @@ pub(super) struct Held {
     pub epoch: u64,
     /// Number on this node, also the connection's number in claims.
     pub local: Local,
-    pub events: mpsc::Sender<Event>,
+    /// `None` when the end was said: the connection's channel is closed behind it.
+    pub events: Mutex<Option<mpsc::Sender<Event>>>,
     pub outbox: Mutex<Outbox>,
 }
 
@@ -50,9 +54,9 @@ pub(super) enum Outbox {
 }
 
 /// All of them.
-#[derive(Debug)]
 pub(super) struct Registry {
     filters: Arc<Filters>,
+    observer: Arc<dyn Observer>,
     sessions: Mutex<Sessions>,
     seen: Mutex<Seen>,
 }
@@ -66,9 +70,15 @@ struct Sessions {
     locals: HashMap<Local, Arc<Held>>,
 }
 
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("sessions", &self.sessions).finish_non_exhaustive()
+    }
+}
+
 impl Registry {
-    pub(super) fn new(filters: Arc<Filters>) -> Arc<Self> {
-        Arc::new(Self { filters, sessions: Mutex::default(), seen: Mutex::default() })
+    pub(super) fn new(filters: Arc<Filters>, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { filters, observer, sessions: Mutex::default(), seen: Mutex::default() })
     }
 
     /// A connection holds a session. Of two with one client id the older owner is told that it lost it.
@@ -106,8 +116,7 @@ impl Registry {
     /// Ends a connection from the node's side.
     pub(super) fn close(&self, held: &Held, why: Close) {
         self.remove(held);
-        // A connection whose events are full learns it from its closed channel.
-        held.events.try_send(Event::Close(why)).unwrap_or_default();
+        held.end(why);
     }
 
     /// Ends every connection.
@@ -145,13 +154,13 @@ impl Registry {
                 let Outbox::Durable(durable) = &mut *outbox else { return None };
                 let (events, again) = durable.take(items);
                 drop(outbox);
-                self.send(&held, events);
+                Self::send(&held, events);
                 (!again.is_empty()).then_some((client, owner, again))
             }
             FromShard::Volatile { client, owner, retain, identifiers, expiry, body } => {
                 let held = self.find(&client, owner)?;
                 let message = message::decode(&body, 0, retain, expiry)?;
-                Self::send_volatile(
+                self.send_volatile(
                     &held,
                     Delivery { packet_id: None, dup: false, message, subscription_identifiers: identifiers },
                 );
@@ -171,20 +180,22 @@ impl Registry {
         self.sessions.lock().clients.get(client).filter(|held| held.owner == owner).cloned()
     }
 
-    /// Sends what must not be lost; a connection that has no room for its window is broken.
-    pub(super) fn send(&self, held: &Held, events: Vec<Event>) {
+    /// Sends what must not be lost; a connection that has no room for its window is broken. Its session stays here until
+    /// the connection has ended: only that ends the claim and publishes the will.
+    pub(super) fn send(held: &Held, events: Vec<Event>) {
         for event in events {
-            if held.events.try_send(event).is_err() {
-                self.close(held, Close::QueueFull);
+            if !held.offer(event, 0) {
+                held.end(Close::QueueFull);
                 return;
             }
         }
     }
 
-    /// Sends QoS 0 if there is room; whether there was.
-    fn send_volatile(held: &Held, delivery: Delivery) -> bool {
-        held.events.capacity() > KEPT_FOR_ACKNOWLEDGED
-            && held.events.try_send(Event::Deliver(Box::new(delivery))).is_ok()
+    /// Sends QoS 0 if there is room; counts it as dropped if there is not.
+    fn send_volatile(&self, held: &Held, delivery: Delivery) {
+        if !held.offer(Event::Deliver(Box::new(delivery)), KEPT_FOR_ACKNOWLEDGED) {
+            self.observer.dropped_slow();
+        }
     }
 
     /// Delivers a message to the transient sessions here; how many matched.
@@ -219,22 +230,33 @@ impl Registry {
             held.note_live_copy(name, transported);
         }
         if qos == 0 {
-            Self::send_volatile(held, delivery);
+            self.send_volatile(held, delivery);
         } else {
-            self.queue(held, delivery);
+            Self::queue(held, delivery);
         }
     }
 
     /// Queues a QoS 1 or 2 delivery for a transient session; a full queue ends it (0x97).
-    pub(super) fn queue(&self, held: &Held, delivery: Delivery) {
+    pub(super) fn queue(held: &Held, delivery: Delivery) {
         let events = {
             let mut outbox = held.outbox.lock();
             let Outbox::Transient { queue, .. } = &mut *outbox else { return };
             queue.push(delivery).map(|()| queue.pump())
         };
         match events {
-            Ok(events) => self.send(held, events),
-            Err(_) => self.close(held, Close::QueueFull),
+            Ok(events) => Self::send(held, events),
+            Err(_) => held.end(Close::QueueFull),
+        }
+    }
+
+    /// A retained message to a transient session that subscribed; its queue is the caller's.
+    pub(super) fn send_retained(held: &Held, queue: &mut Transient, delivery: Delivery) {
+        if delivery.message.qos == QoS::AtMostOnce {
+            Self::send(held, vec![Event::Deliver(Box::new(delivery))]);
+        } else if queue.push(delivery).is_ok() {
+            Self::send(held, queue.pump());
+        } else {
+            held.end(Close::QueueFull);
         }
     }
 
@@ -260,6 +282,20 @@ impl Held {
                     newest.insert(transported.topic.clone(), transported.retained_index);
                 }
             }
+        }
+    }
+
+    /// Hands an event to the connection if that leaves more than so many places; whether it did. One place is always left.
+    fn offer(&self, event: Event, left: usize) -> bool {
+        let events = self.events.lock();
+        events.as_ref().is_some_and(|events| events.capacity() > left.max(1) && events.try_send(event).is_ok())
+    }
+
+    /// Tells the connection to end; the first reason counts.
+    fn end(&self, why: Close) {
+        if let Some(events) = self.events.lock().take() {
+            // Fails when the connection has gone: nobody to tell.
+            events.try_send(Event::Close(why)).unwrap_or_default();
         }
     }
 

@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 
 use super::Node;
 use super::lease::Request;
+use super::membership::{REPLICAS, placement};
 use super::services::Handle;
 use super::shard::{Connector, Inbound, Link};
 use super::transient::{Dial, Stream};
@@ -51,6 +52,19 @@ impl Node {
         tokio::time::timeout(patience, asked).await.ok().flatten().is_some()
     }
 
+    /// Who leads the shard, as far as this node can tell. Without a replica of its own it knows none and asks those that
+    /// should have one, in turn: who does not lead closes the link at once.
+    fn shard_leader(&self, shard: u16) -> Option<NodeId> {
+        let group = GroupId::shard(shard);
+        let status = self.cluster.status(group);
+        if status.voters.contains_key(&self.id) || status.learners.contains_key(&self.id) {
+            return self.cluster.leadership(group).borrow().leader;
+        }
+        let (voters, _) = placement(group, &self.members_by_ordinal());
+        let turn = usize::try_from(self.next_link()).unwrap_or_default();
+        voters.keys().copied().filter(|voter| *voter != self.id).cycle().nth(turn % REPLICAS)
+    }
+
     fn local_link(&self, shard: u16) -> Option<Link> {
         let leader = self.leaders.get(usize::from(shard))?.clone();
         let link = self.next_link();
@@ -89,7 +103,7 @@ impl Node {
 impl Connector for Handle {
     fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>> {
         Box::pin(async move {
-            let leader = self.0.cluster.leadership(GroupId::shard(shard)).borrow().leader?;
+            let leader = self.0.shard_leader(shard)?;
             if leader == self.0.id { self.0.local_link(shard) } else { self.0.remote_link(leader).await }
         })
     }

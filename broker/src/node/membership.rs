@@ -28,7 +28,7 @@ use crate::storage::marker::Claimed;
 /// Between two looks at the members.
 const LOOK: Duration = Duration::from_millis(500);
 /// Replicas of a shard.
-const REPLICAS: usize = 3;
+pub(super) const REPLICAS: usize = 3;
 
 /// This disk: its marker, and who it may be mistaken for.
 #[derive(Debug)]
@@ -226,7 +226,7 @@ impl Membership {
         for ordinal in (0..replicas).filter(|ordinal| *ordinal != self.identity.ordinal) {
             let mut ask = Some(ordinal);
             while let Some(ordinal) = ask.take() {
-                let Ok(channel) = self.pool.channel(None, ordinal, crate::peer::Purpose::Data).await else { break };
+                let Ok(channel) = self.pool.channel(None, ordinal, Purpose::Data).await else { break };
                 let request = proto::JoinRequest {
                     node_id: self.identity.node,
                     ordinal: self.identity.ordinal,
@@ -248,14 +248,7 @@ impl Membership {
     }
 
     async fn keep_voters(&self) {
-        let members: BTreeMap<u32, NodeId> = {
-            let machine = self.node.meta.machine.read();
-            machine
-                .members()
-                .filter(|(_, member)| !member.removed)
-                .map(|(node, member)| (member.ordinal, node))
-                .collect()
-        };
+        let members = self.node.members_by_ordinal();
         if members.is_empty() {
             return;
         }
@@ -263,7 +256,8 @@ impl Membership {
         for group in led {
             let (voters, learners) = placement(group, &members);
             let status = self.node.cluster.status(group);
-            if status.joint || (status.voters == voters && status.learners == learners) {
+            // A change that a former leader left in the middle is finished here.
+            if !status.joint && status.voters == voters && status.learners == learners {
                 continue;
             }
             info!(%group, voters = voters.len(), learners = learners.len(), "changing the group's members");
@@ -278,7 +272,7 @@ type Members = BTreeMap<NodeId, Member>;
 
 /// Voters and learners of a group: three voters in turn for a shard; for meta and retained an odd number up to five, and
 /// everybody else learns.
-fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Members, Members) {
+pub(super) fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Members, Members) {
     let all: Vec<(NodeId, Member)> =
         members.iter().map(|(ordinal, node)| (*node, Member { ordinal: *ordinal })).collect();
     if let Some(shard) = group.shard_index() {
@@ -301,11 +295,6 @@ impl crate::cluster::Channels for PoolChannels {
         ordinal: u32,
         purpose: Purpose,
     ) -> BoxFuture<'_, Result<Channel, crate::cluster::ChannelError>> {
-        let purpose = match purpose {
-            Purpose::Raft => crate::peer::Purpose::Raft,
-            Purpose::Data => crate::peer::Purpose::Data,
-            Purpose::Snapshot => crate::peer::Purpose::Snapshot,
-        };
         Box::pin(async move { self.0.channel(Some(node), ordinal, purpose).await.map_err(Into::into) })
     }
 }

@@ -62,6 +62,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 pub trait Observer: Send + Sync + 'static {
     /// A QoS 0 message for a node that is not reached was dropped.
     fn dropped_unreachable(&self) {}
+    /// A QoS 0 message was dropped: its connection takes less than it gets.
+    fn dropped_slow(&self) {}
     /// Messages were not taken by full queues.
     fn missed(&self, _count: u64) {}
 }
@@ -143,10 +145,11 @@ impl Node {
     /// Commits the claim; `None` when the shard did not answer in time. A late claim is ended at once.
     async fn claim(self: &Arc<Self>, claim: Claim) -> Option<Outcome> {
         let client = claim.client.clone();
-        let mut answer = self.shard_of(&client).call(Operation::Claim(claim));
+        let until = tokio::time::Instant::now() + CONNECT_PATIENCE;
+        let mut answer = self.shard_of(&client).call_until(Operation::Claim(claim), Some(until));
         tokio::select! {
             outcome = &mut answer => outcome.ok(),
-            () = tokio::time::sleep(CONNECT_PATIENCE) => {
+            () = tokio::time::sleep_until(until) => {
                 let node = self.clone();
                 self.spawn(async move {
                     if let Ok(Outcome::Claimed(claimed)) = answer.await {
@@ -205,7 +208,7 @@ impl Node {
             owner: claimed.owner,
             epoch,
             local: connection,
-            events,
+            events: Mutex::new(Some(events)),
             outbox: Mutex::new(outbox),
         });
         self.registry.insert(held.clone());
@@ -271,6 +274,12 @@ impl Node {
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
         let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
         [GroupId::META, GroupId::RETAINED].into_iter().chain((0..shards).map(GroupId::shard))
+    }
+
+    /// Members that were not removed.
+    fn members_by_ordinal(&self) -> BTreeMap<u32, NodeId> {
+        let machine = self.meta.machine.read();
+        machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
     }
 
     /// Whether meta knows this node as a member.

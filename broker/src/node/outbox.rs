@@ -12,7 +12,9 @@ use super::wire::Item;
 use crate::session::{Delivery, Event};
 
 /// Packet ids of deliveries: 1 to this.
-const IDS: u64 = 49_151;
+pub(super) const IDS: u64 = 49_151;
+/// Most messages that a transient session may have unacknowledged, as a durable one.
+const WINDOW: u16 = 128;
 /// Messages that a transient session may have waiting.
 const QUEUE: usize = 1000;
 /// Bytes that a transient session may have waiting.
@@ -103,7 +105,7 @@ pub(super) struct Transient {
 impl Transient {
     pub(super) fn new(window: u16) -> Self {
         Self {
-            window: usize::from(window.max(1)),
+            window: usize::from(window.clamp(1, WINDOW)),
             waiting: VecDeque::new(),
             bytes: 0,
             flying: BTreeSet::new(),

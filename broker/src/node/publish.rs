@@ -78,7 +78,9 @@ impl Node {
         let Some(client) = self.shards.get(usize::from(shard)) else { return };
         // A shard whose highest QoS is 0, or a QoS 0 message, needs no commit.
         if qos.min(message.qos) == 0 {
-            client.tell(message.volatile());
+            if !client.tell(message.volatile()) {
+                self.metrics.dropped_unreachable();
+            }
             pending.matched += 1;
             return;
         }

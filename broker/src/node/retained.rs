@@ -14,6 +14,10 @@ use crate::cluster::{Cluster, GroupId};
 
 /// Writes in one entry.
 const BATCH: usize = 128;
+/// Bytes in one entry, unless one message is larger: an entry that no message between nodes can carry stops the group.
+const BYTES: usize = 1 << 20;
+/// A leader that gives no answer for so long may have lost its majority: the writes go to the next one, repeats are dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) type Job = (Write, oneshot::Sender<(u64, Outcome)>);
 
@@ -58,14 +62,22 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) {
     let mut clock = GroupClock { retained, seen: (0, clock::now()) };
-    while let Some(first) = jobs.recv().await {
+    let mut next = jobs.recv().await;
+    while let Some(first) = next.take() {
+        let epoch = first.0.epoch;
+        let mut bytes = first.0.body.len();
         let mut batch = vec![first];
-        while batch.len() < BATCH
-            && let Ok(job) = jobs.try_recv()
-        {
-            batch.push(job);
+        // Of one epoch only: what is left out with an ended epoch must not take a number of the next one along.
+        while batch.len() < BATCH && next.is_none() {
+            match jobs.try_recv() {
+                Ok(job) if job.0.epoch == epoch && bytes + job.0.body.len() <= BYTES => {
+                    bytes += job.0.body.len();
+                    batch.push(job);
+                }
+                Ok(job) => next = Some(job),
+                Err(_) => break,
+            }
         }
-        let epoch = batch.first().map_or(0, |(write, _)| write.epoch);
         loop {
             let over = shutdown.is_cancelled() || writer.state.lock().0 != epoch;
             if over {
@@ -73,7 +85,8 @@ pub(super) async fn run(
             }
             let writes: Vec<Write> = batch.iter().map(|(write, _)| write.clone()).collect();
             let entry = Entry { time: clock.now(), writes }.encode();
-            if let Ok(response) = cluster.propose_at_leader(GroupId::RETAINED, entry).await {
+            let proposed = cluster.propose_at_leader(GroupId::RETAINED, entry);
+            if let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, proposed).await {
                 let outcomes: Vec<Outcome> = postcard::from_bytes(&response.bytes).unwrap_or_default();
                 for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
                     answer.send((response.index, outcome)).unwrap_or_default();
@@ -81,6 +94,9 @@ pub(super) async fn run(
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if next.is_none() {
+            next = jobs.recv().await;
         }
     }
 }

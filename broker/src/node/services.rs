@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::meta::Command;
+use covey_core::meta::{Answer, Command};
 use covey_core::retained;
 use covey_core::shard::{Enqueue, Once, Will};
 use covey_core::topic::Filter;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Node;
-use super::held::{Held, qos_of};
+use super::held::qos_of;
 use super::lease::Surroundings;
 use super::message;
 use super::publish::Outbound;
@@ -23,19 +23,23 @@ use crate::session::{Close, Delivery, Subscription};
 
 /// Between two tries of something that must be done.
 const RETRY: Duration = Duration::from_millis(20);
+/// A meta leader that gives no answer for so long may have lost its majority: the next one is asked.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The node, for those that it starts.
 #[derive(Debug, Clone)]
 pub(super) struct Handle(pub Arc<Node>);
 
 impl Services for Handle {
-    fn propose_meta(&self, command: Command) -> BoxFuture<'static, u64> {
+    fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>> {
         let (cluster, command) = (self.0.cluster.clone(), command.encode());
         Box::pin(async move {
             loop {
-                if let Ok(response) = cluster.propose_at_leader(GroupId::META, command.clone()).await {
+                let proposed = cluster.propose_at_leader(GroupId::META, command.clone());
+                if let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, proposed).await {
                     cluster.await_applied(GroupId::META, response.index).await;
-                    return response.index;
+                    let done = Answer::decode(&response.bytes) == Some(Answer::Done);
+                    return done.then_some(response.index);
                 }
                 tokio::time::sleep(RETRY).await;
             }
@@ -88,17 +92,6 @@ impl Node {
             .into_iter()
             .map(|(name, message)| as_enqueue(name.as_str(), message))
             .collect()
-    }
-
-    /// Retained messages to a transient session that subscribed.
-    pub(super) fn deliver_retained(&self, held: &Held, deliveries: Vec<Delivery>) {
-        for delivery in deliveries {
-            if delivery.message.qos == covey_codec::QoS::AtMostOnce {
-                self.registry.send(held, vec![crate::session::Event::Deliver(Box::new(delivery))]);
-            } else {
-                self.registry.queue(held, delivery);
-            }
-        }
     }
 
     /// Publishes a will under this node's epoch, repeated over epochs until it is done; receivers know its key.

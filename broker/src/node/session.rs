@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Node;
-use super::held::{Held, Outbox};
+use super::held::{Held, Outbox, Registry};
 use super::message;
 use super::publish::{Outbound, Pending};
 use super::transient;
@@ -218,15 +218,16 @@ impl NodeSession {
     async fn send_retained(&self, wanted: Vec<Subscription>) {
         for wanted in wanted {
             let found = self.node.retained_for(wanted.filter.as_str()).await;
-            let Outbox::Transient { awaiting, .. } = &mut *self.held.outbox.lock() else { return };
+            // Held until they are sent: a newer live copy comes before, and is noted, or after.
+            let mut outbox = self.held.outbox.lock();
+            let Outbox::Transient { awaiting, queue, .. } = &mut *outbox else { return };
             let Some((_, newest)) = awaiting.remove(&wanted.filter) else { continue };
             let fresh = found
                 .into_iter()
                 .filter(|found| newest.get(&found.topic).is_none_or(|index| *index < found.retained_index));
-            let deliveries: Vec<_> =
-                fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)).collect();
-            let (node, held) = (self.node.clone(), self.held.clone());
-            self.node.spawn(async move { node.deliver_retained(&held, deliveries) });
+            for delivery in fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)) {
+                Registry::send_retained(&self.held, queue, delivery);
+            }
         }
     }
 }
@@ -244,7 +245,7 @@ impl Session for NodeSession {
         packet_id: Option<PacketId>,
     ) -> impl Future<Output = Published> + Send + 'static {
         let begun = self.begin(message, packet_id);
-        let (lease, epoch) = (self.node.lease.clone(), self.held.epoch);
+        let (session, lease, epoch) = (self.clone(), self.node.lease.clone(), self.held.epoch);
         async move {
             let routed = match begun {
                 Ok(routed) => Some(routed),
@@ -256,6 +257,10 @@ impl Session for NodeSession {
                 Some(Routed::Repeated) => Some(Published::Delivered),
                 None => None,
             };
+            // A refused QoS 2 publish is over ([MQTT-4.3.3-7]): the next one under its id is another message.
+            if let (Some(Published::QuotaExceeded), Some(id)) = (&published, packet_id) {
+                session.release(id).await;
+            }
             // Nothing is said without a lease, and nothing at all when nobody knows what became of the message.
             match (published, lease.held(epoch).await) {
                 (Some(published), Ok(())) => published,
@@ -331,7 +336,7 @@ impl Session for NodeSession {
                 if queue.acknowledge(packet_id) {
                     let events = queue.pump();
                     drop(outbox);
-                    self.node.registry.send(held, events);
+                    Registry::send(held, events);
                 }
             }
         }

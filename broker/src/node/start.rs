@@ -85,7 +85,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
     let (keeper, requests) = mpsc::channel(1024);
     let (writer, writes) = retained::Writer::new();
     let filters = Filters::new();
-    let registry = Registry::new(filters.clone());
+    let registry = Registry::new(filters.clone(), observer.clone());
     let deliver = registry.clone();
     let node = Arc::new(Node {
         id: identity.node,
@@ -140,6 +140,7 @@ fn spawn_tasks(
             inbound: parts.inbound,
             effects: parts.effects,
             shutdown: node.shutdown.clone(),
+            order: 0,
         };
         node.spawn(leader.run());
     }

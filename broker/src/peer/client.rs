@@ -93,6 +93,8 @@ impl Service<Uri> for Connector {
         let (tls, host, port, over) = (self.tls.clone(), self.host.clone(), self.port, self.over.clone());
         Box::pin(async move {
             if again {
+                // The connection takes no more requests, though streams that it has may keep it up.
+                over.cancel();
                 return Err(ConnectError::Over);
             }
             let io = open(&tls, &host, port).await?;

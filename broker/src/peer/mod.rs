@@ -28,7 +28,7 @@ pub use self::tls::{Tls, TlsError};
 pub const MAX_MESSAGE: usize = 20 << 20;
 
 /// What a connection to a peer carries: each has one of its own, so that none waits behind another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
     /// Votes, heartbeats, log entries.
     Raft,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) struct Herd {
     config: Arc<Config>,
     dirs: Vec<TempDir>,
     tls: TempDir,
+    pub(crate) counts: Arc<Counts>,
 }
 
 pub(crate) struct Running {
@@ -42,8 +44,17 @@ pub(crate) struct Running {
     shutdown: CancellationToken,
 }
 
-struct Silent;
-impl Observer for Silent {}
+/// What the nodes counted.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) slow: AtomicU64,
+}
+
+impl Observer for Counts {
+    fn dropped_slow(&self) {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 fn write_certificates(dir: &Path) {
     let key = KeyPair::generate().unwrap();
@@ -101,8 +112,8 @@ impl Herd {
         // Slow enough for a debug build on a busy machine.
         config.fence.lease = Duration::from_secs(6);
         let dirs = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut herd =
-            Self { _turn: turn, nodes: (0..count).map(|_| None).collect(), config: Arc::new(config), dirs, tls };
+        let (nodes, config) = ((0..count).map(|_| None).collect(), Arc::new(config));
+        let mut herd = Self { _turn: turn, nodes, config, dirs, tls, counts: Arc::default() };
         for ordinal in 0..count {
             herd.start(ordinal).await;
         }
@@ -129,7 +140,7 @@ impl Herd {
             log: log.clone(),
             dir,
             pool,
-            observer: Arc::new(Silent),
+            observer: self.counts.clone(),
             tuning: Tuning::default(),
             fatal: Arc::new(|group, reason| panic!("{group}: {reason}")),
             shutdown: shutdown.clone(),

@@ -1,11 +1,14 @@
 //! Sessions over several nodes.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use covey_broker::session::{Acknowledgement, Close, Ended, Event, Published, Session};
-use covey_codec::ReasonCode;
+use covey_broker::session::{
+    Acknowledgement, Close, ConnectRequest, Ended, Event, Message, Published, Session, Sessions, Subscription,
+};
+use covey_codec::{QoS, ReasonCode};
 
-use crate::herd::{Herd, filter, message, receive, until};
+use crate::herd::{Herd, filter, message, receive, request, until};
 
 const BROKEN: Ended = Ended { drop_will: false, expiry: None };
 
@@ -29,6 +32,68 @@ async fn a_message_reaches_durable_and_transient_sessions_on_other_nodes() {
             assert_eq!(payload, number.to_string());
             connected.session.acknowledge(packet, Acknowledgement::Ack);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qos_0_waits_for_a_slow_client_as_long_as_a_queue_and_is_counted_above() {
+    const QUEUE: u32 = 1000;
+    let herd = Herd::formed(1).await;
+    let mut slow = herd.connect(0, "slow", 0).await;
+    slow.session.subscribe(vec![Subscription { qos: QoS::AtMostOnce, ..filter("news") }]).await;
+    for number in 0..QUEUE + 5 {
+        let message = Message { qos: QoS::AtMostOnce, ..message("news", &number.to_string()) };
+        assert_eq!(slow.session.publish(message, None).await, Published::Delivered);
+    }
+    for number in 0..QUEUE {
+        let Ok(Event::Deliver(delivery)) = slow.events.try_recv() else { panic!("{number} is not there") };
+        assert_eq!(delivery.message.payload, number.to_string().as_bytes());
+    }
+    assert!(slow.events.try_recv().is_err());
+    assert_eq!(herd.counts.slow.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transient_session_that_overruns_ends_with_its_will() {
+    let herd = Herd::formed(1).await;
+    let mut watcher = herd.connect(0, "watcher", 0).await;
+    watcher.session.subscribe(vec![filter("gone")]).await;
+    let request = ConnectRequest { will: Some(message("gone", "slow")), ..request("slow", 0) };
+    let mut slow = herd.sessions(0).connect(request).await.unwrap();
+    slow.session.subscribe(vec![filter("jobs")]).await;
+    let publisher = herd.connect(0, "publisher", 0).await;
+    // A window and a queue, and one too many.
+    for number in 0..1200 {
+        publisher.session.publish(message("jobs", &number.to_string()), None).await;
+    }
+    let mut delivered = 0;
+    let why = loop {
+        match slow.events.recv().await.expect("a last word") {
+            Event::Deliver(_) => delivered += 1,
+            Event::Close(why) => break why,
+            Event::Release(_) => panic!("nothing was received"),
+        }
+    };
+    assert_eq!((why, delivered), (Close::QueueFull, 100));
+    assert!(slow.events.recv().await.is_none());
+    slow.session.end(BROKEN);
+    assert_eq!(receive(&mut watcher).await.0, "slow");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_right_before_the_end_does_not_come_again() {
+    let herd = Herd::formed(1).await;
+    let worker = herd.connect(0, "worker", 600).await;
+    worker.session.subscribe(vec![filter("jobs")]).await;
+    worker.session.end(BROKEN);
+    let publisher = herd.connect(0, "publisher", 0).await;
+    for number in 0..20 {
+        publisher.session.publish(message("jobs", &number.to_string()), None).await;
+        let mut worker = herd.connect(0, "worker", 600).await;
+        let (payload, packet) = receive(&mut worker).await;
+        assert_eq!(payload, number.to_string());
+        worker.session.acknowledge(packet, Acknowledgement::Ack);
+        worker.session.end(BROKEN);
     }
 }
 
@@ -134,12 +199,35 @@ async fn publishes_go_on_over_the_death_of_a_leader_and_none_is_lost_or_doubled(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
+    let herd = Herd::formed(4).await;
+    let node = |ordinal: usize| &herd.nodes[ordinal].as_ref().unwrap().node;
+    let shards: Vec<_> = node(0).groups().filter(|group| group.shard_index().is_some()).collect();
+    until("every shard has three voters", || {
+        shards.iter().all(|shard| {
+            let leader = (0..4).find(|ordinal| node(*ordinal).groups_led().any(|led| led == *shard));
+            leader.is_some_and(|leader| node(leader).cluster.status(*shard).voters.len() == 3)
+        })
+    })
+    .await;
+    // Client ids over all shards, each at a node that need not have the shard.
+    for client in 0..16 {
+        let mut worker = herd.connect(client % 4, &format!("worker-{client}"), 600).await;
+        let topic = format!("jobs/{client}");
+        worker.session.subscribe(vec![filter(&topic)]).await;
+        let publisher = herd.connect((client + 1) % 4, &format!("publisher-{client}"), 0).await;
+        assert_eq!(publisher.session.publish(message(&topic, "now"), None).await, Published::Delivered);
+        assert_eq!(receive(&mut worker).await.0, "now");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_majority_stops_serving_and_comes_back_by_itself() {
     let mut herd = Herd::formed(3).await;
     let mut client = herd.connect(0, "client", 600).await;
     herd.stop(1).await;
     herd.stop(2).await;
-    until("the last node is fenced", || !covey_broker::session::Sessions::is_serving(herd.sessions(0))).await;
+    until("the last node is fenced", || !herd.sessions(0).is_serving()).await;
     let event = tokio::time::timeout(Duration::from_secs(10), client.events.recv()).await.unwrap();
     assert!(matches!(event, Some(Event::Close(Close::Fenced))), "{event:?}");
     herd.start(1).await;

@@ -122,6 +122,21 @@ async fn a_healed_follower_does_not_unseat_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_peer_that_is_not_reached_is_tried_at_intervals() {
+    let cluster = TestCluster::formed(quiet()).await;
+    let leader = cluster.leader(GROUP).await;
+    cluster.net.cut(1 + leader % 3);
+    cluster.write(GROUP, command(1, 1, 0)).await;
+    let before = cluster.net.asked.load(Ordering::Relaxed);
+    sleep(Duration::from_secs(2)).await;
+    let asked = cluster.net.asked.load(Ordering::Relaxed) - before;
+    // Two groups: for each an append every 50 ms, and heartbeats to both others and pre-votes of the lone node every 75 ms.
+    assert!(asked < 500, "asked {asked} times in two seconds");
+    cluster.net.heal();
+    cluster.assert_no_fatal();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_lone_leader_confirms_nothing_and_acknowledges_nothing() {
     let cluster = TestCluster::formed(quiet()).await;
     cluster.write(GROUP, command(1, 1, 0)).await;

@@ -104,6 +104,8 @@ pub(crate) struct Net {
     /// Nodes that reach nobody and are reached by nobody.
     cut: RwLock<BTreeSet<NodeId>>,
     pub(crate) snapshots_sent: AtomicUsize,
+    /// How often any node asked for a channel to any other.
+    pub(crate) asked: AtomicUsize,
 }
 
 impl Net {
@@ -130,6 +132,7 @@ struct Wire {
 
 impl Channels for Wire {
     fn channel(&self, node: NodeId, ordinal: u32, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ChannelError>> {
+        self.net.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             self.net.check(self.node, node)?;
             let address = *self.net.addresses.read().get(&ordinal).ok_or("no address")?;

@@ -34,7 +34,7 @@ impl Machine {
             return Outcome::Enqueued { matched: 1, accepted: 1 };
         }
         let matches = self.matching(&enqueue);
-        let (node, number) = (enqueue.node, enqueue.number);
+        let (node, number, once) = (enqueue.node, enqueue.number, enqueue.once.clone());
         let matched = u32::try_from(matches.len()).unwrap_or(u32::MAX);
         let accepted = self.store(enqueue, matches, rows);
         if accepted < matched {
@@ -42,6 +42,10 @@ impl Machine {
         }
         if matched > 0 && accepted == 0 {
             self.senders.entry(node).or_default().rejected.insert(number);
+            // Nobody has it: what its publisher sends again is no repetition.
+            if let Some(once) = once {
+                self.forget_once(&once, rows);
+            }
         }
         Outcome::Enqueued { matched, accepted }
     }
@@ -82,6 +86,13 @@ impl Machine {
         repeated
     }
 
+    fn forget_once(&mut self, once: &Once, rows: &mut dyn Rows) {
+        if let Some(seen) = self.seen.get_mut(&once.key) {
+            seen.numbers.remove(&once.number);
+            rows.put(once_key(&once.key), rows::encode(&*seen));
+        }
+    }
+
     fn forget_seen(&mut self, now: u64, rows: &mut dyn Rows) {
         let old = |seen: &super::machine::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
         let gone: Vec<Box<str>> =
@@ -117,6 +128,10 @@ impl Machine {
     /// Remembers the newest live copy per topic for subscriptions that still await their retained messages.
     fn note_live_copy(&mut self, id: SessionId, name: &Name, enqueue: &Enqueue) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        // Nobody reads retained messages for a session without a connection: the read after its return is newer than this.
+        if session.profile.holder.is_none() {
+            return;
+        }
         for (filter, newest) in &mut session.awaiting {
             if filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name)) {
                 newest.insert(enqueue.topic.clone(), enqueue.retained_index);

@@ -12,6 +12,9 @@ use super::session::{Holder, Profile, Session, SessionId, Slot};
 use crate::rows::{self, Rows};
 use crate::topic::{Filter, Tree};
 
+/// Bytes of all filters of a session: a session is one row, and rows travel in frames.
+const FILTER_BYTES: usize = 1 << 20;
+
 /// Row `m`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
@@ -300,7 +303,8 @@ impl Machine {
         };
         let profile = &mut session.profile;
         let known = profile.subscriptions.contains_key(&wanted.filter);
-        if !known && profile.subscriptions.len() >= profile.limits.subscriptions as usize {
+        let bytes = || profile.subscriptions.keys().map(|filter| filter.len()).sum::<usize>() + wanted.filter.len();
+        if !known && (profile.subscriptions.len() >= profile.limits.subscriptions as usize || bytes() > FILTER_BYTES) {
             return Subscribed::LimitReached;
         }
         let former = profile.subscriptions.insert(wanted.filter.clone(), wanted.options);

@@ -24,6 +24,7 @@ pub use command::{
 };
 pub use machine::{Effect, Machine};
 pub use session::{Counters, Holder, Inbox, Limits, Profile, Session, SessionId, Slot};
+pub use view::highest;
 
 #[cfg(test)]
 mod tests;

@@ -161,6 +161,38 @@ fn exactly_once_holds_over_senders() {
 }
 
 #[test]
+fn what_a_full_inbox_refused_is_no_repetition_when_it_is_sent_again() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", 2);
+    for _ in 0..LIMITS.messages {
+        shard.publish("a");
+    }
+    let again = |number| {
+        let once = Some(Once { key: "q:x:1".into(), number: 1, floor: 1 });
+        Operation::Enqueue(Enqueue { node: 20, once, qos: 2, ..message(number, "a") })
+    };
+    assert_eq!(shard.apply(again(1)), Outcome::Enqueued { matched: 1, accepted: 0 });
+    shard.apply(Operation::Settle { client: "c".into(), owner, ranges: vec![(0, 100)] });
+    assert_eq!(shard.apply(again(2)), Outcome::Enqueued { matched: 1, accepted: 1 });
+    assert_eq!(shard.queued("c").len(), 1, "it is stored now");
+    assert_eq!(shard.apply(again(3)), Outcome::Enqueued { matched: 1, accepted: 1 });
+    assert_eq!(shard.queued("c").len(), 1, "and once");
+}
+
+#[test]
+fn the_filters_of_a_session_fit_into_a_row() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    let filter = |last: char| format!("{}{last}", "x".repeat(600_000));
+    let granted = |outcome| matches!(outcome, Outcome::Subscribed(all) if matches!(all[0], Subscribed::Granted { .. }));
+    assert!(granted(shard.subscribe("c", owner, "a", 1)));
+    shard.subscribe("c", owner, &filter('a'), 1);
+    assert!(!granted(shard.subscribe("c", owner, &filter('b'), 1)));
+    assert!(granted(shard.subscribe("c", owner, "a", 2)), "a known one can change");
+}
+
+#[test]
 fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
     let mut shard = Shard::default();
     let Operation::Claim(mut with_will) = claim("t", 0, 1) else { unreachable!() };

@@ -67,6 +67,7 @@ impl Machine {
     }
 }
 
-fn highest(counts: &[u32; 3]) -> Option<u8> {
+/// The highest QoS of which there is at least one.
+pub fn highest(counts: &[u32; 3]) -> Option<u8> {
     (0_u8..).zip(counts).filter(|(_, count)| **count > 0).map(|(qos, _)| qos).max()
 }

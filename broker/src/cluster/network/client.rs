@@ -19,14 +19,14 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::super::raft::{Append, Types, Vote, decode, encode, encode_append};
 use super::super::snapshot::{Shelf, SnapshotFile};
 use super::super::types::{Channels, GroupId, Member, NodeId, Purpose, StoreError};
-use super::pipeline::{Appended, Outgoing, Window, incoming};
+use super::pipeline::{Appended, Closing, Outgoing, Window, incoming};
 use super::rate::Rate;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE, peer_client};
 
@@ -126,11 +126,7 @@ impl Client {
         }
     }
 
-    async fn open_append(
-        &self,
-        requests: Outgoing,
-        window: Arc<Window>,
-    ) -> Result<BoxStream<'static, Appended>, RpcError> {
+    async fn open_append(&self, requests: Outgoing, window: Closing) -> Result<BoxStream<'static, Appended>, RpcError> {
         let overdue = self.timed_out(RPCTypes::AppendEntries, APPEND_LIMIT);
         let mut peer = self.peer(Purpose::Raft).await?;
         let replies = match timeout(APPEND_LIMIT, peer.append(requests)).await {
@@ -244,7 +240,7 @@ impl RaftNetworkV2<Types> for Client {
         if self.beats {
             return stream_append_sequential(self, input, option);
         }
-        let window = Window::new();
+        let window = Window::new(input);
         let empty = proto::RaftRequest {
             group: u32::from(self.factory.group.0),
             from: self.factory.node,
@@ -252,9 +248,17 @@ impl RaftNetworkV2<Types> for Client {
             payload: Bytes::new(),
             to: self.target,
         };
-        let requests = Outgoing::new(input, Arc::clone(&window), empty);
+        let requests = Outgoing::new(Arc::clone(&window), empty);
+        let window = Closing::new(window);
         Box::pin(async move {
-            let replies: BoxStream<'s, Appended> = self.open_append(requests, window).await?;
+            let replies: BoxStream<'s, Appended> = match self.open_append(requests, window).await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    // openraft pauses where it takes the first request from its input, which was not reached.
+                    sleep(BACKOFF).await;
+                    return Err(error);
+                }
+            };
             Ok(replies)
         })
     }

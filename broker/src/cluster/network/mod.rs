@@ -13,8 +13,7 @@ pub(super) mod server;
 use covey_contract::proto::peer_client::PeerClient;
 use tonic::transport::Channel;
 
-/// Largest gRPC message between nodes, in bytes: the largest MQTT message, what is packed with it, and framing.
-pub const MAX_MESSAGE: usize = 20 << 20;
+pub use crate::peer::MAX_MESSAGE;
 
 /// What `RaftRequest.kind` says of the payload.
 pub(super) const KIND_APPEND: u32 = 1;

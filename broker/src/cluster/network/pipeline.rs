@@ -7,6 +7,10 @@
 //! have arrived. Therefore an answer is held back while younger requests with the same end are unanswered (their answers
 //! follow in order and prove more), and no request is taken from openraft between the moment an answer is handed over
 //! and the moment openraft asks for the next one, which is when it has dealt with it.
+//!
+//! openraft's input holds a lock of its replication task while it waits for entries, and takes them from state that the
+//! next stream shares. A stream that openraft gave up, but that the connection still holds, would keep the next one
+//! waiting or eat its entries. So the input belongs to the window, and ends with it: at once, whoever still holds the rest.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -39,10 +43,12 @@ struct Sent {
 
 #[derive(Default)]
 struct State {
+    /// In a type of its own: the compiler cannot prove a bare boxed stream to be `Send` across the call. `None` when the
+    /// window is closed.
+    input: Option<BoxStream<'static, Append>>,
     unanswered: VecDeque<Sent>,
     /// An answer was handed to openraft, which has not asked for the next one yet.
     handing_over: bool,
-    closed: bool,
     waker: Option<Waker>,
 }
 
@@ -53,8 +59,11 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::default()
+    pub(super) fn new<S>(input: S) -> Arc<Self>
+    where
+        S: Stream<Item = Append> + Send + 'static,
+    {
+        Arc::new(Self { state: Mutex::new(State { input: Some(input.boxed()), ..State::default() }) })
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -94,25 +103,38 @@ impl Window {
 
     /// Nothing more is sent: the stream ends even where its input would go on.
     fn close(&self) {
-        self.change(|state| state.closed = true);
+        let mut input = None;
+        self.change(|state| input = state.input.take());
+        // Dropped without the lock: what it wakes may look here.
+        drop(input);
+    }
+}
+
+/// Closes the window when openraft lets go of the stream, at whatever point.
+pub(super) struct Closing(Arc<Window>);
+
+impl Closing {
+    pub(super) fn new(window: Arc<Window>) -> Self {
+        Self(window)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
 /// Encoded requests, as long as the window has room; ends with the input, or when the window is closed.
 pub(super) struct Outgoing {
-    /// In a type of its own: the compiler cannot prove a bare boxed stream to be `Send` across the call.
-    input: BoxStream<'static, Append>,
     window: Arc<Window>,
     /// A request without its payload.
     empty: proto::RaftRequest,
 }
 
 impl Outgoing {
-    pub(super) fn new<S>(input: S, window: Arc<Window>, empty: proto::RaftRequest) -> Self
-    where
-        S: Stream<Item = Append> + Send + 'static,
-    {
-        Self { input: input.boxed(), window, empty }
+    pub(super) fn new(window: Arc<Window>, empty: proto::RaftRequest) -> Self {
+        Self { window, empty }
     }
 }
 
@@ -123,15 +145,14 @@ impl Stream for Outgoing {
         let this = self.get_mut();
         let request = {
             let mut state = this.window.state.lock();
-            if state.closed {
-                return Poll::Ready(None);
-            }
             state.waker = Some(context.waker().clone());
-            if state.handing_over || state.unanswered.len() >= WINDOW {
+            let full = state.handing_over || state.unanswered.len() >= WINDOW;
+            let Some(input) = &mut state.input else { return Poll::Ready(None) };
+            if full {
                 return Poll::Pending;
             }
             // Under the lock: openraft queues a request in the poll that yields it.
-            match this.input.poll_next_unpin(context) {
+            match input.poll_next_unpin(context) {
                 Poll::Ready(Some(request)) => {
                     let end = request.entries.last().map_or(request.prev_log_id, |entry| Some(entry.log_id));
                     state.unanswered.push_back(Sent { at: Instant::now(), end });
@@ -152,13 +173,14 @@ impl Stream for Outgoing {
 }
 
 /// The answers. Gives up when the oldest unanswered request is too old; an idle stream may stay open for ever.
-pub(super) fn incoming<S>(replies: S, window: Arc<Window>, overdue: Timeout<Types>) -> BoxStream<'static, Appended>
+pub(super) fn incoming<S>(replies: S, window: Closing, overdue: Timeout<Types>) -> BoxStream<'static, Appended>
 where
     S: Stream<Item = Result<proto::RaftReply, Status>> + Send + Unpin + 'static,
 {
     let state = Some((replies, window, overdue));
     futures::stream::unfold(state, |state| async move {
-        let (mut replies, window, overdue) = state?;
+        let (mut replies, closing, overdue) = state?;
+        let window = &closing.0;
         window.asked();
         let result = loop {
             match timeout(overdue.timeout / 4, replies.next()).await {
@@ -170,10 +192,7 @@ where
                     }
                 }
                 Ok(Some(Err(status))) => break Err(failed(&status)),
-                Ok(None) => {
-                    window.close();
-                    return None;
-                }
+                Ok(None) => return None,
                 Err(_) if window.oldest().is_some_and(|oldest| oldest >= overdue.timeout) => {
                     break Err(overdue.clone().into());
                 }
@@ -181,10 +200,7 @@ where
             }
         };
         let more = matches!(&result, Ok(Ok(_)));
-        if !more {
-            window.close();
-        }
-        Some((result, more.then_some((replies, window, overdue))))
+        Some((result, more.then_some((replies, closing, overdue))))
     })
     .boxed()
 }
@@ -227,11 +243,10 @@ mod tests {
     fn line() -> Line {
         let (requests, input) = mpsc::unbounded_channel();
         let (replies, answers) = mpsc::unbounded_channel();
-        let window = Window::new();
-        let outgoing =
-            Outgoing::new(UnboundedReceiverStream::new(input), Arc::clone(&window), proto::RaftRequest::default());
+        let window = Window::new(UnboundedReceiverStream::new(input));
+        let outgoing = Outgoing::new(Arc::clone(&window), proto::RaftRequest::default());
         let overdue = Timeout { action: RPCTypes::AppendEntries, id: 1, target: 2, timeout: Duration::from_secs(5) };
-        let incoming = incoming(UnboundedReceiverStream::new(answers), window, overdue);
+        let incoming = incoming(UnboundedReceiverStream::new(answers), Closing::new(window), overdue);
         Line { requests, outgoing, replies, incoming }
     }
 
@@ -284,6 +299,25 @@ mod tests {
         assert!(line.outgoing.next().now_or_never().is_none(), "openraft has not dealt with the answer yet");
         assert_eq!(line.answer(), None);
         assert!(line.outgoing.next().now_or_never().flatten().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_input_ends_with_the_stream_of_answers_though_the_connection_holds_the_rest() {
+        let mut line = line();
+        line.sent(request(4, Some(5)));
+        assert!(line.outgoing.next().now_or_never().is_none(), "it waits for entries");
+        drop(line.incoming);
+        assert!(line.requests.is_closed(), "the input is gone before anybody polls");
+        assert!(matches!(line.outgoing.next().now_or_never(), Some(None)));
+    }
+
+    #[tokio::test]
+    async fn the_input_ends_with_a_refusal() {
+        let mut line = line();
+        line.sent(request(4, Some(5)));
+        line.replies.send(Err(Status::unavailable("gone"))).unwrap();
+        assert!(line.incoming.next().await.unwrap().is_err());
+        assert!(line.requests.is_closed());
     }
 
     #[tokio::test]

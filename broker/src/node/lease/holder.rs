@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::clock;
 use crate::cluster::{Cluster, GroupId, NodeId};
@@ -166,13 +166,15 @@ impl<S: Surroundings> Holder<S> {
     async fn take_epoch(&self, former: u64) -> Option<u64> {
         loop {
             let command = Command::NodeUp { node: self.node, incarnation: self.incarnation, former }.encode();
-            let asked = self.cluster.propose_at_leader(GroupId::META, command);
+            // Asking again is harmless; a leader that was cut off may keep the question for ever.
+            let asked = tokio::time::timeout(self.duration, self.cluster.propose_at_leader(GroupId::META, command));
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
-                answer = asked => match answer.map(|response| Answer::decode(&response.bytes)) {
-                    Ok(Some(Answer::Epoch(epoch))) => return Some(epoch),
-                    Ok(answer) => debug!(?answer, "no epoch yet: not a member"),
-                    Err(error) => debug!(%error, "no epoch yet"),
+                answer = asked => match answer.map(|answer| answer.map(|response| Answer::decode(&response.bytes))) {
+                    Ok(Ok(Some(Answer::Epoch(epoch)))) => return Some(epoch),
+                    Ok(Ok(answer)) => debug!(?answer, "no epoch yet: not a member"),
+                    Ok(Err(error)) => debug!(%error, "no epoch yet"),
+                    Err(_) => debug!("no epoch yet: no answer"),
                 },
             }
             tokio::select! {
@@ -198,6 +200,7 @@ impl<S: Surroundings> Holder<S> {
                 () = self.lease.nudge.notified() => self.ask(epoch, &mut progress, &asking),
                 Ok(()) = applied.changed(), if asking.len() < 2 => self.ask(epoch, &mut progress, &asking),
                 Some(grant) = asking.next() => {
+                    trace!(?grant, "renewal answered");
                     let verdict = grant.map(|grant| self.on_grant(grant, &mut progress));
                     match verdict {
                         Some(Some(Verdict::Ended)) => return false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use covey_core::meta::Command;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::with_drift;
 use crate::clock;
@@ -152,22 +152,21 @@ impl Keeper {
         if !current {
             return Verdict::Ended;
         }
-        let behind = term.commit_a_second_ago(now).is_some_and(|commit| renewal.applied < commit);
+        let due = term.commit_a_second_ago(now).unwrap_or_default();
+        let behind = renewal.applied < due;
+        if behind {
+            let node = format!("{:016x}", renewal.node);
+            debug!(node, applied = renewal.applied, due, "lease refused: the node is slow in applying meta");
+        }
         let count = term.count(renewal.node, renewal.epoch, now);
         count.applied = count.applied.max(renewal.applied);
         count.reaches.clone_from(&renewal.reaches);
-        let anew = !self.is_alive_by_answer(term, renewal.node, now);
+        let anew = !self.alive(term).contains(&renewal.node);
         self.note_reach(term, renewal.node, now);
         if behind || self.is_cut_off(term, renewal.node, now) {
             return Verdict::Refused;
         }
         Verdict::Granted { commit: 0, leased: Vec::new(), anew }
-    }
-
-    /// Answered in this term, and that answer still counts.
-    fn is_alive_by_answer(&self, term: &Term, node: NodeId, now: Duration) -> bool {
-        let answered = term.nodes.get(&node).and_then(|count| count.answered);
-        answered.is_some_and(|answered| now < answered + with_drift(self.lease))
     }
 
     /// Nodes that may hold a lease: answered lately, or by a former leader whose answers may still count.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use tokio::time::Instant;
 
-use super::leader::LinkId;
+use super::border::LinkId;
 use crate::clock;
 use crate::cluster::{Cluster, GroupId};
 
@@ -132,6 +132,10 @@ impl Batch {
 fn size(operation: &Operation) -> usize {
     match operation {
         Operation::Enqueue(enqueue) => enqueue.body.len() + enqueue.topic.len() + 64,
+        Operation::Subscribe { subscriptions, .. } => {
+            subscriptions.iter().map(|wanted| wanted.filter.len() + 32).sum::<usize>() + 64
+        }
+        Operation::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 8).sum::<usize>() + 64,
         Operation::Snapshot { messages, .. } => messages.iter().map(|message| message.body.len() + 64).sum(),
         Operation::Claim(claim) => claim.will.as_ref().map_or(0, |will| will.body.len()) + 128,
         _ => 64,

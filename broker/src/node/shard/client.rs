@@ -54,7 +54,7 @@ struct State {
     number: u64,
     enqueues: BTreeMap<u64, (Enqueue, oneshot::Sender<Outcome>)>,
     call: u64,
-    calls: BTreeMap<u64, (Operation, oneshot::Sender<Outcome>)>,
+    calls: BTreeMap<u64, Call>,
     held: HashMap<Box<str>, Held>,
     /// Since when the oldest unanswered operation has waited without any answer coming.
     waiting: Option<Instant>,
@@ -62,6 +62,14 @@ struct State {
     link: Option<mpsc::UnboundedSender<ToShard>>,
     /// Set by a new epoch or a lost order: the link must be opened again.
     stale: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Call {
+    operation: Operation,
+    answer: oneshot::Sender<Outcome>,
+    /// No leader is asked after this.
+    until: Option<Instant>,
 }
 
 impl Client {
@@ -97,24 +105,35 @@ impl Client {
 
     /// Sends an operation until it is answered; repeating it must be harmless. The receiver fails when the epoch ends first.
     pub(crate) fn call(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
+        self.call_until(operation, None)
+    }
+
+    /// As [`call`](Self::call), but no leader that comes after `until` gets it: by then the client may have gone elsewhere.
+    pub(crate) fn call_until(&self, operation: Operation, until: Option<Instant>) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         state.call += 1;
         let id = state.call;
         state.waiting.get_or_insert_with(Instant::now);
         state.send(|| ToShard::Call { id, operation: operation.clone() });
-        state.calls.insert(id, (operation, answer));
+        state.calls.insert(id, Call { operation, answer, until });
         receiver
     }
 
-    /// Sends once, if a leader is there: QoS 0 and lazy acknowledgements.
-    pub(crate) fn tell(&self, message: ToShard) {
-        self.state.lock().send(|| message);
+    /// Sends once, if a leader is there: QoS 0 and lazy acknowledgements; whether one was.
+    pub(crate) fn tell(&self, message: ToShard) -> bool {
+        let mut state = self.state.lock();
+        state.send(|| message);
+        state.link.is_some()
     }
 
     /// The node holds a session from now on: it is presented to every leader.
     pub(crate) fn hold(&self, held: Held) {
         let mut state = self.state.lock();
+        // Two connections may have waited for the leader: whoever comes last here need not be the one that has the session.
+        if state.held.get(&held.client).is_some_and(|known| known.owner > held.owner) {
+            return;
+        }
         state.send(|| ToShard::Open(held.clone()));
         state.held.insert(held.client.clone(), held);
     }
@@ -215,11 +234,10 @@ impl Client {
             "attached to the shard's leader"
         );
         state.link = Some(link.to.clone());
-        let calls: Vec<ToShard> = state
-            .calls
-            .iter()
-            .map(|(id, (operation, _))| ToShard::Call { id: *id, operation: operation.clone() })
-            .collect();
+        let now = Instant::now();
+        state.calls.retain(|_, call| call.until.is_none_or(|until| now < until));
+        let calls: Vec<ToShard> =
+            state.calls.iter().map(|(id, call)| ToShard::Call { id: *id, operation: call.operation.clone() }).collect();
         let enqueues: Vec<ToShard> =
             state.enqueues.values().map(|(enqueue, _)| ToShard::Enqueue(enqueue.clone())).collect();
         // Sessions taken between Attach and now were told to nobody.
@@ -233,9 +251,9 @@ impl Client {
             state.waiting = None;
             state.calls.remove(&id)
         };
-        if let Some((_, answer)) = answered {
+        if let Some(call) = answered {
             // Whoever asked may have gone.
-            answer.send(outcome).unwrap_or_default();
+            call.answer.send(outcome).unwrap_or_default();
         }
     }
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use covey_core::shard::{Body, Machine, SessionId, Slot};
 
-use super::leader::LinkId;
+use super::border::LinkId;
 use crate::cluster::RowReader;
+use crate::node::outbox::IDS;
 use crate::node::wire::{FromShard, Held, Item};
 
 /// Most messages that may be unacknowledged at one client.
@@ -131,7 +132,9 @@ impl Deliveries {
         let mut items = Vec::new();
         let mut expired = Vec::new();
         for (sequence, slot) in session.inbox.from(outgoing.next) {
-            if outgoing.flying.len() >= outgoing.window || outgoing.bytes >= BYTES {
+            let oldest = outgoing.flying.first_key_value().map_or(sequence, |(oldest, _)| *oldest);
+            // Packet ids come round: the one of a delivery that is still unacknowledged must not be used again.
+            if outgoing.flying.len() >= outgoing.window || outgoing.bytes >= BYTES || sequence - oldest >= IDS {
                 break;
             }
             outgoing.next = sequence + 1;

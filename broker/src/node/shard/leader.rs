@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::meta::Command;
 use covey_core::shard::{Effect, Enqueue, NodeId, Operation, Outcome, Subscribed, Will};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -14,14 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::batch::{Batch, Origin, Settled};
+use super::border::{Inbound, LinkId, Services};
 use super::delivery::{Deliveries, Output};
 use super::routes::{Routes, Step, Waiting};
 use crate::cluster::{Cluster, GroupId, Leadership, RowReader};
 use crate::node::machines::{Meta, Shard};
 use crate::node::wire::{FromShard, Held, ToShard};
-
-/// A link from a node, unique in this process.
-pub(crate) type LinkId = u64;
 
 /// How long acknowledgements wait for company before they are committed by themselves.
 const LAZY: Duration = Duration::from_millis(20);
@@ -30,39 +27,11 @@ const LAZY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Retained messages in one operation.
 const SNAPSHOT_CHUNK: usize = 64;
-
-/// What arrives at a leader.
-#[derive(Debug)]
-pub(crate) enum Inbound {
-    /// A link begins; `from` is dropped when this node does not lead.
-    Opened {
-        link: LinkId,
-        from: mpsc::UnboundedSender<FromShard>,
-    },
-    Frame {
-        link: LinkId,
-        frame: ToShard,
-    },
-    Closed {
-        link: LinkId,
-    },
-}
-
-/// What a leader needs from the node around it.
-pub(crate) trait Services: Send + Sync + 'static {
-    /// Commits a command in meta, trying until it is done, and applies it here; gives its index.
-    fn propose_meta(&self, command: Command) -> BoxFuture<'static, u64>;
-    /// Returns when every node that may hold a lease has applied meta up to the index.
-    fn await_route(&self, index: u64) -> BoxFuture<'static, ()>;
-    /// Index up to which this node has applied meta.
-    fn meta_applied(&self) -> u64;
-    /// Retained messages that the filter matches, as of after the call.
-    fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>>;
-    /// Publishes a will; returns when it is in every inbox that it matched.
-    fn publish_will(&self, key: Box<str>, will: Will) -> BoxFuture<'static, ()>;
-    /// Messages that a full inbox did not take.
-    fn on_missed(&self, count: u64);
-}
+/// Bytes of retained messages in one operation, unless one is larger.
+const SNAPSHOT_BYTES: usize = 1 << 20;
+/// An entry was refused although this node leads, as by a lease of Raft's that lapsed on a busy machine: all that waits is
+/// sent again, which must not be what keeps the machine busy.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Leader {
@@ -75,6 +44,8 @@ pub(crate) struct Leader {
     pub inbound: mpsc::UnboundedReceiver<Inbound>,
     pub effects: mpsc::UnboundedReceiver<Vec<Effect>>,
     pub shutdown: CancellationToken,
+    /// Highest order of a route that this process has used.
+    pub order: u64,
 }
 
 /// Retained messages for (client, owner, filter).
@@ -115,7 +86,7 @@ impl Leader {
         loop {
             let now = *leadership.borrow_and_update();
             if !term.as_ref().is_some_and(|term| now.ours && term.number == now.term) {
-                // Dropping the term closes every link: clients look for the new leader.
+                self.end(&mut term);
                 term = now.ours.then(|| self.begin(now));
             }
             let Some(current) = &mut term else {
@@ -136,7 +107,7 @@ impl Leader {
                 Some(inbound) = self.inbound.recv() => { self.on_inbound(current, inbound); false }
                 Some(effects) = self.effects.recv() => { self.on_effects(current, effects); false }
                 settled = current.batch.next() => !self.on_settled(current, settled),
-                step = current.routes.next() => { self.on_step(current, step); false }
+                step = current.routes.next() => !self.on_step(current, step),
                 Some(snapshot) = current.snapshots.next() => { on_snapshot(current, snapshot); false }
                 Some(will) = current.wills.next() => {
                     current.batch.push(Operation::WillDone { will }, Origin::Will(will));
@@ -152,8 +123,11 @@ impl Leader {
             };
             if lost {
                 debug!(shard = self.shard, "no longer leading");
-                term = None;
-                continue;
+                self.end(&mut term);
+                tokio::select! {
+                    () = self.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
             }
             self.drain(current);
             current.batch.propose(&self.cluster, current.group);
@@ -168,6 +142,13 @@ impl Leader {
         }
     }
 
+    /// Closes every link: clients look for the new leader.
+    fn end(&mut self, term: &mut Option<Term>) {
+        if let Some(term) = term.take() {
+            self.order = term.routes.order();
+        }
+    }
+
     fn begin(&self, leadership: Leadership) -> Term {
         info!(shard = self.shard, term = leadership.term, "leading the shard");
         let group = GroupId::shard(self.shard);
@@ -178,7 +159,7 @@ impl Leader {
             links: HashMap::new(),
             batch: Batch::new(self.state.machine.lock().time()),
             deliveries: Deliveries::default(),
-            routes: Routes::new(self.shard, leadership.term, self.services.clone()),
+            routes: Routes::new(self.shard, leadership.term, self.order, self.services.clone()),
             snapshots: FuturesUnordered::new(),
             wills: FuturesUnordered::new(),
             wills_begun: BTreeSet::new(),
@@ -227,6 +208,11 @@ impl Leader {
                         owner: *owner,
                         filters: subscriptions.iter().map(|wanted| wanted.filter.clone()).collect(),
                     },
+                    Operation::End(_) | Operation::Claim(_) => {
+                        // What the former connection acknowledged counts before the session has another.
+                        flush_settled(term);
+                        Origin::Call { link, id }
+                    }
                     _ => Origin::Call { link, id },
                 };
                 term.batch.push(operation, origin);
@@ -332,7 +318,11 @@ impl Leader {
         }
     }
 
-    fn on_step(&self, term: &mut Term, step: Step) {
+    /// False when this node no longer leads.
+    fn on_step(&self, term: &mut Term, step: Step) -> bool {
+        if matches!(step, Step::Refused) {
+            return false;
+        }
         let fenced = matches!(step, Step::Fenced);
         {
             let machine = self.state.machine.lock();
@@ -350,6 +340,7 @@ impl Leader {
             self.watch_timers(term);
         }
         self.advance(term);
+        true
     }
 
     fn on_effects(&self, term: &mut Term, effects: Vec<Effect>) {
@@ -443,7 +434,18 @@ impl Leader {
 }
 
 fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
-    let mut chunks: Vec<Vec<Enqueue>> = messages.chunks(SNAPSHOT_CHUNK).map(<[Enqueue]>::to_vec).collect();
+    let mut chunks: Vec<Vec<Enqueue>> = vec![];
+    let mut bytes = 0;
+    for message in messages {
+        bytes += message.body.len();
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < SNAPSHOT_CHUNK && bytes <= SNAPSHOT_BYTES => chunk.push(message),
+            _ => {
+                bytes = message.body.len();
+                chunks.push(vec![message]);
+            }
+        }
+    }
     let last = chunks.pop().unwrap_or_default();
     let operation =
         |messages, last| Operation::Snapshot { client: client.clone(), owner, filter: filter.clone(), messages, last };

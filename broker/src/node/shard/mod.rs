@@ -9,10 +9,12 @@
 //! The link is a channel where the leader is this node, else the gRPC stream `Shard`.
 
 mod batch;
+mod border;
 mod client;
 mod delivery;
 mod leader;
 mod routes;
 
+pub(super) use border::{Inbound, LinkId, Services};
 pub(super) use client::{Client, Connector, Events, Link};
-pub(super) use leader::{Inbound, Leader, LinkId, Services};
+pub(super) use leader::Leader;

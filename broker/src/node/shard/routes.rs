@@ -1,7 +1,9 @@
 //! A shard's routes in the meta group: published by the shard's leader, confirmed on every node that may hold a lease.
 //!
 //! A SUBACK leaves when each of its filters is confirmed. Changes carry an order number, (term, count) of this leader, and
-//! meta refuses anything below the newest: a late change of this or a former leader cannot undo a newer one.
+//! meta refuses anything below the newest: a late change of a former leader, or of this one's former beginning in the same
+//! term, cannot undo a newer one. A filter is confirmed by its newest change only, and no longer from the moment its route
+//! is about to go: a subscription that comes then waits for the route's return.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use covey_core::shard::{Machine, Outcome};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::leader::{LinkId, Services};
+use super::border::{LinkId, Services};
 use crate::node::machines::Meta;
 
 /// Filters of one change, each with its QoS; `None` removes.
@@ -32,7 +34,21 @@ pub(super) enum Step {
     /// The fence is committed and meta is known up to it.
     Fenced,
     Published(Changes),
-    Confirmed(Changes),
+    /// Every leased node has applied the change of that order.
+    Confirmed {
+        order: u64,
+        changes: Changes,
+    },
+    /// Meta has heard of a later leader: this one is none any more.
+    Refused,
+}
+
+/// A filter as meta has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Published {
+    qos: u8,
+    /// Order of the change that made it so.
+    order: u64,
 }
 
 /// See the module.
@@ -40,7 +56,7 @@ pub(super) struct Routes {
     shard: u16,
     order: u64,
     services: Arc<dyn Services>,
-    published: BTreeMap<Box<str>, u8>,
+    published: BTreeMap<Box<str>, Published>,
     confirmed: HashMap<Box<str>, u8>,
     dirty: BTreeSet<Box<str>>,
     waiting: Vec<Waiting>,
@@ -50,15 +66,13 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Begins with the fence: nothing of a former leader is accepted after it.
-    pub(super) fn new(shard: u16, term: u64, services: Arc<dyn Services>) -> Self {
-        let order = term << 32;
+    /// Begins with the fence: nothing of a former leader is accepted after it. `last` is the highest order that this
+    /// process has used for the shard: a term that is begun again counts on, since changes of before may still arrive.
+    pub(super) fn new(shard: u16, term: u64, last: u64, services: Arc<dyn Services>) -> Self {
+        let order = (term << 32).max(last + 1);
         let steps: FuturesUnordered<BoxFuture<'static, Step>> = FuturesUnordered::new();
         let fence = services.propose_meta(Command::Fence { shard, index: order });
-        steps.push(Box::pin(async move {
-            fence.await;
-            Step::Fenced
-        }));
+        steps.push(Box::pin(async move { fence.await.map_or(Step::Refused, |_| Step::Fenced) }));
         Self {
             shard,
             order,
@@ -71,6 +85,11 @@ impl Routes {
             serving: false,
             steps,
         }
+    }
+
+    /// The highest order used so far.
+    pub(super) fn order(&self) -> u64 {
+        self.order
     }
 
     /// The fence is committed: operations are taken.
@@ -102,34 +121,42 @@ impl Routes {
             Step::Fenced => {
                 self.serving = true;
                 self.publishing = false;
-                let known = meta.machine.read();
-                self.published = known.routes_of(self.shard).map(|(filter, qos)| (filter.into(), qos)).collect();
+                let order = self.order;
+                let stands: Changes = {
+                    let known = meta.machine.read();
+                    known.routes_of(self.shard).map(|(filter, qos)| (filter.into(), Some(qos))).collect()
+                };
+                self.note_published(order, &stands);
                 self.dirty.extend(self.published.keys().cloned());
                 self.dirty.extend(machine.routes().map(|(filter, _)| Box::from(filter)));
-                let unchanged: Changes =
-                    self.published.iter().map(|(filter, qos)| (filter.clone(), Some(*qos))).collect();
-                drop(known);
-                self.confirm(unchanged);
+                // Confirmed once every leased node has applied meta up to now.
+                let index = self.services.meta_applied();
+                self.confirm(order, stands, std::future::ready(Some(index)));
             }
             Step::Published(changes) => {
                 self.publishing = false;
-                for (filter, qos) in changes {
-                    if let Some(qos) = qos {
-                        self.published.insert(filter, qos);
-                    } else {
-                        self.confirmed.remove(&filter);
-                        self.published.remove(&filter);
-                    }
-                }
+                self.note_published(self.order, &changes);
             }
-            Step::Confirmed(changes) => {
+            Step::Confirmed { order, changes } => {
                 for (filter, qos) in changes {
-                    // Removed or lowered since: what is confirmed is only what is still published.
-                    if let Some(qos) = qos.filter(|qos| self.published.get(&filter) == Some(qos)) {
+                    // Changed since: only the newest change says what every node knows.
+                    if let Some(qos) = qos
+                        && self.published.get(&filter) == Some(&Published { qos, order })
+                    {
                         self.confirmed.insert(filter, qos);
                     }
                 }
             }
+            Step::Refused => {}
+        }
+    }
+
+    fn note_published(&mut self, order: u64, changes: &Changes) {
+        for (filter, qos) in changes {
+            match qos {
+                Some(qos) => self.published.insert(filter.clone(), Published { qos: *qos, order }),
+                None => self.published.remove(filter),
+            };
         }
     }
 
@@ -142,40 +169,44 @@ impl Routes {
             .into_iter()
             .filter_map(|filter| {
                 let wanted = machine.route(&filter);
-                (wanted != self.published.get(&filter).copied()).then_some((filter, wanted))
+                (wanted != self.published.get(&filter).map(|published| published.qos)).then_some((filter, wanted))
             })
             .collect();
         if changes.is_empty() {
             return;
         }
+        // From here on a node may know less than was confirmed.
+        for (filter, qos) in &changes {
+            let kept = self.confirmed.remove(filter).zip(*qos).map(|(confirmed, qos)| confirmed.min(qos));
+            if let Some(kept) = kept {
+                self.confirmed.insert(filter.clone(), kept);
+            }
+        }
         self.publishing = true;
         self.order += 1;
         let command = Command::Routes { shard: self.shard, index: self.order, changes: changes.clone() };
         let proposed = self.services.propose_meta(command);
-        let services = self.services.clone();
         let added: Changes = changes.iter().filter(|(_, qos)| qos.is_some()).cloned().collect();
         let (published, index) = tokio::sync::oneshot::channel();
         self.steps.push(Box::pin(async move {
-            let index = proposed.await;
+            let Some(index) = proposed.await else { return Step::Refused };
             published.send(index).unwrap_or_default();
             Step::Published(changes)
         }));
         if !added.is_empty() {
-            self.steps.push(Box::pin(async move {
-                if let Ok(index) = index.await {
-                    services.await_route(index).await;
-                }
-                Step::Confirmed(added)
-            }));
+            self.confirm(self.order, added, async move { index.await.ok() });
         }
     }
 
-    /// Routes that stand in meta already: confirmed once every leased node has applied meta up to now.
-    fn confirm(&mut self, changes: Changes) {
+    /// Notes when every leased node has applied the change; never for one that meta refused.
+    fn confirm(&self, order: u64, changes: Changes, index: impl Future<Output = Option<u64>> + Send + 'static) {
         let services = self.services.clone();
         self.steps.push(Box::pin(async move {
-            services.await_route(services.meta_applied()).await;
-            Step::Confirmed(changes)
+            match index.await {
+                Some(index) => services.await_route(index).await,
+                None => std::future::pending().await,
+            }
+            Step::Confirmed { order, changes }
         }));
     }
 
@@ -192,5 +223,247 @@ impl Routes {
             .partition(|waiting| waiting.filters.iter().all(|filter| settled(filter)));
         self.waiting = waiting;
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use covey_core::meta::Answer;
+    use covey_core::shard::{Claim, Enqueue, Entry, Limits, Operation, Options, Subscription, WantRetained, Will};
+    use futures::FutureExt as _;
+    use parking_lot::Mutex;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    /// Meta, whose entries and confirmations come when the test says so.
+    struct World {
+        meta: Arc<Meta>,
+        index: Mutex<u64>,
+        proposed: Mutex<VecDeque<(Command, oneshot::Sender<Option<u64>>)>>,
+        awaited: Mutex<VecDeque<oneshot::Sender<()>>>,
+    }
+
+    impl World {
+        fn new() -> Arc<Self> {
+            let (proposed, awaited) = (Mutex::default(), Mutex::default());
+            Arc::new(Self { meta: Meta::new(), index: Mutex::new(0), proposed, awaited })
+        }
+
+        /// Commits and applies the oldest command, also where its proposer has gone.
+        fn commit(&self) {
+            let (command, answer) = self.proposed.lock().pop_front().expect("something was proposed");
+            let mut index = self.index.lock();
+            *index += 1;
+            let answered = self.meta.machine.write().apply(*index, &command.encode(), &mut Rows::new());
+            answer.send((answered == Answer::Done).then_some(*index)).unwrap_or_default();
+        }
+
+        /// Every leased node has applied what the oldest question asks for.
+        fn confirm(&self) {
+            self.awaited.lock().pop_front().expect("somebody waits").send(()).unwrap_or_default();
+        }
+
+        fn has_route(&self, filter: &str) -> bool {
+            self.meta.machine.read().route(0, filter).is_some()
+        }
+    }
+
+    struct Fake(Arc<World>);
+
+    impl Services for Fake {
+        fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>> {
+            let (answer, receiver) = oneshot::channel();
+            self.0.proposed.lock().push_back((command, answer));
+            Box::pin(async move { receiver.await.unwrap() })
+        }
+
+        fn await_route(&self, _index: u64) -> BoxFuture<'static, ()> {
+            let (answer, receiver) = oneshot::channel();
+            self.0.awaited.lock().push_back(answer);
+            Box::pin(async move { receiver.await.unwrap() })
+        }
+
+        fn meta_applied(&self) -> u64 {
+            *self.0.index.lock()
+        }
+
+        fn retained(&self, _filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn publish_will(&self, _key: Box<str>, _will: Will) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn on_missed(&self, _count: u64) {}
+    }
+
+    /// A shard with one session, and the routes of its leader.
+    struct Shard {
+        machine: Machine,
+        owner: u64,
+        routes: Routes,
+        world: Arc<World>,
+    }
+
+    impl Shard {
+        fn led(world: &Arc<World>, last: u64) -> Self {
+            let mut machine = Machine::default();
+            let claim = Claim {
+                client: "c".into(),
+                principal: "p".into(),
+                node: 1,
+                epoch: 1,
+                connection: 1,
+                clean_start: false,
+                expiry: 600,
+                will: None,
+                limits: Limits { messages: 10, bytes: 1000, subscriptions: 10 },
+            };
+            let outcome = apply(&mut machine, Operation::Claim(claim));
+            let Outcome::Claimed(claimed) = outcome else { panic!("{outcome:?}") };
+            let routes = Routes::new(0, 1, last, Arc::new(Fake(world.clone())));
+            Self { machine, owner: claimed.owner, routes, world: world.clone() }
+        }
+
+        /// Takes in every step that is done.
+        fn advance(&mut self) {
+            while let Some(Some(step)) = self.routes.steps.next().now_or_never() {
+                self.routes.on_step(step, &self.machine, &self.world.meta);
+            }
+            self.routes.publish(&self.machine);
+        }
+
+        fn commit(&mut self) {
+            self.world.commit();
+            self.advance();
+        }
+
+        fn confirm(&mut self) {
+            self.world.confirm();
+            self.advance();
+        }
+
+        fn subscribe(&mut self, filter: &str) {
+            let options = Options { qos: 1, no_local: false, retain_as_published: false, identifier: None };
+            let wanted = Subscription { filter: filter.into(), options, retained: WantRetained::Never };
+            let operation = Operation::Subscribe { client: "c".into(), owner: self.owner, subscriptions: vec![wanted] };
+            apply(&mut self.machine, operation);
+            self.touched(filter);
+            self.routes.wait(Waiting { filters: vec![filter.into()], answer: None, retained: vec![] });
+        }
+
+        fn unsubscribe(&mut self, filter: &str) {
+            let filters = vec![filter.into()];
+            apply(&mut self.machine, Operation::Unsubscribe { client: "c".into(), owner: self.owner, filters });
+            self.touched(filter);
+        }
+
+        fn touched(&mut self, filter: &str) {
+            self.routes.touch(filter.into());
+            self.advance();
+        }
+
+        /// SUBACKs that may leave now.
+        fn ready(&mut self) -> usize {
+            self.routes.ready(&self.machine).len()
+        }
+    }
+
+    fn apply(machine: &mut Machine, operation: Operation) -> Outcome {
+        machine.apply(Entry { time: 0, operations: vec![operation] }, &mut Rows::new()).remove(0)
+    }
+
+    #[test]
+    fn a_suback_waits_until_its_route_is_confirmed() {
+        let world = World::new();
+        let mut shard = Shard::led(&world, 0);
+        shard.commit();
+        shard.subscribe("a");
+        assert_eq!(shard.ready(), 0);
+        shard.commit();
+        assert_eq!((shard.ready(), world.has_route("a")), (0, true), "no node has confirmed it");
+        shard.confirm();
+        assert_eq!(shard.ready(), 0, "that was the question of the fence");
+        shard.confirm();
+        assert_eq!(shard.ready(), 1);
+    }
+
+    #[test]
+    fn a_term_that_is_begun_again_publishes_above_all_it_published_before() {
+        let world = World::new();
+        let mut first = Shard::led(&world, 0);
+        first.commit();
+        first.subscribe("a");
+        first.commit();
+        first.unsubscribe("a");
+        // The removal is under way when the leader begins again, in the same term, with "a" wanted once more.
+        let mut second = Shard::led(&world, first.routes.order());
+        drop(first);
+        second.subscribe("a");
+        second.subscribe("b");
+        for _ in 0..3 {
+            second.commit();
+        }
+        assert!(world.has_route("a") && world.has_route("b"), "meta refused the second beginning");
+    }
+
+    #[test]
+    fn a_leader_whom_meta_refuses_confirms_nothing() {
+        let world = World::new();
+        let mut former = Shard::led(&world, 0);
+        former.commit();
+        former.subscribe("a");
+        let later = Command::Fence { shard: 0, index: 2 << 32 };
+        world.meta.machine.write().apply(9, &later.encode(), &mut Rows::new());
+        world.commit();
+        let step = former.routes.steps.next().now_or_never().flatten();
+        assert!(matches!(step, Some(Step::Refused)));
+        former.confirm();
+        assert_eq!((former.ready(), world.awaited.lock().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_subscription_waits_where_the_route_is_about_to_go() {
+        let world = World::new();
+        let mut shard = Shard::led(&world, 0);
+        shard.commit();
+        shard.subscribe("a");
+        shard.commit();
+        shard.confirm();
+        shard.confirm();
+        assert_eq!(shard.ready(), 1);
+        shard.unsubscribe("a");
+        shard.subscribe("a");
+        assert_eq!(shard.ready(), 0, "the removal is under way");
+        shard.commit();
+        assert_eq!((shard.ready(), world.has_route("a")), (0, false));
+        shard.commit();
+        shard.confirm();
+        assert_eq!((shard.ready(), world.has_route("a")), (1, true));
+    }
+
+    #[test]
+    fn a_route_that_came_back_is_not_confirmed_by_the_question_of_before() {
+        let world = World::new();
+        let mut shard = Shard::led(&world, 0);
+        shard.commit();
+        shard.confirm();
+        shard.subscribe("a");
+        shard.commit();
+        shard.unsubscribe("a");
+        shard.commit();
+        shard.subscribe("a");
+        shard.commit();
+        shard.confirm();
+        assert_eq!(shard.ready(), 0, "a node may still be where the route was gone");
+        shard.confirm();
+        // The first SUBSCRIBE's answer leaves with the second one's.
+        assert_eq!(shard.ready(), 2);
     }
 }

@@ -106,7 +106,9 @@ impl Incoming {
                 }
                 ToTransient::Sync(id) => answer(&out, &FromTransient::Synced(id))?,
                 ToTransient::Known(change) => self.known.send_modify(|known| {
-                    known.insert(node, change);
+                    // A late frame of a former stream takes nothing back.
+                    let known = known.entry(node).or_default();
+                    *known = change.max(*known);
                 }),
             }
         }

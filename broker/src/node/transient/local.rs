@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use covey_contract::proto::Frame;
+use covey_core::shard::highest;
 use covey_core::topic::{Filter, Name, Tree};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -123,8 +124,4 @@ impl State {
             self.followers.retain(|follower| follower.send(Ok(frame.clone())).is_ok());
         }
     }
-}
-
-fn highest(counts: &[u32; 3]) -> Option<u8> {
-    (0_u8..).zip(counts).filter(|(_, count)| **count > 0).map(|(qos, _)| qos).max()
 }

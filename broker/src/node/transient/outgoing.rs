@@ -17,9 +17,6 @@ use tonic::Status;
 use crate::clock;
 use crate::node::wire::{self, FromTransient, Numbered, ToTransient, Transported};
 
-/// Bytes that are acknowledged to publishers while the other node is not reached; above it acknowledgements wait.
-const KEPT: usize = 64 << 20;
-
 /// A node that is not reached, or says nothing, for this long is dialled anew.
 const DIAL: Duration = Duration::from_secs(3);
 
@@ -42,8 +39,7 @@ struct State {
     /// Epochs of this node and of the other: numbers belong to the pair.
     epochs: (u64, u64),
     number: u64,
-    kept: BTreeMap<u64, (Transported, Option<oneshot::Sender<u32>>)>,
-    bytes: usize,
+    kept: BTreeMap<u64, (Transported, oneshot::Sender<u32>)>,
     link: Option<mpsc::UnboundedSender<Frame>>,
     sync: u64,
     syncs: BTreeMap<u64, oneshot::Sender<()>>,
@@ -80,22 +76,20 @@ impl Outgoing {
         highest
     }
 
-    /// Sends a message of QoS 1 or 2; resolves to the number of sessions that matched when it may be acknowledged.
+    /// Sends a message of QoS 1 or 2, now or when the stream is back; resolves to the number of sessions that matched when
+    /// the other node has it, or has ended the epoch of those sessions. Never earlier: this node's own epoch may end first,
+    /// and what it kept with it, while those sessions live on.
     pub(crate) fn send(&self, message: Transported) -> oneshot::Receiver<u32> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         state.number += 1;
         let number = state.number;
-        state.bytes += message.body.len();
-        let frame = wire::frame(&ToTransient::Message(Box::new(Numbered { number, message: message.clone() })));
-        let sent = state.link.as_ref().is_some_and(|link| link.send(frame).is_ok());
-        let waiting = if sent || state.bytes > KEPT {
-            Some(answer)
-        } else {
-            answer.send(1).unwrap_or_default();
-            None
-        };
-        state.kept.insert(number, (message, waiting));
+        if let Some(link) = &state.link {
+            let frame = wire::frame(&ToTransient::Message(Box::new(Numbered { number, message: message.clone() })));
+            // A stream that has just broken: it goes out with the next one.
+            link.send(frame).unwrap_or_default();
+        }
+        state.kept.insert(number, (message, answer));
         receiver
     }
 
@@ -223,11 +217,10 @@ impl Outgoing {
     fn forget_messages(&self, epochs: (u64, u64)) {
         let mut state = self.state.lock();
         state.number = 0;
-        state.bytes = 0;
         state.epochs = epochs;
         for (_, answer) in std::mem::take(&mut state.kept).into_values() {
             // Those sessions are gone: nobody is left to receive.
-            answer.map(|answer| answer.send(0).unwrap_or_default()).unwrap_or_default();
+            answer.send(0).unwrap_or_default();
         }
     }
 
@@ -235,22 +228,16 @@ impl Outgoing {
     fn on_receipt(&self, number: u64, matched: u32) {
         let mut state = self.state.lock();
         let later = state.kept.split_off(&(number + 1));
-        for (_, (message, answer)) in std::mem::replace(&mut state.kept, later) {
-            state.bytes -= message.body.len();
-            answer.map(|answer| answer.send(matched).unwrap_or_default()).unwrap_or_default();
+        for (_, answer) in std::mem::replace(&mut state.kept, later).into_values() {
+            answer.send(matched).unwrap_or_default();
         }
     }
 
-    /// The stream broke: publishers are answered, their messages are kept for the next stream.
+    /// The stream broke: messages are kept for the next one.
     fn on_broken(&self) {
         let mut state = self.state.lock();
         state.link = None;
         state.syncs.clear();
-        if state.bytes <= KEPT {
-            for (_, answer) in state.kept.values_mut() {
-                answer.take().map(|answer| answer.send(1).unwrap_or_default()).unwrap_or_default();
-            }
-        }
     }
 }
 

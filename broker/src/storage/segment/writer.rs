@@ -157,6 +157,7 @@ impl Writer {
     fn write(&mut self, batch: &[Submission]) -> Result<(), Error> {
         if self.current.bytes >= self.options.segment_bytes {
             self.roll().map_err(|source| failed("start a segment of", source))?;
+            self.unlink_purged()?;
         }
         self.frame.clear();
         for record in batch.iter().flat_map(|submission| &submission.records) {
@@ -187,6 +188,17 @@ impl Writer {
         self.current = create_segment(self.options.disk.as_ref(), &self.dir, seq, &self.marks)?;
         self.shared.ledger.lock().begin(seq, self.current.bytes);
         Ok(())
+    }
+
+    /// Unlinks what was purged meanwhile: under lasting load no other time comes for it.
+    fn unlink_purged(&self) -> Result<(), Error> {
+        loop {
+            let removable = self.shared.ledger.lock().removable();
+            match removable {
+                Some(seq) => self.unlink(seq)?,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Unlinks the oldest segment. The directory is synced each time, so that a crash cannot bring back an older
