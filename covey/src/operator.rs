@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use covey_operator::Options;
 use covey_operator::cluster::validate::DEFAULT_IMAGE;
-use covey_operator::run::Options;
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of `covey operator`.

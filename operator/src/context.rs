@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::cluster::alerting::Alerting;
 use crate::metrics::Metrics;
-use crate::run::Options;
+use crate::options::Options;
 
 /// Namespace and name.
 pub type Key = (String, String);

@@ -17,13 +17,15 @@ pub mod conditions;
 pub mod context;
 pub mod http;
 pub mod metrics;
+pub mod options;
 pub mod peer_ca;
 pub mod run;
 pub mod scrape;
 pub mod user;
 
 pub use cluster::formation;
-pub use run::{Error, Options, run, run_with};
+pub use options::Options;
+pub use run::{Error, run, run_with};
 
 #[cfg(test)]
 mod test_support;

@@ -26,6 +26,7 @@ use crate::cluster;
 use crate::context::Context;
 use crate::http::{self, Readiness};
 use crate::metrics::{self, Metrics};
+use crate::options::Options;
 use crate::user;
 
 type Clusters = DeserializeGuard<MqttCluster>;
@@ -35,33 +36,6 @@ const RETRY: Duration = Duration::from_secs(2);
 const DEBOUNCE: Duration = Duration::from_millis(100);
 const CONCURRENCY: u16 = 16;
 const FORGET_EVERY: Duration = Duration::from_secs(30);
-
-/// How the operator runs.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Address of the plain HTTP server.
-    pub http: SocketAddr,
-    /// Only this namespace; absent: all.
-    pub namespace: Option<String>,
-    /// Name of this process in Events; absent: the host name.
-    pub instance: Option<String>,
-    /// Factor on how long a condition must last before a built-in alert fires.
-    pub alert_for_scale: f64,
-    /// The image of brokers whose cluster names none.
-    pub default_image: String,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            http: SocketAddr::from(([0, 0, 0, 0], names::PORT_OPERATOR_HTTP)),
-            namespace: None,
-            instance: None,
-            alert_for_scale: 1.0,
-            default_image: cluster::validate::DEFAULT_IMAGE.to_owned(),
-        }
-    }
-}
 
 /// Why the operator stopped.
 #[derive(Debug, thiserror::Error)]

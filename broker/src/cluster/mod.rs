@@ -103,7 +103,29 @@ fn open(dir: &Path, alive: mpsc::Sender<()>) -> Result<StateStore, StoreError> {
     let snapshots = dir.join("snapshots");
     let failed = |source| StoreError::File { action: "create", path: snapshots.clone(), source };
     std::fs::create_dir_all(&snapshots).map_err(failed)?;
-    StateStore::open(&dir.join("state"), alive)
+    let state = dir.join("state");
+    match StateStore::open(&state, alive.clone()) {
+        Err(error) if error.is_torn() => {
+            let aside = dir.join("state.torn");
+            tracing::warn!(%error, aside = %aside.display(), "the state is torn, as by a power cut: it is made anew from snapshot and log");
+            move_aside(&state, &aside).map_err(|source| StoreError::File {
+                action: "move aside",
+                path: state.clone(),
+                source,
+            })?;
+            StateStore::open(&state, alive)
+        }
+        opened => opened,
+    }
+}
+
+/// What was moved aside before makes room.
+fn move_aside(from: &Path, to: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::rename(from, to)
 }
 
 impl Cluster {

@@ -150,6 +150,14 @@ pub enum StoreError {
     Newer { found: u32, known: u32 },
 }
 
+impl StoreError {
+    /// The state's journal ends in a batch that is not whole. Batches are not fsynced, so a power cut can leave one whose end
+    /// reached the disk and whose middle did not. Snapshot and log have all that it had.
+    pub(super) fn is_torn(&self) -> bool {
+        matches!(self, Self::Store(fjall::Error::JournalRecovery(_) | fjall::Error::Unrecoverable))
+    }
+}
+
 /// What a command was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {

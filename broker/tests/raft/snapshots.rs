@@ -120,6 +120,34 @@ async fn all_nodes_restart_with_purged_logs_and_nothing_is_lost_or_repeated() {
     cluster.assert_no_fatal();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_torn_state_is_made_anew_from_snapshot_and_log() {
+    let mut cluster = TestCluster::formed(tiny()).await;
+    fill(&cluster, 1, 1, 730).await;
+    purged(&cluster, 600).await;
+    let before = cluster.converged(GROUP).await;
+    cluster.stop_all().await;
+    // Bytes in the middle of a batch that did not reach the disk, in the state of every node.
+    for id in [1, 2, 3] {
+        let state = cluster.dir(id).join("state");
+        let journal = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+        let journal = journal.filter(|path| path.extension().is_some_and(|kind| kind == "jnl")).max().unwrap();
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let in_a_payload = bytes[..end / 2].windows(16).rposition(|run| run == [b'x'; 16]).unwrap();
+        bytes[in_a_payload] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+    }
+    for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
+        cluster.start(id, ordinal).await;
+        assert!(cluster.dir(id).join("state.torn").exists(), "the harm did no harm");
+    }
+    assert_eq!(cluster.converged(GROUP).await, before);
+    fill(&cluster, 1, 731, 740).await;
+    assert_eq!(cluster.converged(GROUP).await.len(), 740);
+    cluster.assert_no_fatal();
+}
+
 async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     let mut cluster = TestCluster::formed(tiny()).await;
     fill(&cluster, 1, 1, 500).await;
