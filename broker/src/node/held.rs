@@ -238,14 +238,16 @@ impl Registry {
 
     /// Queues a QoS 1 or 2 delivery for a transient session; a full queue ends it (0x97).
     pub(super) fn queue(held: &Held, delivery: Delivery) {
-        let events = {
-            let mut outbox = held.outbox.lock();
-            let Outbox::Transient { queue, .. } = &mut *outbox else { return };
-            queue.push(delivery).map(|()| queue.pump())
-        };
-        match events {
-            Ok(events) => Self::send(held, events),
-            Err(_) => held.end(Close::QueueFull),
+        if let Outbox::Transient { queue, .. } = &mut *held.outbox.lock() {
+            Self::push(held, queue, delivery);
+        }
+    }
+
+    fn push(held: &Held, queue: &mut Transient, delivery: Delivery) {
+        if queue.push(delivery).is_ok() {
+            Self::send(held, queue.pump());
+        } else {
+            held.end(Close::QueueFull);
         }
     }
 
@@ -253,10 +255,8 @@ impl Registry {
     pub(super) fn send_retained(held: &Held, queue: &mut Transient, delivery: Delivery) {
         if delivery.message.qos == QoS::AtMostOnce {
             Self::send(held, vec![Event::Deliver(Box::new(delivery))]);
-        } else if queue.push(delivery).is_ok() {
-            Self::send(held, queue.pump());
         } else {
-            held.end(Close::QueueFull);
+            Self::push(held, queue, delivery);
         }
     }
 
