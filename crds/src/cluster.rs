@@ -331,7 +331,7 @@ impl Default for Fence {
 pub struct Storage {
     /// Size of a node's volume.
     pub size: Quantity,
-    /// Part of the volume that is kept free: nothing new is stored below it.
+    /// Part of the volume to keep free. Not enforced yet: the broker stores new messages below it.
     pub reserve: Percent,
     /// How the volume is attached; ReadWriteOncePod where the driver is CSI.
     pub access_mode: AccessMode,
