@@ -1,6 +1,8 @@
 //! The walls of the house, held by tests: which crate may lean on which (deny.toml), what the inner crates know, which
 //! folder may name which library, and the size of a file.
 
+mod documents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
