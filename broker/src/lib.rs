@@ -5,7 +5,7 @@ pub mod admin;
 pub mod clock;
 pub mod cluster;
 pub mod connection;
-mod gauges;
+pub mod gauges;
 mod glue;
 pub mod http;
 pub mod listener;

@@ -272,6 +272,13 @@ pub struct GroupStatus {
     pub lag: BTreeMap<NodeId, Option<u64>>,
 }
 
+impl GroupStatus {
+    /// Whether this node's log lists the node as a voter or a learner of the group.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        self.voters.contains_key(&node) || self.learners.contains_key(&node)
+    }
+}
+
 /// Sizes and rates; the defaults are for production, tests make them tiny.
 #[derive(Debug, Clone)]
 pub struct Tuning {

@@ -212,7 +212,7 @@ impl Access {
     }
 }
 
-/// The Raft groups of this node.
+/// The Raft groups of which this node is a replica.
 #[derive(Debug)]
 pub struct Raft {
     pub proposal_duration: Histogram,
@@ -276,6 +276,24 @@ impl Raft {
             uncommitted: self.uncommitted.with_label_values(label),
             leader_changes: self.leader_changes.with_label_values(label),
         }
+    }
+
+    /// Removes the series of a group that this node holds no more.
+    pub fn remove_group(&self, group: &str) {
+        let label = &[group];
+        // Fails where the series never existed.
+        for gauges in [
+            &self.has_leader,
+            &self.is_leader,
+            &self.term,
+            &self.commit_index,
+            &self.applied_index,
+            &self.snapshot_index,
+            &self.uncommitted,
+        ] {
+            gauges.remove_label_values(label).ok();
+        }
+        self.leader_changes.remove_label_values(label).ok();
     }
 }
 

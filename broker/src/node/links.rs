@@ -57,7 +57,7 @@ impl Node {
     fn shard_leader(&self, shard: u16) -> Option<NodeId> {
         let group = GroupId::shard(shard);
         let status = self.cluster.status(group);
-        if status.voters.contains_key(&self.id) || status.learners.contains_key(&self.id) {
+        if status.has_member(self.id) {
             return self.cluster.leadership(group).borrow().leader;
         }
         let (voters, _) = placement(group, &self.members_by_ordinal());

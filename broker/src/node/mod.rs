@@ -260,9 +260,30 @@ impl Node {
         self.registry.transient()
     }
 
-    /// Groups of which this node knows no leader.
+    /// Groups of which this node is a replica and knows no leader.
     pub fn leaderless_groups(&self) -> usize {
-        self.groups().filter(|group| self.cluster.leadership(*group).borrow().leader.is_none()).count()
+        self.groups_held().filter(|group| self.cluster.leadership(*group).borrow().leader.is_none()).count()
+    }
+
+    /// Groups of which this node is a voter or a learner.
+    pub fn groups_held(&self) -> impl Iterator<Item = GroupId> {
+        let members = self.members_by_ordinal();
+        self.groups().filter(move |group| self.holds(*group, &members))
+    }
+
+    /// A node that was removed from a group may never receive the entry that says so, and then lists itself for ever.
+    /// Therefore the placement that follows from the members has to name it as well, unless it still leads.
+    fn holds(&self, group: GroupId, members: &BTreeMap<u32, NodeId>) -> bool {
+        let status = self.cluster.status(group);
+        if !status.has_member(self.id) {
+            return false;
+        }
+        let (voters, learners) = membership::placement(group, members);
+        // While the cluster is formed meta has no members yet.
+        members.is_empty()
+            || voters.contains_key(&self.id)
+            || learners.contains_key(&self.id)
+            || self.cluster.leadership(group).borrow().ours
     }
 
     /// Groups that this node leads.
