@@ -26,25 +26,29 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         let packet = match reply {
             Reply::PubAck(packet_id, reason) => {
                 self.on_acknowledgement(reason)?;
-                self.unacknowledged.remove(&packet_id);
+                self.packet_ids.free(packet_id);
                 Packet::PubAck(Ack::new(packet_id, reason))
             }
             Reply::PubRec(packet_id, reason) => {
                 self.on_acknowledgement(reason)?;
                 if reason.is_error() {
-                    self.unacknowledged.remove(&packet_id);
+                    self.packet_ids.free(packet_id);
+                } else {
+                    self.packet_ids.received(packet_id);
                 }
                 Packet::PubRec(Ack::new(packet_id, reason))
             }
             Reply::PubRel(packet_id, reason) => Packet::PubRel(Ack::new(packet_id, reason)),
             Reply::PubComp(packet_id, reason) => {
-                self.unacknowledged.remove(&packet_id);
+                self.packet_ids.free(packet_id);
                 Packet::PubComp(Ack::new(packet_id, reason))
             }
             Reply::SubAck(packet_id, reasons) => {
+                self.packet_ids.free(packet_id);
                 Packet::SubAck(SubAck { packet_id, properties: AckProperties::default(), reasons })
             }
             Reply::UnsubAck(packet_id, reasons) => {
+                self.packet_ids.free(packet_id);
                 Packet::UnsubAck(UnsubAck { packet_id, properties: AckProperties::default(), reasons })
             }
             Reply::Revoked => return Ok(()),

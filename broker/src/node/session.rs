@@ -27,10 +27,21 @@ pub struct NodeSession {
     pub(super) queue: Arc<Mutex<Queue>>,
 }
 
+/// Bytes of QoS 0 messages of one session that may wait behind a retained or a QoS 2 message; those beyond are dropped and
+/// counted. One message is always taken.
+const QOS_0_BYTES: usize = 1 << 20;
+/// What a message takes beside its text and payload.
+const MESSAGE_OVERHEAD: usize = 256;
+const USER_PROPERTY_OVERHEAD: usize = size_of::<(MqttStr, MqttStr)>();
+
 /// Publishes that wait for something before they can be routed, so that all behind them wait too.
+///
+/// What a client may have unacknowledged is bounded by its connection; QoS 0 by [`QOS_0_BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
+    /// Bytes of the QoS 0 messages among them.
+    qos_0_bytes: usize,
     draining: bool,
 }
 
@@ -73,11 +84,12 @@ impl NodeSession {
             return Ok(Routed::Pending(pending));
         }
         let (routed, receiver) = oneshot::channel();
-        // A queue may grow only with what the client may have unacknowledged; QoS 0 is not promised.
-        if message.qos == QoS::AtMostOnce && queue.waiting.len() > 1000 {
+        let qos_0_bytes = qos_0_bytes(&message);
+        if queue.qos_0_bytes + qos_0_bytes > QOS_0_BYTES && !queue.waiting.is_empty() {
             self.node.metrics.dropped_unreachable();
             return Err(receiver);
         }
+        queue.qos_0_bytes += qos_0_bytes;
         queue.waiting.push_back(Waiting { message, packet, routed });
         if !queue.draining {
             queue.draining = true;
@@ -93,6 +105,7 @@ impl NodeSession {
             let next = {
                 let mut queue = self.queue.lock();
                 let next = queue.waiting.pop_front();
+                queue.qos_0_bytes -= next.as_ref().map_or(0, |next| qos_0_bytes(&next.message));
                 queue.draining = next.is_some();
                 next
             };
@@ -230,6 +243,19 @@ impl NodeSession {
             }
         }
     }
+}
+
+/// What a message takes while it waits, in bytes; 0 for one that is promised.
+fn qos_0_bytes(message: &Message) -> usize {
+    if message.qos != QoS::AtMostOnce {
+        return 0;
+    }
+    let properties = &message.properties;
+    let texts = [&properties.response_topic, &properties.content_type].into_iter().flatten().map(MqttStr::len);
+    let user = properties.user_properties.iter().map(|(name, value)| name.len() + value.len() + USER_PROPERTY_OVERHEAD);
+    let data = properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
+    let sum = texts.chain(user).sum::<usize>() + data;
+    MESSAGE_OVERHEAD + message.topic.len() + message.payload.len() + sum
 }
 
 /// What a QoS 2 packet id turned out to be.
