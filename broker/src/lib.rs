@@ -15,3 +15,4 @@ pub mod peer;
 pub mod run;
 pub mod session;
 pub mod storage;
+pub mod supervise;

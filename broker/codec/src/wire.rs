@@ -90,7 +90,11 @@ impl Reader {
 
     /// Refuses bytes behind the last field.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
-        if self.bytes.is_empty() { Ok(()) } else { Err(malformed("2.1.4", "bytes follow the last field of the packet")) }
+        if self.bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed("2.1.4", "bytes follow the last field of the packet"))
+        }
     }
 }
 

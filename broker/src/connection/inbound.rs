@@ -12,17 +12,17 @@ use super::guard::{Guard, Principal};
 use super::open::Open;
 use super::packet_ids::Admission;
 use super::replies::{Order, Reply};
-use crate::session::{Acknowledgement, Ended, Message, Published, Session, Sessions};
+use crate::session::{Ended, Message, Published, Session, Sessions};
 
 impl<N: Sessions, G: Guard> Open<N, G> {
     /// `size` is that of the packet in bytes.
     pub(super) fn on_packet(&mut self, packet: Packet, size: usize) -> Result<(), Ending> {
         match packet {
             Packet::Publish(publish) => self.on_publish(publish, size)?,
-            Packet::PubAck(ack) => self.session.acknowledge(ack.packet_id, Acknowledgement::Ack),
-            Packet::PubRec(ack) => self.on_pubrec(&ack),
+            Packet::PubAck(ack) => self.on_puback(ack.packet_id)?,
+            Packet::PubRec(ack) => self.on_pubrec(&ack)?,
             Packet::PubRel(ack) => self.on_pubrel(ack.packet_id)?,
-            Packet::PubComp(ack) => self.session.acknowledge(ack.packet_id, Acknowledgement::Comp),
+            Packet::PubComp(ack) => self.on_pubcomp(ack.packet_id)?,
             Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, size)?,
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe, size)?,
             Packet::PingReq => self.push(&Packet::PingResp)?,
@@ -56,11 +56,19 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         match (qos, packet_id) {
             (QoS::AtLeastOnce, Some(id)) => {
                 let done = self.session.publish(message, None);
-                self.replies.push(Order::Publish, size, done.map(move |published| Reply::PubAck(id, reason(published))));
+                self.replies.push(
+                    Order::Publish,
+                    size,
+                    done.map(move |published| Reply::PubAck(id, reason(published))),
+                );
             }
             (QoS::ExactlyOnce, Some(id)) => {
                 let done = self.session.publish(message, Some(id));
-                self.replies.push(Order::Publish, size, done.map(move |published| Reply::PubRec(id, reason(published))));
+                self.replies.push(
+                    Order::Publish,
+                    size,
+                    done.map(move |published| Reply::PubRec(id, reason(published))),
+                );
             }
             // It resolves at once, and nobody waits for what it says.
             _ => drop(self.session.publish(message, None).now_or_never()),
@@ -91,15 +99,29 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
+    fn on_puback(&mut self, id: PacketId) -> Result<(), Ending> {
+        self.deliveries.acknowledged(id)?;
+        self.session.acknowledge(id);
+        Ok(())
+    }
+
+    fn on_pubcomp(&mut self, id: PacketId) -> Result<(), Ending> {
+        self.deliveries.completed(id)?;
+        self.session.acknowledge(id);
+        Ok(())
+    }
+
     /// The client has a QoS 2 message, or will not take it ([MQTT-4.3.3-4]).
-    fn on_pubrec(&mut self, ack: &Ack) {
-        let id = ack.packet_id;
-        if ack.reason.is_error() {
-            self.session.acknowledge(id, Acknowledgement::Ack);
-            return;
+    fn on_pubrec(&mut self, ack: &Ack) -> Result<(), Ending> {
+        let (id, refused) = (ack.packet_id, ack.reason.is_error());
+        self.deliveries.received(id, refused)?;
+        if refused {
+            self.session.acknowledge(id);
+            return Ok(());
         }
         let done = self.session.received(id);
         self.replies.push(Order::Exchange, 0, done.map(move |known| Reply::PubRel(id, found(known))));
+        Ok(())
     }
 
     /// The client gives a packet id of its own free ([MQTT-4.3.3-11]).

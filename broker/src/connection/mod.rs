@@ -18,6 +18,7 @@
 
 mod aliases;
 mod close;
+mod deliveries;
 mod drain;
 mod guard;
 mod handshake;
@@ -43,9 +44,11 @@ use tracing::{Instrument, info, info_span};
 
 pub use close::{Closed, Rejected};
 pub use drain::Drain;
-pub use guard::{Guard, Observer, Principal, Unobserved};
+pub use guard::{Guard, Observer, Principal};
 
+use crate::metrics::Label as _;
 use crate::session::Sessions;
+use crate::supervise::caught;
 
 /// Bytes of unanswered packets of one client, as long as its packets are not larger.
 const HELD_BYTES_MAX: usize = 1 << 20;
@@ -179,13 +182,19 @@ where
     G: Guard,
 {
     // Boxed, so that an idle connection does not keep the room that its handshake needed.
-    let accepted = Box::pin(handshake::accept(&mut io, peer, &context)).await;
+    let accepted = caught("handshake", Box::pin(handshake::accept(&mut io, peer, &context))).await;
     match accepted {
-        Ok(open) => open.run(io).await,
-        Err(refused) => {
+        Err(_) => context.observer.rejected(Rejected::InternalError),
+        Ok(Ok(open)) => {
+            let observer = Arc::clone(&context.observer);
+            if caught("connection", open.run(io)).await.is_err() {
+                observer.closed(Closed::InternalError);
+            }
+        }
+        Ok(Err(refused)) => {
             let handshake::Refused { refusal, output } = *refused;
             context.observer.rejected(refusal.rejected);
-            info!(reason = refusal.rejected.label(), detail = %refusal.detail, "connection refused");
+            info!(reason = refusal.rejected.text(), detail = %refusal.detail, "connection refused");
             wire::say_goodbye(io, output).await;
         }
     }

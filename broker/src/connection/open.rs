@@ -21,11 +21,13 @@ use tracing::info;
 use super::Context;
 use super::aliases::Aliases;
 use super::close::{Closed, Ending};
+use super::deliveries::Deliveries;
 use super::guard::{Guard, Principal};
 use super::keep_alive::KeepAlive;
 use super::packet_ids::PacketIds;
 use super::replies::{Order, Replies, Reply};
 use super::wire::{Input, Output, Progress, offer, peek_read, progress, say_goodbye};
+use crate::metrics::Label as _;
 use crate::session::{Ended, Event, Session, Sessions};
 
 /// Events taken in one turn.
@@ -88,6 +90,7 @@ pub(super) struct Open<N: Sessions, G: Guard> {
     pub(super) replies: Replies,
     pub(super) aliases: Aliases,
     pub(super) packet_ids: PacketIds,
+    pub(super) deliveries: Deliveries,
     /// The session's filters, with the QoS asked for on this connection; 0 for those of a resumed session.
     pub(super) filters: HashMap<MqttStr, QoS>,
     input: Input,
@@ -121,6 +124,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             output,
             replies: Replies::default(),
             packet_ids: PacketIds::default(),
+            deliveries: Deliveries::default(),
             filters: parts.filters.into_iter().map(|filter| (filter, QoS::AtMostOnce)).collect(),
             input,
             events: parts.events,
@@ -140,7 +144,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         drop(session);
         context.observer.closed(ending.closed);
         let code = ending.code.map(u8::from);
-        info!(reason = ending.closed.label(), code, detail = %ending.detail, "connection closed");
+        info!(reason = ending.closed.text(), code, detail = %ending.detail, "connection closed");
         if let Some(code) = ending.code.filter(|_| version == ProtocolVersion::V5) {
             let packet = Packet::Disconnect(Disconnect::new(code));
             if output.push(&packet).is_ok() {
@@ -298,7 +302,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     fn on_rules(&mut self) -> Result<(), Ending> {
         let fresh = self.context.guard.refresh(&self.principal, &self.client_id);
         let Some(principal) = fresh else {
-            return Err(Ending::told(Closed::Auth, ReasonCode::NotAuthorized, "user is gone"));
+            return Err(Ending::told(Closed::Revoked, ReasonCode::NotAuthorized, "user is gone"));
         };
         self.principal = principal;
         self.revoke_subscriptions();

@@ -8,7 +8,7 @@ use super::guard::Guard;
 use super::open::Open;
 use super::replies::Reply;
 use super::wire::Unsent;
-use crate::session::{Acknowledgement, Delivery, Event, Session, Sessions};
+use crate::session::{Delivery, Event, Session, Sessions};
 
 impl<N: Sessions, G: Guard> Open<N, G> {
     pub(super) fn on_event(&mut self, event: Event) -> Result<(), Ending> {
@@ -17,7 +17,10 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                 self.deliver(*delivery);
                 Ok(())
             }
-            Event::Release(packet_id) => self.push(&Packet::PubRel(Ack::success(packet_id))),
+            Event::Release(packet_id) => {
+                self.deliveries.released(packet_id);
+                self.push(&Packet::PubRel(Ack::success(packet_id)))
+            }
             Event::Close(close) => Err(close.into()),
         }
     }
@@ -80,7 +83,12 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             payload: message.payload,
         });
         match self.output.push(&packet) {
-            Ok(()) => self.context.observer().sent(&packet),
+            Ok(()) => {
+                self.context.observer().sent(&packet);
+                if let Some(packet_id) = packet_id {
+                    self.deliveries.sent(packet_id, qos);
+                }
+            }
             // Discarded, as if the client had taken it [MQTT-3.1.2-25].
             Err(Unsent::TooLarge | Unsent::Unsayable) => {
                 self.context.observer().dropped_too_large(qos);
@@ -91,7 +99,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
 
     fn give_up(&self, packet_id: Option<PacketId>) {
         if let Some(packet_id) = packet_id {
-            self.session.acknowledge(packet_id, Acknowledgement::Ack);
+            self.session.acknowledge(packet_id);
         }
     }
 

@@ -10,7 +10,7 @@
 //! (UN)SUBSCRIBE: Requested --SUBACK, UNSUBACK--> free
 //! ```
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use covey_codec::{PacketId, ProtocolVersion, QoS};
 
@@ -43,7 +43,7 @@ pub(super) enum Admission {
 /// See the module. At most one entry per identifier: 65,535 of a few bytes each.
 #[derive(Debug, Default)]
 pub(super) struct PacketIds {
-    uses: HashMap<PacketId, Use>,
+    uses: BTreeMap<PacketId, Use>,
     requests: usize,
 }
 

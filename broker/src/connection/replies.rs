@@ -8,9 +8,9 @@ use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
 use covey_codec::{PacketId, ReasonCode};
-use futures::{FutureExt, StreamExt};
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
 
 /// Something that may be told to the client now.
 #[derive(Debug)]

@@ -184,6 +184,8 @@ pub struct Access {
     pub auth: Family<AuthResult, IntCounter>,
     pub auth_duration: Family<AuthMethod, Histogram>,
     pub checks: Family2<AclAction, AclResult, IntCounter>,
+    pub denied: Family<AclAction, IntCounter>,
+    pub subscriptions_revoked: IntCounter,
     pub revision: IntGauge,
     pub rejected_revision: IntGauge,
     pub load_failures: IntCounter,
@@ -200,6 +202,14 @@ impl Access {
                 &[0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0],
             )?,
             checks: make.counters2("acl_checks_total", "Decisions of access rules.")?,
+            denied: make.counters(
+                "acl_denied_total",
+                "PUBLISH packets, and filters of SUBSCRIBE packets, that access rules refused to clients.",
+            )?,
+            subscriptions_revoked: make.counter(
+                "acl_subscriptions_revoked_total",
+                "Subscriptions that were ended because access rules changed.",
+            )?,
             revision: make.gauge("acl_revision", "Revision of the access document that is enforced; 0 for none.")?,
             rejected_revision: make
                 .gauge("acl_rejected_revision", "Higher revision that was seen and refused; 0 for none.")?,

@@ -15,9 +15,11 @@ use super::Node;
 use super::held::{Held, Outbox, Registry};
 use super::message;
 use super::publish::{Outbound, Pending};
+use super::say::reply;
 use super::transient;
 use super::wire::ToShard;
-use crate::session::{Acknowledgement, Ended, Message, Published, Session, Subscription};
+use crate::session::{Close, Ended, Message, Published, Session, Subscription};
+use crate::supervise::caught;
 
 /// One session, held by one connection.
 #[derive(Debug, Clone)]
@@ -94,9 +96,19 @@ impl NodeSession {
         if !queue.draining {
             queue.draining = true;
             let session = self.clone();
-            self.node.spawn(async move { session.drain().await });
+            self.spawn("queued publishes", async move { session.drain().await });
         }
         Err(receiver)
+    }
+
+    /// Starts a task of this session: its panic ends the client's connection, whose requests would wait for ever.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let session = self.clone();
+        self.node.spawn(name, async move {
+            if caught(name, task).await.is_err() {
+                session.node.registry.close(&session.held, Close::Failed);
+            }
+        });
     }
 
     /// Routes what waits, in order; gives up when the epoch ends.
@@ -111,7 +123,7 @@ impl NodeSession {
             };
             let Some(waiting) = next else { return };
             let Some(routed) = self.route_in_turn(&waiting.message, waiting.packet).await else { return };
-            waiting.routed.send(routed).unwrap_or_default();
+            reply(waiting.routed, routed);
         }
     }
 
@@ -222,7 +234,7 @@ impl NodeSession {
         }
         if !awaited.is_empty() {
             let session = self.clone();
-            self.node.spawn(async move { session.send_retained(awaited).await });
+            self.spawn("retained messages", async move { session.send_retained(awaited).await });
         }
         codes
     }
@@ -347,7 +359,7 @@ impl Session for NodeSession {
         }
     }
 
-    fn acknowledge(&self, packet_id: PacketId, _how: Acknowledgement) {
+    fn acknowledge(&self, packet_id: PacketId) {
         let held = &self.held;
         let mut outbox = held.outbox.lock();
         match &mut *outbox {

@@ -50,7 +50,8 @@ async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics
         let Some(running) = running else { continue };
         let (groups, metrics) = &mut series[ordinal];
         groups.read(&running.node, metrics);
-        let expected = replicated(herd, ordinal).unwrap().iter().map(|group| group.to_string().replace('/', "-")).collect();
+        let expected =
+            replicated(herd, ordinal).unwrap().iter().map(|group| group.to_string().replace('/', "-")).collect();
         assert_eq!(exported(metrics), expected, "node {ordinal}");
     }
 }

@@ -162,12 +162,7 @@ impl Decoder {
     }
 
     /// Refuses a CONNECT that is too large as soon as its version has come, in which the refusal is said.
-    fn refuse_connect(
-        &mut self,
-        bytes: &BytesMut,
-        size: usize,
-        header: usize,
-    ) -> Result<Option<Packet>, DecodeError> {
+    fn refuse_connect(&mut self, bytes: &BytesMut, size: usize, header: usize) -> Result<Option<Packet>, DecodeError> {
         let begin = bytes.get(header..size.min(header + VERSION_LEN)).unwrap_or_default();
         if begin.len() < VERSION_LEN.min(size - header) {
             return Ok(None);

@@ -175,7 +175,7 @@ async fn a_deleted_user_is_disconnected_and_refused() {
         let mut other = bench.connect(version).await;
         bench.rules.remove_user("ann");
         assert!(client.expect_end(ReasonCode::NotAuthorized).await < SECOND);
-        assert!(bench.counts.has(Count::Closed(Closed::Auth)));
+        assert!(bench.counts.has(Count::Closed(Closed::Revoked)));
         let (_, answer) = bench.try_connect(hello).await;
         assert_eq!(answer.reason, ReasonCode::BadUserNameOrPassword);
         other.ping().await;
