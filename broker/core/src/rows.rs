@@ -39,6 +39,7 @@ pub struct UnreadableEntry {
 /// Encodes what is stored or sent.
 #[expect(
     clippy::expect_used,
+    clippy::missing_panics_doc,
     reason = "postcard fails on a full buffer or on a sequence without length; there is neither"
 )]
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {

@@ -114,7 +114,7 @@ fn connect_with(version: ProtocolVersion, user_properties: usize) -> BytesMut {
 
 #[test]
 fn connect_above_its_own_limit_is_refused_when_its_version_is_known() {
-    let whole = connect_with(ProtocolVersion::V5, 40);
+    let mut whole = connect_with(ProtocolVersion::V5, 40);
     let mut decoder = Decoder::new(1000).with_connect_limit(100);
     for length in 0..10 {
         assert_eq!(decoder.decode(&mut BytesMut::from(&whole[..length])), Ok(None), "{length} bytes");
@@ -125,7 +125,7 @@ fn connect_above_its_own_limit_is_refused_when_its_version_is_known() {
     assert_eq!(decoder.version(), Some(ProtocolVersion::V5));
     assert_eq!(Decoder::announced(&whole[..3]), Some(size));
     let mut decoder = Decoder::new(1000).with_connect_limit(size);
-    assert!(decoder.decode(&mut whole.clone()).unwrap().is_some());
+    assert!(decoder.decode(&mut whole).unwrap().is_some());
     // The limit of the other packets is not that of CONNECT.
     let mut publish = BytesMut::from(&[0x30, 0xc8, 0x01][..]);
     assert_eq!(decoder.decode(&mut publish), Ok(None));

@@ -162,7 +162,8 @@ async fn a_session_that_the_node_lets_go_of_ends_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn an_acknowledgement_of_another_qos_is_a_protocol_error_4_3() {
-    let wrong: [(QoS, fn(Ack) -> Packet); 4] = [
+    type Wrong = (QoS, fn(Ack) -> Packet);
+    let wrong: [Wrong; 4] = [
         (QoS::ExactlyOnce, Packet::PubAck),
         (QoS::ExactlyOnce, Packet::PubComp),
         (QoS::AtLeastOnce, Packet::PubRec),

@@ -182,7 +182,9 @@ impl Outgoing {
                 FromTransient::Receipt { number, matched } => self.on_receipt(number, matched),
                 FromTransient::Synced(id) => {
                     let synced = self.state.lock().syncs.remove(&id);
-                    synced.into_iter().for_each(|synced| reply(synced, ()));
+                    if let Some(synced) = synced {
+                        reply(synced, ());
+                    }
                 }
             }
         }
