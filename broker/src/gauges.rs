@@ -1,5 +1,6 @@
 //! Gauges and readiness, read off the node at intervals: what is not counted where it happens.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::cluster::GroupId;
+use crate::cluster::{GroupId, NodeId};
 use crate::http::Readiness;
 use crate::metrics::{Check, Metrics, SessionKind, SessionState, SubscriptionKind, gauge_value};
 use crate::node::Node;
@@ -38,12 +39,12 @@ impl Gauges {
     /// Runs until shutdown.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut round = 0_u32;
-        let mut leaders = std::collections::BTreeMap::new();
+        let mut groups = GroupSeries::default();
         self.metrics.clients.limit.set(i64::from(self.node.config.mqtt.max_connections));
         while shutdown.run_until_cancelled(tokio::time::sleep(JUDGE)).await.is_some() {
             self.judge();
             if round.is_multiple_of(READ_EVERY) {
-                self.read(&mut leaders);
+                self.read(&mut groups);
             }
             round = round.wrapping_add(1);
         }
@@ -59,8 +60,8 @@ impl Gauges {
         self.metrics.node.fenced.set(i64::from(member && !leased));
     }
 
-    fn read(&self, leaders: &mut std::collections::BTreeMap<GroupId, u64>) {
-        self.read_groups(leaders);
+    fn read(&self, groups: &mut GroupSeries) {
+        groups.read(&self.node, &self.metrics);
         let (heard, members) = self.node.members_heard();
         self.metrics.cluster.members_alive.set(gauge_value(heard));
         self.metrics.cluster.members_configured.set(gauge_value(members));
@@ -87,12 +88,27 @@ impl Gauges {
         let wal = self.log.metrics();
         self.metrics.storage.used_bytes.get(crate::metrics::StorageKind::Wal).set(gauge_value(wal.bytes));
     }
+}
 
-    fn read_groups(&self, leaders: &mut std::collections::BTreeMap<GroupId, u64>) {
-        for group in self.node.groups() {
-            let status = self.node.cluster.status(group);
-            let leads = self.node.cluster.leadership(group).borrow().ours;
-            let gauges = self.metrics.raft.group(&group.to_string().replace('/', "-"));
+/// The series of the Raft groups that a node holds. A group that it does not hold, or holds no more, has none: a rule that
+/// compares replicas would take its zeros for a replica that lags.
+#[derive(Debug, Default)]
+pub struct GroupSeries {
+    /// The last known leader of each group with series.
+    leaders: BTreeMap<GroupId, Option<NodeId>>,
+}
+
+impl GroupSeries {
+    /// Reads the state of every group that the node holds, and removes the series of the others.
+    pub fn read(&mut self, node: &Node, metrics: &Metrics) {
+        let held: BTreeSet<GroupId> = node.groups_held().collect();
+        for (group, _) in self.leaders.extract_if(.., |group, _| !held.contains(group)) {
+            metrics.raft.remove_group(&label(group));
+        }
+        for group in held {
+            let status = node.cluster.status(group);
+            let leads = node.cluster.leadership(group).borrow().ours;
+            let gauges = metrics.raft.group(&label(group));
             gauges.has_leader.set(i64::from(status.leader.is_some()));
             gauges.is_leader.set(i64::from(leads));
             gauges.term.set(gauge_value(status.term));
@@ -100,11 +116,17 @@ impl Gauges {
             gauges.applied_index.set(gauge_value(status.applied));
             gauges.snapshot_index.set(gauge_value(status.snapshot));
             gauges.uncommitted.set(if leads { gauge_value(status.last.saturating_sub(status.commit)) } else { 0 });
+            let known = self.leaders.entry(group).or_default();
             if let Some(leader) = status.leader
-                && leaders.insert(group, leader).is_some_and(|former| former != leader)
+                && known.replace(leader).is_some_and(|former| former != leader)
             {
                 gauges.leader_changes.inc();
             }
         }
     }
+}
+
+/// The value of the label `group`: `meta`, `retained`, `shard-0`.
+fn label(group: GroupId) -> String {
+    group.to_string().replace('/', "-")
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::access::{Access, Principal};
 use crate::http::Readiness;
-use crate::metrics::{self, Check, DropReason, Label as _, Metrics, PacketType};
+use crate::metrics::{AclAction, Check, Closed, DropReason, Kicked, Label as _, Metrics, PacketType, Rejected};
 use crate::storage::space::Space;
 use crate::{admin, connection, node};
 
@@ -60,31 +60,22 @@ impl connection::Principal for Principal {
 #[derive(Debug, Clone)]
 pub(crate) struct Counting(pub(crate) Arc<Metrics>);
 
-/// The variant of a metric's label that has the same text.
-fn labelled<L: metrics::Label>(text: &str) -> Option<L> {
-    L::ALL.iter().copied().find(|label| label.text() == text)
-}
-
 impl connection::Observer for Counting {
     fn opened(&self) {
         self.0.clients.opened.inc();
     }
 
-    fn closed(&self, reason: connection::Closed) {
-        if let Some(label) = labelled::<metrics::Closed>(reason.label()) {
-            self.0.clients.closed.get(label).inc();
-        }
+    fn closed(&self, reason: Closed) {
+        self.0.clients.closed.get(reason).inc();
         match reason {
-            connection::Closed::TakenOver => self.0.sessions.kicked.get(metrics::Kicked::TakenOver).inc(),
-            connection::Closed::Auth => self.0.sessions.kicked.get(metrics::Kicked::AclRevoked).inc(),
+            Closed::TakenOver => self.0.sessions.kicked.get(Kicked::TakenOver).inc(),
+            Closed::Revoked => self.0.sessions.kicked.get(Kicked::AclRevoked).inc(),
             _ => {}
         }
     }
 
-    fn rejected(&self, reason: connection::Rejected) {
-        if let Some(label) = labelled::<metrics::Rejected>(reason.label()) {
-            self.0.clients.rejected.get(label).inc();
-        }
+    fn rejected(&self, reason: Rejected) {
+        self.0.clients.rejected.get(reason).inc();
     }
 
     fn received(&self, packet: &Packet) {
@@ -110,6 +101,18 @@ impl connection::Observer for Counting {
 
     fn bytes_sent(&self, bytes: usize) {
         self.0.clients.bytes_sent.inc_by(bytes as u64);
+    }
+
+    fn publish_denied(&self) {
+        self.0.access.denied.get(AclAction::Publish).inc();
+    }
+
+    fn subscribe_denied(&self) {
+        self.0.access.denied.get(AclAction::Subscribe).inc();
+    }
+
+    fn subscription_revoked(&self) {
+        self.0.access.subscriptions_revoked.inc();
     }
 
     fn dropped_too_large(&self, qos: QoS) {

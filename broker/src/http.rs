@@ -142,7 +142,7 @@ mod tests {
     async fn readiness_names_what_fails() {
         let server = start().await;
         assert_eq!(get(&server, "/livez").await, (200, "ok\n".into()));
-        let all = "joined\nlease\naccess\ncertificate\nnot_draining\n";
+        let all = "disk\njoined\nlease\naccess\ncertificate\nnot_draining\n";
         assert_eq!(get(&server, "/readyz").await, (503, all.into()));
         for check in Check::ALL {
             assert!(!server.readiness.is_ready());

@@ -1,7 +1,7 @@
 //! A broker, from its configuration to its end.
 //!
 //! ```text
-//!  disk (whose is it?) -> log -> TLS, pool -> node -> peer and admin ports -> HTTP -> listeners
+//!  disk (whose is it?) -> HTTP (live, not ready) -> log -> TLS, pool -> node -> peer and admin ports -> listeners
 //!  shutdown: not ready -> clients drained -> leaderships handed away -> everything stops; the node stays a member
 //! ```
 
@@ -30,6 +30,7 @@ use crate::node::{self, Identity, Membership, Node, NodeSessions, Parts};
 use crate::peer::{self, Pool, Role, Tls, TlsError};
 use crate::storage::marker::{self, Directory, Expected};
 use crate::storage::segment::{self, Expect, Log};
+use crate::supervise::{Supervisor, count_panics};
 
 /// How long leaderships may take to move when the node stops.
 const HANDOVER: Duration = Duration::from_secs(5);
@@ -59,6 +60,8 @@ pub enum Error {
     Tls(#[from] TlsError),
     #[error("failed to start the Raft groups: {0}")]
     Groups(#[from] StartError),
+    #[error("failed to open the data directory: {0}")]
+    Opening(#[source] tokio::task::JoinError),
     #[error("failed to register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("failed to listen on {address}: {source}")]
@@ -67,17 +70,52 @@ pub enum Error {
     Bind(String),
 }
 
-/// The parts that stop in order.
-struct Broker {
-    node: Arc<Node>,
-    identity: Arc<Identity>,
-    readiness: Readiness,
+/// What there is before the disk is opened, which may take minutes.
+struct Host {
     metrics: Arc<Metrics>,
-    drain: Drain,
-    log: Log,
+    readiness: Readiness,
+    supervisor: Supervisor,
     tasks: TaskTracker,
     /// Ends the ports and tasks, after the clients have gone.
     stop: CancellationToken,
+}
+
+impl Host {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        let readiness = Readiness::new(metrics.clone());
+        readiness.set(Check::NotDraining, true);
+        Self {
+            metrics,
+            readiness,
+            supervisor: Supervisor::new(end_process),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Starts a task that runs until the broker stops.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.supervisor.clone().lasting(name, self.stop.clone(), task));
+    }
+
+    /// Serves HTTP while something is opened and from then on: the process is live, and ready at the earliest when it is
+    /// opened.
+    async fn open<T>(&self, http: TcpListener, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let serving = http::serve(http, self.metrics.clone(), self.readiness.clone(), self.stop.clone());
+        self.spawn("HTTP port", complain("HTTP", serving));
+        let opened = opening.await?;
+        self.readiness.set(Check::Disk, true);
+        Ok(opened)
+    }
+}
+
+/// The parts that stop in order.
+struct Broker {
+    host: Host,
+    node: Arc<Node>,
+    identity: Arc<Identity>,
+    drain: Drain,
+    log: Log,
 }
 
 /// Runs a broker until `shutdown`; a stopped node stays a member of its cluster.
@@ -99,14 +137,60 @@ async fn start(options: Options) -> Result<Broker, Error> {
     let ordinal = ordinal_of(&name)?;
     let config = Arc::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &commit)?;
-    let (identity, log) = open_disk(&config, &name, ordinal, &metrics)?;
+    count_panics(metrics.node.task_panics.clone());
+    // Before anything that another process on this disk would have too, such as the port.
+    let directory = take_disk(&config, &name)?;
+    let host = Host::new(metrics);
+    let http = listen(address(&config, config.peers.http_port, ordinal)?).await?;
+    let opening = opened(Opening {
+        config: config.clone(),
+        directory,
+        ordinal,
+        metrics: host.metrics.clone(),
+        supervisor: host.supervisor.clone(),
+        stop: host.stop.clone(),
+    });
+    let Opened { node, membership, identity, log, access, tls } = host.open(http, opening).await?;
+    let broker = Broker { host, node, identity, drain: Drain::default(), log };
+    broker.serve(&config, ordinal, membership, access, tls).await?;
+    Ok(broker)
+}
+
+/// What the disk is opened with.
+struct Opening {
+    config: Arc<Config>,
+    directory: Directory,
+    ordinal: u32,
+    metrics: Arc<Metrics>,
+    supervisor: Supervisor,
+    stop: CancellationToken,
+}
+
+/// A node on its opened disk.
+struct Opened {
+    node: Arc<Node>,
+    membership: Arc<Membership>,
+    identity: Arc<Identity>,
+    log: Log,
+    access: Access,
+    tls: Tls,
+}
+
+/// Opens the disk on a thread of its own: the log is replayed and all state is loaded without a pause in which a worker
+/// could answer a probe.
+async fn opened(opening: Opening) -> Result<Opened, Error> {
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || runtime.block_on(open_node(opening))).await;
+    opened.map_err(Error::Opening)?
+}
+
+async fn open_node(opening: Opening) -> Result<Opened, Error> {
+    let Opening { config, directory, ordinal, metrics, supervisor, stop } = opening;
+    let (identity, log) = open_log(&config, directory, ordinal, &metrics)?;
     info!(node = format!("{:016x}", identity.node), ordinal, incarnation = identity.incarnation, "disk opened");
     let tls = Tls::load(&config.paths.peer_tls, &config.cluster.uid)?;
     let greeting = identity.clone();
     let pool = Pool::new(tls.clone(), config.peers.clone(), move |_, channel| greeting.greet(channel));
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let readiness = Readiness::new(metrics.clone());
-    readiness.set(Check::NotDraining, true);
     let access = Access::open(access::Options {
         data: config.paths.data.clone(),
         mount: config.paths.access.clone(),
@@ -119,23 +203,31 @@ async fn start(options: Options) -> Result<Broker, Error> {
         log: log.clone(),
         dir: config.paths.data.clone(),
         pool,
-        observer: Arc::new(Counting(metrics.clone())),
+        observer: Arc::new(Counting(metrics)),
         tuning: Tuning::default(),
         fatal: Arc::new(|group, reason| end_process(&format!("group {group} cannot go on: {reason}"))),
-        shutdown: stop.clone(),
+        supervisor,
+        shutdown: stop,
     })
     .await?;
-    let broker = Broker { node, identity, readiness, metrics, drain: Drain::default(), log, tasks, stop };
-    broker.serve(&config, ordinal, membership, access, tls).await?;
-    Ok(broker)
+    Ok(Opened { node, membership, identity, log, access, tls })
 }
 
-/// Opens the data directory: whose is it, and what does its log say.
-fn open_disk(config: &Config, name: &str, ordinal: u32, metrics: &Arc<Metrics>) -> Result<(Arc<Identity>, Log), Error> {
+/// Takes the data directory, if it is this node's and no other process has it.
+fn take_disk(config: &Config, name: &str) -> Result<Directory, Error> {
     let parse = |id: &String| Uuid::parse_str(id).map_err(|_| Error::ClusterId(id.clone()));
     let cluster_id = config.cluster.id.as_ref().map(parse).transpose()?;
+    Ok(Directory::open(&config.paths.data, &Expected { cluster_id, node_name: name })?)
+}
+
+/// Opens the log, which replays it.
+fn open_log(
+    config: &Config,
+    directory: Directory,
+    ordinal: u32,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Identity>, Log), Error> {
     let dir = &config.paths.data;
-    let directory = Directory::open(dir, &Expected { cluster_id, node_name: name })?;
     let mut options = segment::Options::new(Arc::new(|error| end_process(&format!("the log failed: {error}"))));
     let synced = metrics.clone();
     options.on_sync = Arc::new(move |duration| {
@@ -176,18 +268,14 @@ impl Broker {
         let bind = |port| address(config, port, ordinal);
         self.serve_peers(bind(config.peers.port)?, membership.clone(), &tls).await?;
         self.serve_admin(bind(config.peers.admin_port)?, membership, &access, &tls, &config.paths.data).await?;
-        let http = listen(bind(config.peers.http_port)?).await?;
-        self.tasks.spawn(complain(
-            "HTTP",
-            http::serve(http, self.metrics.clone(), self.readiness.clone(), self.stop.clone()),
-        ));
-        self.tasks.spawn(access.clone().follow(self.stop.clone()));
-        self.tasks.spawn(tls.clone().follow(self.stop.clone()));
-        self.tasks.spawn(self.metrics.clone().measure_lag(self.stop.clone()));
+        let host = &self.host;
+        host.spawn("access rules", access.clone().follow(host.stop.clone()));
+        host.spawn("peer certificate", tls.clone().follow(host.stop.clone()));
+        host.spawn("event loop lag", host.metrics.clone().measure_lag(host.stop.clone()));
         let context = Context::new(
             Arc::new(NodeSessions(self.node.clone())),
             Arc::new(Door(access.clone())),
-            Arc::new(Counting(self.metrics.clone())),
+            Arc::new(Counting(host.metrics.clone())),
             Limits::from_config(config),
             self.drain.clone(),
         );
@@ -196,12 +284,13 @@ impl Broker {
             let bound = Listener::bind(address, context.clone()).await;
             let bound = bound.map_err(|source| Error::Listen { address, source })?;
             info!(listener = listener.name, %address, "listening for clients");
-            self.tasks.spawn(bound.run());
+            let stopped = self.drain.stopped().clone();
+            host.tasks.spawn(host.supervisor.clone().lasting("listener", stopped, bound.run()));
         }
         let gauges = Gauges {
             node: self.node.clone(),
-            metrics: self.metrics.clone(),
-            readiness: self.readiness.clone(),
+            metrics: host.metrics.clone(),
+            readiness: host.readiness.clone(),
             access,
             tls,
             log: self.log.clone(),
@@ -209,14 +298,15 @@ impl Broker {
             listener: config.listeners.first().map_or_else(|| "none".to_owned(), listener_name),
             connections: Arc::new(move || context.connections()),
         };
-        self.tasks.spawn(gauges.run(self.stop.clone()));
+        host.spawn("gauges", gauges.run(host.stop.clone()));
         Ok(())
     }
 
     async fn serve_peers(&self, address: SocketAddr, membership: Arc<Membership>, tls: &Tls) -> Result<(), Error> {
         let listener = listen(address).await?;
         let routes = node::peer_routes(self.node.clone(), membership);
-        self.tasks.spawn(complain("peer", peer::serve(listener, tls.clone(), Role::Broker, routes, self.stop.clone())));
+        let serving = peer::serve(listener, tls.clone(), Role::Broker, routes, self.host.stop.clone());
+        self.host.spawn("peer port", complain("peer", serving));
         Ok(())
     }
 
@@ -229,31 +319,33 @@ impl Broker {
         data: &Path,
     ) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let facts = NodeFacts { access: access.clone(), readiness: self.readiness.clone(), data: PathBuf::from(data) };
+        let facts =
+            NodeFacts { access: access.clone(), readiness: self.host.readiness.clone(), data: PathBuf::from(data) };
         let service = AdminService { node: self.node.clone(), membership, facts: Arc::new(facts) };
         let routes = service.into_routes();
-        self.tasks
-            .spawn(complain("admin", peer::serve(listener, tls.clone(), Role::Operator, routes, self.stop.clone())));
+        let serving = peer::serve(listener, tls.clone(), Role::Operator, routes, self.host.stop.clone());
+        self.host.spawn("admin port", complain("admin", serving));
         Ok(())
     }
 
     /// Stops in order; SIGTERM means stop, never leave.
     async fn stop(self) {
         info!("stopping: clients are sent away");
-        self.readiness.set(Check::NotDraining, false);
-        self.metrics.node.draining.set(1);
+        let host = self.host;
+        host.readiness.set(Check::NotDraining, false);
+        host.metrics.node.draining.set(1);
         let drain = &self.node.config.drain;
         self.drain.run(drain.rate, drain.deadline).await;
         if tokio::time::timeout(HANDOVER, self.node.transfer_leaders()).await.is_err() {
             info!("some leaderships were not taken in time; their groups elect");
         }
-        self.stop.cancel();
-        self.tasks.close();
+        host.stop.cancel();
+        host.tasks.close();
         self.node.tasks.close();
         self.node.tasks.wait().await;
         self.node.cluster.stop().await;
         self.log.close();
-        self.tasks.wait().await;
+        host.tasks.wait().await;
         self.identity.release();
         info!("stopped");
     }
@@ -272,16 +364,58 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
-/// A port that fails while the broker runs says so.
+/// A port that fails while the broker runs says so; its end ends the process.
 async fn complain<E: std::fmt::Display>(port: &'static str, serving: impl Future<Output = Result<(), E>>) {
     if let Err(error) = serving.await {
-        error!(port, %error, "a port is not served any more");
+        error!(port, %error, "failed to serve a port");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_broker_whose_disk_is_being_opened_is_live_and_not_ready() {
+        let host = Arc::new(Host::new(Metrics::new("0", "0").unwrap()));
+        let http = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = http.local_addr().unwrap();
+        let (done, replay) = tokio::sync::oneshot::channel::<()>();
+        let (starting, opening) = (host.clone(), async { replay.await.map_err(|_| Error::Bind("x".into())) });
+        let opened = tokio::spawn(async move { starting.open(http, opening).await });
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        let ready = get(address, "/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("\ndisk\n"), "{ready}");
+        let metrics = get(address, "/metrics").await;
+        assert!(metrics.contains("mqtt_broker_readiness_check{check=\"disk\"} 0\n"), "{metrics}");
+        done.send(()).unwrap();
+        opened.await.unwrap().unwrap();
+        let ready = get(address, "/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && !ready.contains("\ndisk\n"), "{ready}");
+        host.stop.cancel();
+        host.tasks.close();
+        host.tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_refused_ends_the_start() {
+        let host = Host::new(Metrics::new("0", "0").unwrap());
+        let http = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let refused = host.open(http, std::future::ready(Err::<(), _>(Error::Name("x".into())))).await;
+        assert!(matches!(refused, Err(Error::Name(_))));
+        assert!(host.readiness.failing().contains(&Check::Disk));
+    }
 
     #[test]
     fn the_ordinal_is_the_end_of_the_name() {

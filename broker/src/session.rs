@@ -84,21 +84,10 @@ pub enum Close {
     TakenOver,
     /// The node left the cluster for longer than `closeClientsAfter` (0x89).
     Fenced,
-    /// Its rights were withdrawn (0x87).
-    Revoked,
+    /// A task of the session panicked (0x83).
+    Failed,
     /// A transient session did not keep up (0x97).
     QueueFull,
-    /// The node is stopping (0x8B; 0x9C with a server reference).
-    ShuttingDown,
-}
-
-/// How the client acknowledged a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acknowledgement {
-    /// PUBACK, or PUBREC with an error reason: the message is done.
-    Ack,
-    /// PUBCOMP: the message is done.
-    Comp,
 }
 
 /// Result of a publish that may be acknowledged now.
@@ -166,8 +155,9 @@ pub trait Session: Send + Sync + 'static {
     /// One reason code per filter.
     fn unsubscribe(&self, filters: Vec<MqttStr>) -> impl Future<Output = Vec<ReasonCode>> + Send + 'static;
 
-    /// The client acknowledged a delivery; unknown ids are ignored.
-    fn acknowledge(&self, packet_id: PacketId, how: Acknowledgement);
+    /// The client is done with a delivery: PUBACK, PUBCOMP, or PUBREC with an error. Unknown ids are ignored; that the
+    /// packet is the one of the delivery's QoS was checked.
+    fn acknowledge(&self, packet_id: PacketId);
 
     /// PUBREC from the client: resolves when it is committed, then PUBREL is sent. `false`: unknown id (0x92).
     fn received(&self, packet_id: PacketId) -> impl Future<Output = bool> + Send + 'static;

@@ -39,6 +39,12 @@ pub enum DecodeError {
     /// A PUBLISH has topic alias 0.
     #[error("topic alias is zero [MQTT-3.3.2-8]")]
     TopicAliasZero,
+    /// A message has more user properties than the decoder takes.
+    #[error("message has more than {max} user properties (4.13.2)")]
+    TooManyUserProperties {
+        /// The limit.
+        max: usize,
+    },
     /// The packet is larger than the decoder's limit.
     #[error("packet of {size} bytes exceeds the limit of {limit} bytes [MQTT-3.2.2-15]")]
     TooLarge {
@@ -57,6 +63,7 @@ impl DecodeError {
             Self::Protocol { .. } => ReasonCode::ProtocolError,
             Self::UnsupportedVersion { .. } => ReasonCode::UnsupportedProtocolVersion,
             Self::TopicAliasZero => ReasonCode::TopicAliasInvalid,
+            Self::TooManyUserProperties { .. } => ReasonCode::QuotaExceeded,
             Self::TooLarge { .. } => ReasonCode::PacketTooLarge,
         }
     }
@@ -68,6 +75,7 @@ impl DecodeError {
             | Self::Protocol { clause, .. }
             | Self::UnsupportedVersion { clause, .. } => clause,
             Self::TopicAliasZero => "MQTT-3.3.2-8",
+            Self::TooManyUserProperties { .. } => "4.13.2",
             Self::TooLarge { .. } => "MQTT-3.2.2-15",
         }
     }

@@ -10,7 +10,7 @@ use crate::packet::{PayloadFormat, QoS, UserProperties};
 use crate::text::MqttStr;
 use crate::topic;
 use crate::varint;
-use crate::wire::{Count, Reader, Sink};
+use crate::wire::{Count, Reader, Sink, UserPropertyPolicy};
 
 /// The identifiers of table 2-4.
 pub(crate) mod id {
@@ -114,15 +114,41 @@ impl Property {
     }
 }
 
-/// Reads a property list with its length and hands every property to `take`.
+/// Where the user properties of a packet go: every packet with properties may have them.
+#[derive(Debug)]
+pub(crate) enum Users<'a> {
+    /// Those of a message: its receivers get them.
+    Forwarded(&'a mut UserProperties),
+    /// Those that end at the receiver of the packet.
+    Unread(&'a mut UserProperties),
+}
+
+impl Users<'_> {
+    fn push(&mut self, policy: UserPropertyPolicy, name: MqttStr, value: MqttStr) -> Result<(), DecodeError> {
+        match (self, policy) {
+            (Self::Unread(_), UserPropertyPolicy::Forwarded { .. }) => {}
+            (Self::Forwarded(list), UserPropertyPolicy::Forwarded { max }) if list.len() >= max => {
+                return Err(DecodeError::TooManyUserProperties { max });
+            }
+            (Self::Forwarded(list) | Self::Unread(list), _) => list.push((name, value)),
+        }
+        Ok(())
+    }
+}
+
+/// Reads a property list with its length and hands every property but the user's to `take`.
 pub(crate) fn each(
     from: &mut Reader,
+    mut users: Users<'_>,
     mut take: impl FnMut(Property) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
     let len = usize::try_from(from.varint()?).unwrap_or(usize::MAX);
-    let mut list = Reader::new(from.take(len)?);
+    let mut list = from.part(len)?;
     while !list.is_empty() {
-        take(Property::read(&mut list)?)?;
+        match Property::read(&mut list)? {
+            Property::User(name, value) => users.push(list.policy, name, value)?,
+            other => take(other)?,
+        }
     }
     Ok(())
 }

@@ -12,41 +12,59 @@ use crate::varint;
 
 /// One packet, or one property list, from which fields are taken.
 #[derive(Debug)]
-pub(crate) struct Reader(Bytes);
+pub(crate) struct Reader {
+    bytes: Bytes,
+    /// What becomes of user properties.
+    pub(crate) policy: UserPropertyPolicy,
+}
+
+/// Which user properties a decoder keeps; all are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UserPropertyPolicy {
+    /// All.
+    Keep,
+    /// Those that go on to other clients, of PUBLISH and of a will, and no packet with more of them than this.
+    Forwarded { max: usize },
+}
 
 impl Reader {
-    pub(crate) fn new(bytes: Bytes) -> Self {
-        Self(bytes)
+    pub(crate) fn new(bytes: Bytes, policy: UserPropertyPolicy) -> Self {
+        Self { bytes, policy }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
+    }
+
+    /// The next `len` bytes as a reader of their own.
+    pub(crate) fn part(&mut self, len: usize) -> Result<Self, DecodeError> {
+        Ok(Self { bytes: self.take(len)?, policy: self.policy })
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.0.try_get_u8().map_err(|_| ends_early())
+        self.bytes.try_get_u8().map_err(|_| ends_early())
     }
 
     pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.0.try_get_u16().map_err(|_| ends_early())
+        self.bytes.try_get_u16().map_err(|_| ends_early())
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.0.try_get_u32().map_err(|_| ends_early())
+        self.bytes.try_get_u32().map_err(|_| ends_early())
     }
 
     pub(crate) fn varint(&mut self) -> Result<u32, DecodeError> {
-        let (value, len) = varint::read(&self.0)?.ok_or_else(ends_early)?;
-        self.0.advance(len);
+        let (value, len) = varint::read(&self.bytes)?.ok_or_else(ends_early)?;
+        self.bytes.advance(len);
         Ok(value)
     }
 
     /// The next `len` bytes, shared.
     pub(crate) fn take(&mut self, len: usize) -> Result<Bytes, DecodeError> {
-        if len > self.0.len() {
+        if len > self.bytes.len() {
             return Err(ends_early());
         }
-        Ok(self.0.split_to(len))
+        Ok(self.bytes.split_to(len))
     }
 
     /// Binary data (1.5.6).
@@ -67,12 +85,16 @@ impl Reader {
 
     /// Everything that is left.
     pub(crate) fn rest(&mut self) -> Bytes {
-        self.0.split_off(0)
+        self.bytes.split_off(0)
     }
 
     /// Refuses bytes behind the last field.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
-        if self.0.is_empty() { Ok(()) } else { Err(malformed("2.1.4", "bytes follow the last field of the packet")) }
+        if self.bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed("2.1.4", "bytes follow the last field of the packet"))
+        }
     }
 }
 

@@ -79,3 +79,17 @@ fn densest_packets_cost_a_bounded_multiple_of_their_bytes() {
         assert!(cost > 0 && cost <= bound, "{name}: {} bytes cost {cost}", packet.len());
     }
 }
+
+#[test]
+fn user_properties_that_are_not_forwarded_cost_nothing() {
+    let mut connect = b"\x00\x04MQTT\x05\x02\x00\x3c\xc0\x9a\x0c".to_vec();
+    connect.extend_from_slice(&[0x26, 0, 0, 0, 0].repeat(40_000));
+    connect.extend_from_slice(b"\x00\x01c");
+    let packet = client_packet(0x10, &connect);
+    let mut buffer = BytesMut::from(&packet[..]);
+    let mut decoder = Decoder::new(LIMIT).with_forwarded_user_properties(256);
+    let mut outcome = None;
+    let info = measure(|| outcome = Some(decoder.decode(&mut buffer)));
+    assert!(outcome.unwrap().unwrap().is_some());
+    assert!(info.bytes_max < BASE, "{} bytes cost {}", packet.len(), info.bytes_max);
+}

@@ -8,4 +8,4 @@ mod rows;
 pub mod shard;
 pub mod topic;
 
-pub use rows::{Rows, Unreadable};
+pub use rows::{Rows, Unreadable, UnreadableEntry, encode};

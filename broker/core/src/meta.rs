@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{self, Rows, Unreadable};
+use crate::rows::{self, Rows, Unreadable, UnreadableEntry};
 use crate::shard::NodeId;
 use crate::topic::{Filter, Name, Tree};
 
@@ -77,14 +77,22 @@ pub struct Machine {
 impl Command {
     /// Encoding for the log.
     pub fn encode(&self) -> Bytes {
-        postcard::to_stdvec(self).unwrap_or_default().into()
+        rows::encode(self).into()
+    }
+
+    /// Reads an entry of the log.
+    ///
+    /// # Errors
+    /// No version up to this one wrote it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableEntry> {
+        rows::decode_entry("meta", bytes)
     }
 }
 
 impl Answer {
     /// Encoding of an answer.
     pub fn encode(&self) -> Bytes {
-        postcard::to_stdvec(self).unwrap_or_default().into()
+        rows::encode(self).into()
     }
 
     /// `None` for bytes that no version of this code wrote.
@@ -94,9 +102,8 @@ impl Answer {
 }
 
 impl Machine {
-    /// Applies an entry; bytes that no version wrote are refused by every replica alike.
-    pub fn apply(&mut self, index: u64, command: &[u8], rows: &mut dyn Rows) -> Answer {
-        let Ok(command) = postcard::from_bytes::<Command>(command) else { return Answer::Refused };
+    /// Applies an entry.
+    pub fn apply(&mut self, index: u64, command: Command, rows: &mut dyn Rows) -> Answer {
         match command {
             Command::Form { cluster, shards, members } => self.form(cluster, shards, members, rows),
             Command::Join { node, ordinal } => self.join(node, ordinal, rows),
@@ -309,14 +316,14 @@ mod tests {
 
     fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<u8>) -> Answer {
         let command = Command::Routes { shard: 1, index: at, changes: vec![(filter.into(), qos)] };
-        machine.apply(at, &command.encode(), &mut Stored::new())
+        machine.apply(at, command, &mut Stored::new())
     }
 
     #[test]
     fn a_former_leaders_late_word_is_void() {
         let mut machine = Machine::default();
         assert_eq!(routes(&mut machine, 10, "a/b", Some(1)), Answer::Done);
-        machine.apply(11, &Command::Fence { shard: 1, index: 20 }.encode(), &mut Stored::new());
+        machine.apply(11, Command::Fence { shard: 1, index: 20 }, &mut Stored::new());
         assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
         assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(1, 1)]));
         assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
@@ -327,13 +334,13 @@ mod tests {
     fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
         let (mut machine, mut rows) = (Machine::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(7, 0)]) };
-        machine.apply(1, &form.encode(), &mut rows);
-        let up = |incarnation, former| Command::NodeUp { node: 7, incarnation, former }.encode();
-        assert_eq!(machine.apply(2, &up(1, 0), &mut rows), Answer::Epoch(1));
-        assert_eq!(machine.apply(3, &up(1, 0), &mut rows), Answer::Epoch(1));
-        assert_eq!(machine.apply(4, &up(2, 0), &mut rows), Answer::Epoch(2));
+        machine.apply(1, form, &mut rows);
+        let up = |incarnation, former| Command::NodeUp { node: 7, incarnation, former };
+        assert_eq!(machine.apply(2, up(1, 0), &mut rows), Answer::Epoch(1));
+        assert_eq!(machine.apply(3, up(1, 0), &mut rows), Answer::Epoch(1));
+        assert_eq!(machine.apply(4, up(2, 0), &mut rows), Answer::Epoch(2));
         assert_eq!(machine.member(7).unwrap().ended, 1);
-        assert_eq!(machine.apply(5, &up(1, 0), &mut rows), Answer::Refused);
+        assert_eq!(machine.apply(5, up(1, 0), &mut rows), Answer::Refused);
         let back = Machine::restore(rows).unwrap();
         assert_eq!(back.member(7), machine.member(7));
         assert_eq!(back.header(), machine.header());
@@ -343,9 +350,9 @@ mod tests {
     fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
         let (mut machine, mut rows) = (Machine::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(7, 0)]) };
-        machine.apply(1, &form.encode(), &mut rows);
-        assert_eq!(machine.apply(2, &Command::Join { node: 8, ordinal: 0 }.encode(), &mut rows), Answer::Done);
+        machine.apply(1, form, &mut rows);
+        assert_eq!(machine.apply(2, Command::Join { node: 8, ordinal: 0 }, &mut rows), Answer::Done);
         assert!(machine.member(7).unwrap().removed);
-        assert_eq!(machine.apply(3, &Command::Join { node: 7, ordinal: 0 }.encode(), &mut rows), Answer::Refused);
+        assert_eq!(machine.apply(3, Command::Join { node: 7, ordinal: 0 }, &mut rows), Answer::Refused);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{self, Rows, Unreadable};
+use crate::rows::{self, Rows, Unreadable, UnreadableEntry};
 use crate::shard::NodeId;
 use crate::topic::{Filter, Name, Names};
 
@@ -75,7 +75,15 @@ pub struct Machine {
 impl Entry {
     /// Encoding for the log.
     pub fn encode(&self) -> Bytes {
-        postcard::to_stdvec(self).unwrap_or_default().into()
+        rows::encode(self).into()
+    }
+
+    /// Reads an entry of the log.
+    ///
+    /// # Errors
+    /// No version up to this one wrote it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableEntry> {
+        rows::decode_entry("retained", bytes)
     }
 }
 
@@ -85,9 +93,8 @@ impl Machine {
         Self { limit, ..Self::default() }
     }
 
-    /// Applies an entry; one outcome per write. Bytes that no version wrote have no effect.
-    pub fn apply(&mut self, index: u64, entry: &[u8], rows: &mut dyn Rows) -> Vec<Outcome> {
-        let Ok(entry) = postcard::from_bytes::<Entry>(entry) else { return Vec::new() };
+    /// Applies an entry; one outcome per write.
+    pub fn apply(&mut self, index: u64, entry: Entry, rows: &mut dyn Rows) -> Vec<Outcome> {
         self.time = self.time.max(entry.time);
         rows.put(rows::key(b'm', &[]), rows::encode(&self.time));
         entry.writes.into_iter().map(|write| self.write(index, write, rows)).collect()
@@ -215,12 +222,12 @@ mod tests {
     #[test]
     fn the_newest_message_per_topic_is_kept_and_an_empty_one_deletes() {
         let (mut machine, mut rows) = (Machine::new(1 << 20), BTreeMap::new());
-        let entry = |writes| Entry { time: 5, writes }.encode();
-        machine.apply(1, &entry(vec![write(1, "a/b", b"1"), write(2, "a/b", b"2"), write(3, "c", b"3")]), &mut rows);
+        let entry = |writes| Entry { time: 5, writes };
+        machine.apply(1, entry(vec![write(1, "a/b", b"1"), write(2, "a/b", b"2"), write(3, "c", b"3")]), &mut rows);
         assert_eq!(found(&machine, "a/+"), [&b"2"[..]]);
-        assert_eq!(machine.apply(2, &entry(vec![write(2, "a/b", b"late")]), &mut rows), [Outcome::Stored]);
+        assert_eq!(machine.apply(2, entry(vec![write(2, "a/b", b"late")]), &mut rows), [Outcome::Stored]);
         assert_eq!(found(&machine, "a/+"), [&b"2"[..]], "a repeated write must not undo a newer one");
-        machine.apply(3, &entry(vec![write(4, "a/b", b"")]), &mut rows);
+        machine.apply(3, entry(vec![write(4, "a/b", b"")]), &mut rows);
         assert!(found(&machine, "a/+").is_empty());
         let back = Machine::restore(1 << 20, rows).unwrap();
         assert_eq!((back.len(), back.bytes()), (machine.len(), machine.bytes()));
@@ -229,9 +236,9 @@ mod tests {
     #[test]
     fn a_full_group_refuses_and_keeps_what_it_has() {
         let (mut machine, mut rows) = (Machine::new(70), BTreeMap::new());
-        let entry = |write| Entry { time: 0, writes: vec![write] }.encode();
-        assert_eq!(machine.apply(1, &entry(write(1, "a", b"1")), &mut rows), [Outcome::Stored]);
-        assert_eq!(machine.apply(2, &entry(write(2, "b", b"2")), &mut rows), [Outcome::Full]);
+        let entry = |write| Entry { time: 0, writes: vec![write] };
+        assert_eq!(machine.apply(1, entry(write(1, "a", b"1")), &mut rows), [Outcome::Stored]);
+        assert_eq!(machine.apply(2, entry(write(2, "b", b"2")), &mut rows), [Outcome::Full]);
         assert_eq!(found(&machine, "#").len(), 1);
     }
 }

@@ -28,8 +28,26 @@ pub struct Unreadable {
     pub kind: char,
 }
 
-pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).unwrap_or_default()
+/// A log entry that this code cannot read: no replica may skip what others have applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("failed to read a log entry of the {group} group: it was written by a newer version; start that one")]
+pub struct UnreadableEntry {
+    /// Kind of the group.
+    pub group: &'static str,
+}
+
+/// Encodes what is stored or sent.
+#[expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "postcard fails on a full buffer or on a sequence without length; there is neither"
+)]
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("a vector takes every value")
+}
+
+pub(crate) fn decode_entry<T: DeserializeOwned>(group: &'static str, bytes: &[u8]) -> Result<T, UnreadableEntry> {
+    postcard::from_bytes(bytes).map_err(|_| UnreadableEntry { group })
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, Unreadable> {

@@ -64,12 +64,14 @@ impl Passwords {
         {
             return self.proved(principal, AuthMethod::Cache, begin);
         }
-        if self.failures.is_limited(peer) {
-            return Outcome::Limited;
-        }
+        // Before the limit: a generated password cannot be guessed, and many clients may share one address.
         let quick = matches_quickly(proofs, password);
         if let Some(principal) = principal.filter(|_| quick) {
             return self.proved(principal, AuthMethod::HmacSha256, begin);
+        }
+        // Guards the slow hashes, and what is said of wrong passwords.
+        if self.failures.is_limited(peer) {
+            return Outcome::Limited;
         }
         match self.hash(users, &slow, password).await {
             Err(Busy) => Outcome::Busy,

@@ -21,6 +21,7 @@ use super::raft::{Answer, Command, Raft, Written};
 use super::snapshot::Shelf;
 use super::state_store::GroupStore;
 use super::types::{Fatal, GroupId, Leadership, Machine, ProposeError, ReadError, Response, StartError};
+use crate::supervise::Supervisor;
 use covey_contract::config::Raft as Timing;
 
 /// Entries in one request to append, at most; their bytes are bounded by the log reader.
@@ -53,6 +54,7 @@ pub(super) struct Node {
     pub(super) config: Arc<openraft::Config>,
     pub(super) rate: Arc<Rate>,
     pub(super) tracker: TaskTracker,
+    pub(super) supervisor: Supervisor,
 }
 
 /// The parts of [`Options`](super::Options) that live on.
@@ -115,15 +117,19 @@ impl Group {
         let (proposals, queue) = mpsc::unbounded_channel();
         let resigned = watch::Sender::new(None);
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
-        node.tracker.spawn(propose_in_order(raft.clone(), queue));
-        node.tracker.spawn(watch_leadership(
+        // Both may end before the others are stopped: with their engine.
+        let (supervisor, never) = (&node.supervisor, CancellationToken::new());
+        let propose = propose_in_order(raft.clone(), queue);
+        node.tracker.spawn(supervisor.clone().ending("proposals", never.clone(), propose));
+        let watch = watch_leadership(
             id,
             raft.clone(),
             Arc::clone(&progress),
             resigned.subscribe(),
             leadership_sender,
             Arc::clone(&node.options),
-        ));
+        );
+        node.tracker.spawn(supervisor.clone().ending("leadership", never, watch));
         Ok(Self { id, raft, store, shelf, progress, leadership, resigned, proposals })
     }
 

@@ -146,7 +146,7 @@ impl Shared {
             let answer = match entry.payload {
                 EntryPayload::Blank => Bytes::new(),
                 EntryPayload::Normal(command) => {
-                    applier.machine.apply(entry.log_id.index, &command.0, &mut applier.rows)
+                    applier.machine.apply(entry.log_id.index, &command.0, &mut applier.rows)?
                 }
                 EntryPayload::Membership(membership) => {
                     applier.mark.membership = StoredMembership::new(Some(entry.log_id), membership);

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::storage::segment::Log;
+use crate::supervise::Supervisor;
 use group::{Group, Node, Shared};
 use log_store::LogStore;
 use network::rate::Rate;
@@ -67,6 +68,7 @@ pub struct Options {
     /// The groups of this node.
     pub machines: Vec<(GroupId, Box<dyn Machine>)>,
     pub fatal: Fatal,
+    pub supervisor: Supervisor,
     /// Cancelled when the node stops: no group answers any more.
     pub shutdown: CancellationToken,
 }
@@ -131,7 +133,7 @@ fn move_aside(from: &Path, to: &Path) -> std::io::Result<()> {
 impl Cluster {
     /// Opens state and snapshots, applies what the log has above them and starts every group.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { node, dir, log, timing, tuning, channels, machines, fatal, shutdown } = options;
+        let Options { node, dir, log, timing, tuning, channels, machines, fatal, supervisor, shutdown } = options;
         let stop = shutdown.child_token();
         let shared = Shared { node, channels, fatal, stop: stop.clone(), stopping: AtomicBool::new(false) };
         let shared = Arc::new(shared);
@@ -141,6 +143,7 @@ impl Cluster {
             config: group::config(&timing)?,
             rate: Arc::new(Rate::new(tuning.snapshot_rate)),
             tracker: tracker.clone(),
+            supervisor: supervisor.clone(),
         };
         let (alive, closed) = mpsc::channel(1);
         let failed = |source| StartError::Open { path: dir.clone(), source };
@@ -152,8 +155,8 @@ impl Cluster {
             let log = LogStore::new(log.clone(), id.0);
             groups.insert(id, Arc::new(Group::start(&node, id, machine, state, shelf, log).await?));
         }
-        let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop);
-        tracker.spawn(upkeep);
+        let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop.clone());
+        tracker.spawn(supervisor.lasting("log upkeep", stop, upkeep));
         let closed = tokio::sync::Mutex::new(closed);
         let inner = Inner { shared, timing, tuning, groups: RwLock::new(groups), tracker, closed };
         Ok(Self { inner: Arc::new(inner) })

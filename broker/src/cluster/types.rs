@@ -73,7 +73,11 @@ pub trait Channels: Send + Sync + 'static {
 pub trait Machine: Send + 'static {
     /// Applies one committed command: same commands, same state, same rows, same answer. The rows are stored in one
     /// batch with the applied index.
-    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes;
+    ///
+    /// # Errors
+    /// The command cannot be read. Fatal: a replica that skipped it would lead with a hole in its state, and the group
+    /// keeps its majority without this one.
+    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError>;
 
     /// One or more applies are in the state store: their effects may leave now.
     fn written(&mut self);
@@ -144,7 +148,7 @@ pub enum StoreError {
     File { action: &'static str, path: std::path::PathBuf, source: std::io::Error },
     #[error("a checksum of {path} does not match")]
     Damaged { path: std::path::PathBuf },
-    #[error("failed to decode a row: {0}")]
+    #[error("failed to decode a row or an entry: {0}")]
     Decode(Box<dyn std::error::Error + Send + Sync>),
     #[error("the snapshot needs format {found}, this build reads up to {known}")]
     Newer { found: u32, known: u32 },
@@ -270,6 +274,13 @@ pub struct GroupStatus {
     pub joint: bool,
     /// On the leader: entries that each other replica has not acknowledged; `None` where it never answered.
     pub lag: BTreeMap<NodeId, Option<u64>>,
+}
+
+impl GroupStatus {
+    /// Whether this node's log lists the node as a voter or a learner of the group.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        self.voters.contains_key(&node) || self.learners.contains_key(&node)
+    }
 }
 
 /// Sizes and rates; the defaults are for production, tests make them tiny.

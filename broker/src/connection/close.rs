@@ -8,122 +8,8 @@ use std::borrow::Cow;
 
 use covey_codec::{DecodeError, ProtocolVersion, ReasonCode};
 
+pub use crate::metrics::{Closed, Rejected};
 use crate::session::{Close, Ended};
-
-/// Why a connection that had received its CONNACK ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Closed {
-    /// The client sent DISCONNECT.
-    Client,
-    /// The network connection broke without DISCONNECT.
-    Lost,
-    /// No packet for one and a half times the keep alive.
-    KeepAliveTimeout,
-    /// Another connection took the client id.
-    TakenOver,
-    /// The client broke the protocol.
-    ProtocolError,
-    /// The client did what its rights do not allow, or its rights were withdrawn.
-    Auth,
-    /// The node stops and sends its clients away.
-    Drain,
-    /// The client did not take what was written for too long.
-    WriteTimeout,
-    /// A packet exceeded the limit of its receiver.
-    PacketTooLarge,
-    /// The node left the cluster.
-    Fenced,
-    /// A transient session did not keep up with its messages.
-    QueueFull,
-    /// An MQTT 3.1.1 client has more publishes waiting for their acknowledgement than the server holds, or one that can
-    /// only be refused, which that version has no words for.
-    PublishStalled,
-}
-
-impl Closed {
-    /// Every reason, so that counters can begin at zero.
-    pub const ALL: [Self; 12] = [
-        Self::Client,
-        Self::Lost,
-        Self::KeepAliveTimeout,
-        Self::TakenOver,
-        Self::ProtocolError,
-        Self::Auth,
-        Self::Drain,
-        Self::WriteTimeout,
-        Self::PacketTooLarge,
-        Self::Fenced,
-        Self::QueueFull,
-        Self::PublishStalled,
-    ];
-
-    /// The value of the label `reason`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Lost => "lost",
-            Self::KeepAliveTimeout => "keepalive_timeout",
-            Self::TakenOver => "taken_over",
-            Self::ProtocolError => "protocol_error",
-            Self::Auth => "auth",
-            Self::Drain => "drain",
-            Self::WriteTimeout => "write_timeout",
-            Self::PacketTooLarge => "packet_too_large",
-            Self::Fenced => "fenced",
-            Self::QueueFull => "queue_full",
-            Self::PublishStalled => "publish_stalled",
-        }
-    }
-}
-
-/// Why a socket never became a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Rejected {
-    /// Too many sockets, or the node is busy.
-    Overload,
-    /// The node has as many clients as it may have.
-    ConnectionLimit,
-    /// The first packet was no usable CONNECT.
-    BadProtocol,
-    /// No CONNECT in time.
-    Timeout,
-    /// The peer went away before it was answered.
-    Lost,
-    /// The node does not serve clients now.
-    Unavailable,
-    /// The client is not who it says, or may not do what it asks.
-    Auth,
-    /// The client id is not usable, or belongs to somebody else.
-    ClientId,
-}
-
-impl Rejected {
-    /// Every reason, so that counters can begin at zero.
-    pub const ALL: [Self; 8] = [
-        Self::Overload,
-        Self::ConnectionLimit,
-        Self::BadProtocol,
-        Self::Timeout,
-        Self::Lost,
-        Self::Unavailable,
-        Self::Auth,
-        Self::ClientId,
-    ];
-
-    /// The value of the label `reason`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Overload => "overload",
-            Self::ConnectionLimit => "connection_limit",
-            Self::BadProtocol => "bad_protocol",
-            Self::Timeout => "timeout",
-            Self::Lost => "lost",
-            Self::Unavailable => "unavailable",
-            Self::Auth => "auth",
-            Self::ClientId => "client_id",
-        }
-    }
-}
 
 impl From<ReasonCode> for Rejected {
     fn from(code: ReasonCode) -> Self {
@@ -200,9 +86,10 @@ impl From<Close> for Ending {
         match close {
             Close::TakenOver => Self::told(Closed::TakenOver, ReasonCode::SessionTakenOver, "session taken over"),
             Close::Fenced => Self::told(Closed::Fenced, ReasonCode::ServerBusy, "node is outside the cluster"),
-            Close::Revoked => Self::told(Closed::Auth, ReasonCode::NotAuthorized, "rights were withdrawn"),
+            Close::Failed => {
+                Self::told(Closed::InternalError, ReasonCode::ImplementationSpecificError, "session failed")
+            }
             Close::QueueFull => Self::told(Closed::QueueFull, ReasonCode::QuotaExceeded, "session queue is full"),
-            Close::ShuttingDown => Self::told(Closed::Drain, ReasonCode::ServerShuttingDown, "node is stopping"),
         }
     }
 }

@@ -46,41 +46,35 @@ pub trait Principal: Send + Sync + 'static {
 /// Counts what connections do. Every method may be called from any task and must not block.
 pub trait Observer: Send + Sync + 'static {
     /// A client got its successful CONNACK.
-    fn opened(&self) {}
+    fn opened(&self);
 
     /// A connection that was [`Observer::opened`] ended.
-    fn closed(&self, _reason: Closed) {}
+    fn closed(&self, reason: Closed);
 
     /// A socket was closed before it was [`Observer::opened`].
-    fn rejected(&self, _reason: Rejected) {}
+    fn rejected(&self, reason: Rejected);
 
     /// A packet came from a client.
-    fn received(&self, _packet: &Packet) {}
+    fn received(&self, packet: &Packet);
 
     /// A packet was written for a client.
-    fn sent(&self, _packet: &Packet) {}
+    fn sent(&self, packet: &Packet);
 
     /// Bytes came from a client.
-    fn bytes_received(&self, _bytes: usize) {}
+    fn bytes_received(&self, bytes: usize);
 
     /// Bytes went to a client.
-    fn bytes_sent(&self, _bytes: usize) {}
+    fn bytes_sent(&self, bytes: usize);
 
     /// A publish was refused by the rules.
-    fn publish_denied(&self) {}
+    fn publish_denied(&self);
 
     /// One filter of a SUBSCRIBE was refused by the rules.
-    fn subscribe_denied(&self) {}
+    fn subscribe_denied(&self);
 
     /// A subscription was ended because the rules changed.
-    fn subscription_revoked(&self) {}
+    fn subscription_revoked(&self);
 
     /// A message did not fit into the client's maximum packet size and was dropped.
-    fn dropped_too_large(&self, _qos: QoS) {}
+    fn dropped_too_large(&self, qos: QoS);
 }
-
-/// Counts nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unobserved;
-
-impl Observer for Unobserved {}

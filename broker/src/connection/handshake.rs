@@ -11,6 +11,7 @@ use std::time::Duration;
 use covey_codec::packet::{ConnAck, Connect, PublishProperties, Will};
 use covey_codec::{DecodeError, MqttStr, Packet, ProtocolVersion, ReasonCode};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::debug;
 use uuid::Uuid;
@@ -37,13 +38,17 @@ where
     N: Sessions,
     G: Guard,
 {
-    let mut input = Input::new(context.limits.max_packet_size);
+    let mut input = Input::new(context.limits.max_packet_size, context.limits.connect_size_max);
     let answer = async {
-        let connect = first_packet(io, &mut input, context).await?;
+        let (connect, room) = first_packet(io, &mut input, context).await?;
         let version = connect.protocol_version;
         let output = Output::new(version, connect.properties.maximum_packet_size);
         tokio::select! {
-            done = admit(connect, peer, context) => done.map(|admitted| (admitted, output)),
+            done = admit(connect, peer, context) => {
+                // Whoever is admitted is held to the bounds of its session.
+                drop(room);
+                done.map(|admitted| (admitted, output))
+            }
             () = context.drain.turn() => {
                 Err(Refusal::answered(ReasonCode::ServerUnavailable, version, "node is stopping"))
             }
@@ -83,10 +88,11 @@ struct Admitted<N: Sessions, G: Guard> {
 
 fn open<N: Sessions, G: Guard>(
     admitted: Admitted<N, G>,
-    input: Input,
+    mut input: Input,
     mut output: Output,
     context: &Arc<Context<N, G>>,
 ) -> Result<Box<Open<N, G>>, Box<Refused>> {
+    input.open();
     let Admitted { parts, connack } = admitted;
     let packet = Packet::ConnAck(Box::new(connack));
     if output.push(&packet).is_err() {
@@ -102,34 +108,51 @@ async fn first_packet<IO, N, G>(
     io: &mut IO,
     input: &mut Input,
     context: &Context<N, G>,
-) -> Result<Box<Connect>, Refusal>
+) -> Result<(Box<Connect>, Option<OwnedSemaphorePermit>), Refusal>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut nothing = Output::new(ProtocolVersion::V311, None);
+    let (mut room, mut has_room) = (None, true);
     let read = async {
         loop {
-            match input.decode().map_err(|error| unreadable(error, input))? {
-                Some(packet) => return Ok(packet),
-                None => match progress(io, input, &mut nothing, true).await? {
-                    Progress::Read(bytes) => context.observer.bytes_received(bytes),
-                    _ => return Err(Refusal::silent(Rejected::Lost, "closed before connect")),
-                },
+            if let Some((packet, _)) = input.decode().map_err(|error| unreadable(error, input))? {
+                return Ok(packet);
+            }
+            if let Some(size) = input.wants() {
+                has_room = false;
+                room = Some(reserve(context, size).await?);
+                has_room = true;
+                input.expect(size);
+            }
+            match progress(io, input, &mut nothing, true).await? {
+                Progress::Read(bytes) => context.observer.bytes_received(bytes),
+                _ => return Err(Refusal::silent(Rejected::Lost, "closed before connect")),
             }
         }
     };
     let packet = tokio::select! {
-        read = timeout(context.limits.connect_timeout, read) => {
-            read.unwrap_or_else(|_| Err(Refusal::silent(Rejected::Timeout, "no connect in time")))?
-        }
+        read = timeout(context.limits.connect_timeout, read) => match read {
+            Ok(read) => read?,
+            Err(_) if has_room => return Err(Refusal::silent(Rejected::Timeout, "no connect in time")),
+            Err(_) => return Err(Refusal::silent(Rejected::Overload, "no room for a large connect in time")),
+        },
         () = context.drain.turn() => return Err(Refusal::silent(Rejected::Unavailable, "node is stopping")),
     };
     context.observer.received(&packet);
     match packet {
-        Packet::Connect(connect) => Ok(connect),
+        Packet::Connect(connect) => Ok((connect, room)),
         // The decoder lets nothing else pass as the first packet.
         _ => Err(Refusal::silent(Rejected::BadProtocol, "first packet is not connect [MQTT-3.1.0-1]")),
     }
+}
+
+/// Waits until a CONNECT of this size has room beside those of the other clients that are not admitted yet.
+async fn reserve<N, G>(context: &Context<N, G>, size: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    // Never closed. A size beyond the whole budget would wait for ever: until the connect timeout.
+    let size = u32::try_from(size).unwrap_or(u32::MAX);
+    let room = Arc::clone(&context.connect_bytes).acquire_many_owned(size).await;
+    room.map_err(|closed| Refusal::silent(Rejected::Overload, closed.to_string()))
 }
 
 /// What a client is told whose CONNECT does not parse ([MQTT-3.1.4-1]).

@@ -4,25 +4,27 @@ use std::future::ready;
 use std::time::Duration;
 
 use covey_codec::packet::{Ack, Disconnect, Publish};
-use covey_codec::{Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
+use covey_codec::{MqttStr, Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
 use futures::FutureExt;
 
 use super::close::{Closed, Ending};
 use super::guard::{Guard, Principal};
 use super::open::Open;
+use super::packet_ids::Admission;
 use super::replies::{Order, Reply};
-use crate::session::{Acknowledgement, Ended, Message, Published, Session, Sessions};
+use crate::session::{Ended, Message, Published, Session, Sessions};
 
 impl<N: Sessions, G: Guard> Open<N, G> {
-    pub(super) fn on_packet(&mut self, packet: Packet) -> Result<(), Ending> {
+    /// `size` is that of the packet in bytes.
+    pub(super) fn on_packet(&mut self, packet: Packet, size: usize) -> Result<(), Ending> {
         match packet {
-            Packet::Publish(publish) => self.on_publish(publish)?,
-            Packet::PubAck(ack) => self.session.acknowledge(ack.packet_id, Acknowledgement::Ack),
-            Packet::PubRec(ack) => self.on_pubrec(&ack),
-            Packet::PubRel(ack) => self.on_pubrel(ack.packet_id),
-            Packet::PubComp(ack) => self.session.acknowledge(ack.packet_id, Acknowledgement::Comp),
-            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe),
+            Packet::Publish(publish) => self.on_publish(publish, size)?,
+            Packet::PubAck(ack) => self.on_puback(ack.packet_id)?,
+            Packet::PubRec(ack) => self.on_pubrec(&ack)?,
+            Packet::PubRel(ack) => self.on_pubrel(ack.packet_id)?,
+            Packet::PubComp(ack) => self.on_pubcomp(ack.packet_id)?,
+            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, size)?,
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe, size)?,
             Packet::PingReq => self.push(&Packet::PingResp)?,
             Packet::Disconnect(disconnect) => return Err(self.on_disconnect(&disconnect)),
             Packet::Auth(_) => {
@@ -36,24 +38,37 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
-    fn on_publish(&mut self, publish: Publish) -> Result<(), Ending> {
-        let Publish { qos, retain, packet_id, mut properties, payload, topic, dup: _ } = publish;
+    fn on_publish(&mut self, publish: Publish, size: usize) -> Result<(), Ending> {
+        let Publish { qos, retain, packet_id, mut properties, payload, topic, dup } = publish;
         let topic = self.aliases.resolve(topic, properties.topic_alias.take())?;
         if let Some(packet_id) = packet_id {
-            self.count_publish(packet_id)?;
+            match self.packet_ids.publish(packet_id, qos, dup, self.version)? {
+                Admission::Begin => self.check_receive_maximum()?,
+                Admission::Ignore => return Ok(()),
+                Admission::Repeat => return self.push(&Packet::PubRec(Ack::success(packet_id))),
+            }
         }
         if !self.principal.may_publish(&self.client_id, &topic, qos, retain) {
             return self.deny_publish(qos, packet_id);
         }
+        let size = size + properties.user_properties.len() * size_of::<(MqttStr, MqttStr)>();
         let message = Message { topic, payload, qos, retain, properties };
         match (qos, packet_id) {
             (QoS::AtLeastOnce, Some(id)) => {
                 let done = self.session.publish(message, None);
-                self.replies.push(Order::Publish, done.map(move |published| Reply::PubAck(id, reason(published))));
+                self.replies.push(
+                    Order::Publish,
+                    size,
+                    done.map(move |published| Reply::PubAck(id, reason(published))),
+                );
             }
             (QoS::ExactlyOnce, Some(id)) => {
                 let done = self.session.publish(message, Some(id));
-                self.replies.push(Order::Publish, done.map(move |published| Reply::PubRec(id, reason(published))));
+                self.replies.push(
+                    Order::Publish,
+                    size,
+                    done.map(move |published| Reply::PubRec(id, reason(published))),
+                );
             }
             // It resolves at once, and nobody waits for what it says.
             _ => drop(self.session.publish(message, None).now_or_never()),
@@ -62,12 +77,9 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     }
 
     /// Holds an MQTT 5 client to the server's receive maximum ([MQTT-3.3.4-7], [MQTT-3.3.4-9]).
-    fn count_publish(&mut self, packet_id: PacketId) -> Result<(), Ending> {
-        if self.version == ProtocolVersion::V311 {
-            return Ok(());
-        }
-        self.unacknowledged.insert(packet_id);
-        if self.unacknowledged.len() > usize::from(self.context.limits().receive_maximum) {
+    fn check_receive_maximum(&self) -> Result<(), Ending> {
+        let maximum = usize::from(self.context.limits().receive_maximum);
+        if self.version == ProtocolVersion::V5 && self.packet_ids.publishes() > maximum {
             let code = ReasonCode::ReceiveMaximumExceeded;
             return Err(Ending::told(Closed::ProtocolError, code, "receive maximum exceeded [MQTT-3.3.4-9]"));
         }
@@ -83,25 +95,41 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             (ProtocolVersion::V5, QoS::ExactlyOnce, Some(id)) => Reply::PubRec(id, denied),
             _ => return Err(Ending::told(Closed::Auth, denied, "publish is not allowed")),
         };
-        self.replies.push(Order::Publish, ready(reply));
+        self.replies.push(Order::Publish, 0, ready(reply));
+        Ok(())
+    }
+
+    fn on_puback(&mut self, id: PacketId) -> Result<(), Ending> {
+        self.deliveries.acknowledged(id)?;
+        self.session.acknowledge(id);
+        Ok(())
+    }
+
+    fn on_pubcomp(&mut self, id: PacketId) -> Result<(), Ending> {
+        self.deliveries.completed(id)?;
+        self.session.acknowledge(id);
         Ok(())
     }
 
     /// The client has a QoS 2 message, or will not take it ([MQTT-4.3.3-4]).
-    fn on_pubrec(&mut self, ack: &Ack) {
-        let id = ack.packet_id;
-        if ack.reason.is_error() {
-            self.session.acknowledge(id, Acknowledgement::Ack);
-            return;
+    fn on_pubrec(&mut self, ack: &Ack) -> Result<(), Ending> {
+        let (id, refused) = (ack.packet_id, ack.reason.is_error());
+        self.deliveries.received(id, refused)?;
+        if refused {
+            self.session.acknowledge(id);
+            return Ok(());
         }
         let done = self.session.received(id);
-        self.replies.push(Order::Exchange, done.map(move |known| Reply::PubRel(id, found(known))));
+        self.replies.push(Order::Exchange, 0, done.map(move |known| Reply::PubRel(id, found(known))));
+        Ok(())
     }
 
     /// The client gives a packet id of its own free ([MQTT-4.3.3-11]).
-    fn on_pubrel(&mut self, id: PacketId) {
+    fn on_pubrel(&mut self, id: PacketId) -> Result<(), Ending> {
+        self.packet_ids.release(id)?;
         let done = self.session.release(id);
-        self.replies.push(Order::Exchange, done.map(move |known| Reply::PubComp(id, found(known))));
+        self.replies.push(Order::Exchange, 0, done.map(move |known| Reply::PubComp(id, found(known))));
+        Ok(())
     }
 
     fn on_disconnect(&mut self, disconnect: &Disconnect) -> Ending {

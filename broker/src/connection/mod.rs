@@ -18,6 +18,7 @@
 
 mod aliases;
 mod close;
+mod deliveries;
 mod drain;
 mod guard;
 mod handshake;
@@ -25,6 +26,7 @@ mod inbound;
 mod keep_alive;
 mod open;
 mod outbound;
+mod packet_ids;
 mod replies;
 mod subscribe;
 #[cfg(test)]
@@ -42,9 +44,19 @@ use tracing::{Instrument, info, info_span};
 
 pub use close::{Closed, Rejected};
 pub use drain::Drain;
-pub use guard::{Guard, Observer, Principal, Unobserved};
+pub use guard::{Guard, Observer, Principal};
 
+use crate::metrics::Label as _;
 use crate::session::Sessions;
+use crate::supervise::caught;
+
+/// Bytes of unanswered packets of one client, as long as its packets are not larger.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// Largest CONNECT in bytes: a will and a password of 64 KiB at most.
+const CONNECT_SIZE_MAX: usize = 128 << 10;
+/// Bytes of all CONNECTs whose clients are not admitted yet.
+const CONNECT_BYTES_MAX: usize = 16 << 20;
 
 /// Bounds of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +65,17 @@ pub struct Limits {
     pub max_connections: usize,
     /// Largest packet in bytes that a client may send.
     pub max_packet_size: u32,
+    /// Largest CONNECT in bytes: its sender is not known yet.
+    pub connect_size_max: usize,
+    /// Bytes that the CONNECTs of all clients may take that are not admitted yet, beyond the first KiB of each.
+    pub connect_bytes_max: usize,
     /// Publishes at QoS 1 and 2 that a client may have unacknowledged; never zero.
     pub receive_maximum: u16,
     /// Highest topic alias that a client may use.
     pub topic_alias_maximum: u16,
+    /// Bytes of packets that a client may have unanswered, publishes and requests each; above it is not read. At least
+    /// `max_packet_size`, so that one packet is always taken.
+    pub held_bytes_max: usize,
     /// Filters that one connection may subscribe to.
     pub max_subscriptions: usize,
     /// Session expiry of an MQTT 5 client with CleanStart 0, a client id of its own and no interval.
@@ -79,8 +98,11 @@ impl Limits {
         Self {
             max_connections: usize::try_from(config.mqtt.max_connections).unwrap_or(usize::MAX),
             max_packet_size: config.mqtt.max_packet_size,
+            connect_size_max: CONNECT_SIZE_MAX,
+            connect_bytes_max: CONNECT_BYTES_MAX,
             receive_maximum: config.mqtt.receive_maximum.max(1),
             topic_alias_maximum: config.mqtt.topic_alias_maximum,
+            held_bytes_max: HELD_BYTES_MAX.max(usize::try_from(config.mqtt.max_packet_size).unwrap_or(usize::MAX)),
             max_subscriptions: usize::try_from(config.sessions.max_subscriptions).unwrap_or(usize::MAX),
             expiry_when_unset: config.sessions.expiry_when_unset,
             expiry_max: config.sessions.expiry_max,
@@ -99,6 +121,8 @@ pub struct Context<N, G> {
     observer: Arc<dyn Observer>,
     limits: Limits,
     slots: Arc<Semaphore>,
+    /// Bytes that CONNECTs of clients that are not admitted may still take.
+    connect_bytes: Arc<Semaphore>,
     drain: Drain,
 }
 
@@ -118,7 +142,8 @@ impl<N: Sessions, G: Guard> Context<N, G> {
         drain: Drain,
     ) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { sessions, guard, observer, limits, slots, drain })
+        let connect_bytes = Arc::new(Semaphore::new(limits.connect_bytes_max.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self { sessions, guard, observer, limits, slots, connect_bytes, drain })
     }
 
     /// Clients that hold a slot, connected or about to be.
@@ -157,13 +182,19 @@ where
     G: Guard,
 {
     // Boxed, so that an idle connection does not keep the room that its handshake needed.
-    let accepted = Box::pin(handshake::accept(&mut io, peer, &context)).await;
+    let accepted = caught("handshake", Box::pin(handshake::accept(&mut io, peer, &context))).await;
     match accepted {
-        Ok(open) => open.run(io).await,
-        Err(refused) => {
+        Err(_) => context.observer.rejected(Rejected::InternalError),
+        Ok(Ok(open)) => {
+            let observer = Arc::clone(&context.observer);
+            if caught("connection", open.run(io)).await.is_err() {
+                observer.closed(Closed::InternalError);
+            }
+        }
+        Ok(Err(refused)) => {
             let handshake::Refused { refusal, output } = *refused;
             context.observer.rejected(refusal.rejected);
-            info!(reason = refusal.rejected.label(), detail = %refusal.detail, "connection refused");
+            info!(reason = refusal.rejected.text(), detail = %refusal.detail, "connection refused");
             wire::say_goodbye(io, output).await;
         }
     }

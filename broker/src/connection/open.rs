@@ -4,14 +4,14 @@
 //! exactly once, also when the task is dropped; a connection that owes more than it may is not read, and silence of the
 //! client does not count meanwhile.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use covey_codec::packet::Disconnect;
-use covey_codec::{MqttStr, Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
+use covey_codec::{MqttStr, Packet, ProtocolVersion, QoS, ReasonCode};
 use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -21,10 +21,13 @@ use tracing::info;
 use super::Context;
 use super::aliases::Aliases;
 use super::close::{Closed, Ending};
+use super::deliveries::Deliveries;
 use super::guard::{Guard, Principal};
 use super::keep_alive::KeepAlive;
+use super::packet_ids::PacketIds;
 use super::replies::{Order, Replies, Reply};
 use super::wire::{Input, Output, Progress, offer, peek_read, progress, say_goodbye};
+use crate::metrics::Label as _;
 use crate::session::{Ended, Event, Session, Sessions};
 
 /// Events taken in one turn.
@@ -86,8 +89,8 @@ pub(super) struct Open<N: Sessions, G: Guard> {
     pub(super) output: Output,
     pub(super) replies: Replies,
     pub(super) aliases: Aliases,
-    /// Publishes of an MQTT 5 client that count towards the server's receive maximum (4.9).
-    pub(super) unacknowledged: HashSet<PacketId>,
+    pub(super) packet_ids: PacketIds,
+    pub(super) deliveries: Deliveries,
     /// The session's filters, with the QoS asked for on this connection; 0 for those of a resumed session.
     pub(super) filters: HashMap<MqttStr, QoS>,
     input: Input,
@@ -120,7 +123,8 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             expiry: parts.expiry,
             output,
             replies: Replies::default(),
-            unacknowledged: HashSet::new(),
+            packet_ids: PacketIds::default(),
+            deliveries: Deliveries::default(),
             filters: parts.filters.into_iter().map(|filter| (filter, QoS::AtMostOnce)).collect(),
             input,
             events: parts.events,
@@ -140,7 +144,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         drop(session);
         context.observer.closed(ending.closed);
         let code = ending.code.map(u8::from);
-        info!(reason = ending.closed.label(), code, detail = %ending.detail, "connection closed");
+        info!(reason = ending.closed.text(), code, detail = %ending.detail, "connection closed");
         if let Some(code) = ending.code.filter(|_| version == ProtocolVersion::V5) {
             let packet = Packet::Disconnect(Disconnect::new(code));
             if output.push(&packet).is_ok() {
@@ -233,26 +237,29 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     /// Handles the packets that have come, as long as more may be taken.
     fn decode(&mut self) -> Result<(), Ending> {
         while self.is_readable() {
-            let Some(packet) = self.input.decode()? else { break };
+            let Some((packet, size)) = self.input.decode()? else { break };
             self.keep_alive.touch();
             self.context.observer.received(&packet);
-            self.on_packet(packet)?;
+            self.on_packet(packet, size)?;
         }
         Ok(())
     }
 
     fn is_readable(&self) -> bool {
-        self.output.has_room() && self.replies.held_requests() < HELD_REQUESTS_MAX && !self.holds_too_much()
+        let requests = self.replies.held_requests();
+        let has_room = requests.count < HELD_REQUESTS_MAX && requests.bytes <= self.context.limits.held_bytes_max;
+        self.output.has_room() && has_room && !self.holds_too_much()
     }
 
-    /// MQTT 3.1.1 has no receive maximum that would bound what a client may publish ahead.
+    /// Bounds what a client may publish ahead, in bytes; in number too, as MQTT 3.1.1 has no receive maximum.
     fn holds_too_much(&self) -> bool {
-        let bound = usize::from(self.context.limits.receive_maximum);
-        self.version == ProtocolVersion::V311 && self.replies.held_publishes() > bound
+        let (limits, held) = (&self.context.limits, self.replies.held_publishes());
+        held.count > usize::from(limits.receive_maximum) || held.bytes > limits.held_bytes_max
     }
 
+    /// Only MQTT 3.1.1 clients are closed for it: those of MQTT 5 keep to the receive maximum and wait.
     fn watch_held_publishes(&mut self) {
-        if !self.holds_too_much() {
+        if self.version == ProtocolVersion::V5 || !self.holds_too_much() {
             self.stalled = None;
         } else if self.stalled.is_none() {
             self.stalled = Some(Instant::now());
@@ -295,7 +302,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     fn on_rules(&mut self) -> Result<(), Ending> {
         let fresh = self.context.guard.refresh(&self.principal, &self.client_id);
         let Some(principal) = fresh else {
-            return Err(Ending::told(Closed::Auth, ReasonCode::NotAuthorized, "user is gone"));
+            return Err(Ending::told(Closed::Revoked, ReasonCode::NotAuthorized, "user is gone"));
         };
         self.principal = principal;
         self.revoke_subscriptions();
@@ -318,7 +325,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             self.context.observer.subscription_revoked();
         }
         let done = self.session.unsubscribe(revoked);
-        self.replies.push(Order::Subscription, done.map(|_| Reply::Revoked));
+        self.replies.push(Order::Subscription, 0, done.map(|_| Reply::Revoked));
     }
 }
 

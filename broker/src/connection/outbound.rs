@@ -8,7 +8,7 @@ use super::guard::Guard;
 use super::open::Open;
 use super::replies::Reply;
 use super::wire::Unsent;
-use crate::session::{Acknowledgement, Delivery, Event, Session, Sessions};
+use crate::session::{Delivery, Event, Session, Sessions};
 
 impl<N: Sessions, G: Guard> Open<N, G> {
     pub(super) fn on_event(&mut self, event: Event) -> Result<(), Ending> {
@@ -17,7 +17,10 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                 self.deliver(*delivery);
                 Ok(())
             }
-            Event::Release(packet_id) => self.push(&Packet::PubRel(Ack::success(packet_id))),
+            Event::Release(packet_id) => {
+                self.deliveries.released(packet_id);
+                self.push(&Packet::PubRel(Ack::success(packet_id)))
+            }
             Event::Close(close) => Err(close.into()),
         }
     }
@@ -26,25 +29,29 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         let packet = match reply {
             Reply::PubAck(packet_id, reason) => {
                 self.on_acknowledgement(reason)?;
-                self.unacknowledged.remove(&packet_id);
+                self.packet_ids.free(packet_id);
                 Packet::PubAck(Ack::new(packet_id, reason))
             }
             Reply::PubRec(packet_id, reason) => {
                 self.on_acknowledgement(reason)?;
                 if reason.is_error() {
-                    self.unacknowledged.remove(&packet_id);
+                    self.packet_ids.free(packet_id);
+                } else {
+                    self.packet_ids.received(packet_id);
                 }
                 Packet::PubRec(Ack::new(packet_id, reason))
             }
             Reply::PubRel(packet_id, reason) => Packet::PubRel(Ack::new(packet_id, reason)),
             Reply::PubComp(packet_id, reason) => {
-                self.unacknowledged.remove(&packet_id);
+                self.packet_ids.free(packet_id);
                 Packet::PubComp(Ack::new(packet_id, reason))
             }
             Reply::SubAck(packet_id, reasons) => {
+                self.packet_ids.free(packet_id);
                 Packet::SubAck(SubAck { packet_id, properties: AckProperties::default(), reasons })
             }
             Reply::UnsubAck(packet_id, reasons) => {
+                self.packet_ids.free(packet_id);
                 Packet::UnsubAck(UnsubAck { packet_id, properties: AckProperties::default(), reasons })
             }
             Reply::Revoked => return Ok(()),
@@ -76,7 +83,12 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             payload: message.payload,
         });
         match self.output.push(&packet) {
-            Ok(()) => self.context.observer().sent(&packet),
+            Ok(()) => {
+                self.context.observer().sent(&packet);
+                if let Some(packet_id) = packet_id {
+                    self.deliveries.sent(packet_id, qos);
+                }
+            }
             // Discarded, as if the client had taken it [MQTT-3.1.2-25].
             Err(Unsent::TooLarge | Unsent::Unsayable) => {
                 self.context.observer().dropped_too_large(qos);
@@ -87,7 +99,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
 
     fn give_up(&self, packet_id: Option<PacketId>) {
         if let Some(packet_id) = packet_id {
-            self.session.acknowledge(packet_id, Acknowledgement::Ack);
+            self.session.acknowledge(packet_id);
         }
     }
 

@@ -8,9 +8,9 @@ use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
 use covey_codec::{PacketId, ReasonCode};
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
 
 /// Something that may be told to the client now.
 #[derive(Debug)]
@@ -36,7 +36,19 @@ pub(super) enum Order {
     Subscription,
 }
 
-type Queue = FuturesOrdered<BoxFuture<'static, Reply>>;
+/// What waits in some queues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) count: usize,
+    /// Sizes of the packets that are to be answered.
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    replies: FuturesOrdered<BoxFuture<'static, (Reply, usize)>>,
+    bytes: usize,
+}
 
 /// The replies of one connection that are on their way.
 #[derive(Debug, Default)]
@@ -47,24 +59,26 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// Queues a reply behind the earlier ones of its order.
-    pub(super) fn push(&mut self, order: Order, reply: impl Future<Output = Reply> + Send + 'static) {
+    /// Queues a reply behind the earlier ones of its order. `bytes` is what the packet that is answered takes meanwhile.
+    pub(super) fn push(&mut self, order: Order, bytes: usize, reply: impl Future<Output = Reply> + Send + 'static) {
         let queue = match order {
             Order::Publish => &mut self.publishes,
             Order::Exchange => &mut self.exchanges,
             Order::Subscription => &mut self.subscriptions,
         };
-        queue.get_or_insert_default().push_back(Box::pin(reply));
+        let queue = queue.get_or_insert_default();
+        queue.bytes += bytes;
+        queue.replies.push_back(Box::pin(reply.map(move |reply| (reply, bytes))));
     }
 
     /// Publishes that wait for their PUBACK or PUBREC.
-    pub(super) fn held_publishes(&self) -> usize {
-        self.publishes.as_ref().map_or(0, FuturesOrdered::len)
+    pub(super) fn held_publishes(&self) -> Waiting {
+        waiting([&self.publishes])
     }
 
     /// Everything else that waits.
-    pub(super) fn held_requests(&self) -> usize {
-        [&self.exchanges, &self.subscriptions].into_iter().flatten().map(FuturesOrdered::len).sum()
+    pub(super) fn held_requests(&self) -> Waiting {
+        waiting([&self.exchanges, &self.subscriptions])
     }
 
     /// The next reply that is due; pending while there is none.
@@ -74,10 +88,18 @@ impl Replies {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
         for queue in [&mut self.publishes, &mut self.exchanges, &mut self.subscriptions].into_iter().flatten() {
-            if let Poll::Ready(Some(reply)) = queue.poll_next_unpin(cx) {
+            if let Poll::Ready(Some((reply, bytes))) = queue.replies.poll_next_unpin(cx) {
+                queue.bytes -= bytes;
                 return Poll::Ready(reply);
             }
         }
         Poll::Pending
     }
+}
+
+fn waiting<const N: usize>(queues: [&Option<Queue>; N]) -> Waiting {
+    queues.into_iter().flatten().fold(Waiting::default(), |sum, queue| Waiting {
+        count: sum.count + queue.replies.len(),
+        bytes: sum.bytes + queue.bytes,
+    })
 }

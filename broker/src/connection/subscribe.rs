@@ -4,14 +4,17 @@ use covey_codec::packet::{Subscribe, Subscription as Wanted, Unsubscribe};
 use covey_codec::{MqttStr, ReasonCode};
 use futures::FutureExt;
 
+use super::close::Ending;
 use super::guard::{Guard, Principal};
 use super::open::Open;
 use super::replies::{Order, Reply};
 use crate::session::{Session, Sessions, Subscription};
 
 impl<N: Sessions, G: Guard> Open<N, G> {
-    pub(super) fn on_subscribe(&mut self, subscribe: &Subscribe) {
+    pub(super) fn on_subscribe(&mut self, subscribe: &Subscribe, size: usize) -> Result<(), Ending> {
         let packet_id = subscribe.packet_id;
+        self.packet_ids.request(packet_id)?;
+        let size = size + subscribe.subscriptions.len() * size_of::<Subscription>();
         let identifier = subscribe.properties.subscription_identifier;
         let mut refused = Vec::with_capacity(subscribe.subscriptions.len());
         let mut admitted = Vec::with_capacity(subscribe.subscriptions.len());
@@ -24,12 +27,13 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
         if admitted.is_empty() {
             let answers = merge(refused, Vec::new());
-            self.replies.push(Order::Subscription, std::future::ready(Reply::SubAck(packet_id, answers)));
-            return;
+            self.replies.push(Order::Subscription, size, std::future::ready(Reply::SubAck(packet_id, answers)));
+            return Ok(());
         }
         let done = self.session.subscribe(admitted);
         let reply = done.map(move |granted| Reply::SubAck(packet_id, merge(refused, granted)));
-        self.replies.push(Order::Subscription, reply);
+        self.replies.push(Order::Subscription, size, reply);
+        Ok(())
     }
 
     /// Why a filter does not reach the session.
@@ -64,14 +68,17 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
-    pub(super) fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe) {
+    pub(super) fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe, size: usize) -> Result<(), Ending> {
         let packet_id = unsubscribe.packet_id;
+        self.packet_ids.request(packet_id)?;
+        let size = size + unsubscribe.filters.len() * size_of::<MqttStr>();
         for filter in &unsubscribe.filters {
             self.filters.remove(filter.as_str());
         }
         let filters = unsubscribe.filters.iter().map(MqttStr::detached).collect();
         let done = self.session.unsubscribe(filters);
-        self.replies.push(Order::Subscription, done.map(move |reasons| Reply::UnsubAck(packet_id, reasons)));
+        self.replies.push(Order::Subscription, size, done.map(move |reasons| Reply::UnsubAck(packet_id, reasons)));
+        Ok(())
     }
 }
 

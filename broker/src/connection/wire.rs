@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use covey_codec::{DecodeError, Decoder, EncodeError, Packet, ProtocolVersion, encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
@@ -24,18 +24,45 @@ const HIGH_WATER: usize = 64 * 1024;
 /// How long the last packet may take to leave, and the peer to close.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes that are read of a client before its CONNECT has come, or was given room in the budget: most have less.
+pub(super) const FIRST_READ: usize = 1024;
+/// User properties of one message; each takes 64 bytes besides its text.
+const USER_PROPERTIES_MAX: usize = 256;
+
 /// The reading half.
 #[derive(Debug)]
 pub(super) struct Input {
     decoder: Decoder,
     bytes: BytesMut,
+    /// Bytes that may be buffered.
+    limit: usize,
 }
 
 impl Input {
-    /// Takes packets up to `max_packet_size` bytes.
-    pub(super) fn new(max_packet_size: u32) -> Self {
+    /// Takes a CONNECT up to `connect_size_max` bytes and further packets up to `max_packet_size`. Reads no more than
+    /// [`FIRST_READ`] before [`Input::expect`] or [`Input::open`].
+    pub(super) fn new(max_packet_size: u32, connect_size_max: usize) -> Self {
         let limit = usize::try_from(max_packet_size).unwrap_or(usize::MAX);
-        Self { decoder: Decoder::new(limit), bytes: BytesMut::new() }
+        let decoder = Decoder::new(limit).with_connect_limit(connect_size_max);
+        let decoder = decoder.with_forwarded_user_properties(USER_PROPERTIES_MAX);
+        Self { decoder, bytes: BytesMut::new(), limit: FIRST_READ }
+    }
+
+    /// Size in bytes of a first packet for which more has to be read than may be.
+    pub(super) fn wants(&self) -> Option<usize> {
+        Decoder::announced(&self.bytes).filter(|size| *size > self.limit)
+    }
+
+    /// Lets a first packet of this size be read.
+    pub(super) fn expect(&mut self, size: usize) {
+        self.limit = size;
+        // At once: growing step by step would take up to twice the size.
+        self.bytes.reserve(size.saturating_sub(self.bytes.len()));
+    }
+
+    /// The client is known: what it may send is bounded by its session.
+    pub(super) fn open(&mut self) {
+        self.limit = usize::MAX;
     }
 
     /// The version, as soon as the client said it.
@@ -43,16 +70,18 @@ impl Input {
         self.decoder.version()
     }
 
-    /// The next packet that has come as a whole.
-    pub(super) fn decode(&mut self) -> Result<Option<Packet>, DecodeError> {
-        if self.bytes.is_empty() {
+    /// The next packet that has come as a whole, and its size in bytes.
+    pub(super) fn decode(&mut self) -> Result<Option<(Packet, usize)>, DecodeError> {
+        let before = self.bytes.len();
+        if before == 0 {
             return Ok(None);
         }
         let packet = self.decoder.decode(&mut self.bytes)?;
+        let size = before - self.bytes.len();
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
         }
-        Ok(packet)
+        Ok(packet.map(|packet| (packet, size)))
     }
 
     /// Reads once; 0 is the end of the stream.
@@ -61,15 +90,17 @@ impl Input {
         io: &mut IO,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        let room = self.limit.saturating_sub(self.bytes.len());
         if self.bytes.is_empty() {
             let mut space = [MaybeUninit::uninit(); STACK_READ];
-            let mut read = ReadBuf::uninit(&mut space);
+            let mut read = ReadBuf::uninit(space.get_mut(..room.min(STACK_READ)).unwrap_or_default());
             ready!(Pin::new(io).poll_read(cx, &mut read))?;
             self.bytes.extend_from_slice(read.filled());
             return Poll::Ready(Ok(read.filled().len()));
         }
-        self.bytes.reserve(HEAP_READ);
-        pin!(io.read_buf(&mut self.bytes)).poll(cx)
+        let room = room.min(HEAP_READ);
+        self.bytes.reserve(room);
+        pin!(io.read_buf(&mut (&mut self.bytes).limit(room))).poll(cx)
     }
 }
 

@@ -71,36 +71,60 @@ macro_rules! label {
 }
 
 label!(
-    /// Why a connection ended that had its CONNACK.
+    /// Why a connection that had received its CONNACK ended.
     Closed, "reason", {
+    /// The client sent DISCONNECT.
     Client = "client",
+    /// The network connection broke without DISCONNECT.
     Lost = "lost",
+    /// No packet for one and a half times the keep alive.
     KeepAliveTimeout = "keepalive_timeout",
+    /// Another connection took the client id.
     TakenOver = "taken_over",
+    /// The client broke the protocol.
     ProtocolError = "protocol_error",
+    /// The client did what its rights do not allow.
     Auth = "auth",
-    Admin = "admin",
+    /// The client's user was deleted, or may not have the client id any more.
+    Revoked = "revoked",
+    /// The node stops and sends its clients away.
     Drain = "drain",
+    /// The client did not take what was written for too long.
     WriteTimeout = "write_timeout",
+    /// A packet exceeded the limit of its receiver.
     PacketTooLarge = "packet_too_large",
+    /// The node left the cluster.
     Fenced = "fenced",
+    /// A transient session did not keep up with its messages.
     QueueFull = "queue_full",
+    /// An MQTT 3.1.1 client has more publishes waiting for their acknowledgement than the server holds, or one that can
+    /// only be refused, which that version has no words for.
     PublishStalled = "publish_stalled",
+    /// A task of the connection or of its session panicked.
+    InternalError = "internal_error",
 });
 
 label!(
-    /// Why a socket was closed before it had a successful CONNACK.
+    /// Why a socket never became a connection.
     Rejected, "reason", {
+    /// Too many sockets, or the node is busy.
     Overload = "overload",
+    /// The node has as many clients as it may have.
     ConnectionLimit = "connection_limit",
-    RateLimit = "rate_limit",
-    Tls = "tls",
+    /// The first packet was no usable CONNECT.
     BadProtocol = "bad_protocol",
+    /// No CONNECT in time.
     Timeout = "timeout",
+    /// The peer went away before it was answered.
     Lost = "lost",
+    /// The node does not serve clients now.
     Unavailable = "unavailable",
+    /// The client is not who it says, or may not do what it asks.
     Auth = "auth",
+    /// The client id is not usable, or belongs to somebody else.
     ClientId = "client_id",
+    /// The task of the handshake panicked.
+    InternalError = "internal_error",
 });
 
 label!(
@@ -118,11 +142,11 @@ label!(
 });
 
 label!(
-    /// Why a session ended against its client's will.
+    /// Why a connection was ended against its client's will.
     Kicked, "reason", {
+    /// Another connection took the client id.
     TakenOver = "taken_over",
-    Admin = "admin",
-    Expired = "expired",
+    /// The client's user was deleted, or may not have the client id any more.
     AclRevoked = "acl_revoked",
 });
 
@@ -249,6 +273,8 @@ label!(
 label!(
     /// What readiness consists of.
     Check, "check", {
+    /// The log is replayed and the state is loaded.
+    Disk = "disk",
     /// A member of a cluster.
     Joined = "joined",
     /// In touch with a majority.

@@ -184,6 +184,8 @@ pub struct Access {
     pub auth: Family<AuthResult, IntCounter>,
     pub auth_duration: Family<AuthMethod, Histogram>,
     pub checks: Family2<AclAction, AclResult, IntCounter>,
+    pub denied: Family<AclAction, IntCounter>,
+    pub subscriptions_revoked: IntCounter,
     pub revision: IntGauge,
     pub rejected_revision: IntGauge,
     pub load_failures: IntCounter,
@@ -200,6 +202,14 @@ impl Access {
                 &[0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0],
             )?,
             checks: make.counters2("acl_checks_total", "Decisions of access rules.")?,
+            denied: make.counters(
+                "acl_denied_total",
+                "PUBLISH packets, and filters of SUBSCRIBE packets, that access rules refused to clients.",
+            )?,
+            subscriptions_revoked: make.counter(
+                "acl_subscriptions_revoked_total",
+                "Subscriptions that were ended because access rules changed.",
+            )?,
             revision: make.gauge("acl_revision", "Revision of the access document that is enforced; 0 for none.")?,
             rejected_revision: make
                 .gauge("acl_rejected_revision", "Higher revision that was seen and refused; 0 for none.")?,
@@ -212,7 +222,7 @@ impl Access {
     }
 }
 
-/// The Raft groups of this node.
+/// The Raft groups of which this node is a replica.
 #[derive(Debug)]
 pub struct Raft {
     pub proposal_duration: Histogram,
@@ -276,6 +286,24 @@ impl Raft {
             uncommitted: self.uncommitted.with_label_values(label),
             leader_changes: self.leader_changes.with_label_values(label),
         }
+    }
+
+    /// Removes the series of a group that this node holds no more.
+    pub fn remove_group(&self, group: &str) {
+        let label = &[group];
+        // Fails where the series never existed.
+        for gauges in [
+            &self.has_leader,
+            &self.is_leader,
+            &self.term,
+            &self.commit_index,
+            &self.applied_index,
+            &self.snapshot_index,
+            &self.uncommitted,
+        ] {
+            gauges.remove_label_values(label).ok();
+        }
+        self.leader_changes.remove_label_values(label).ok();
     }
 }
 

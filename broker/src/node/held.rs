@@ -295,7 +295,7 @@ impl Held {
     fn end(&self, why: Close) {
         if let Some(events) = self.events.lock().take() {
             // Fails when the connection has gone: nobody to tell.
-            events.try_send(Event::Close(why)).unwrap_or_default();
+            drop(events.try_send(Event::Close(why)));
         }
     }
 

@@ -10,8 +10,9 @@ use tonic::transport::Channel;
 use super::Node;
 use super::lease::Request;
 use super::membership::{REPLICAS, placement};
+use super::say::tell;
 use super::services::Handle;
-use super::shard::{Connector, Inbound, Link};
+use super::shard::{Connector, Inbound, Link, LinkId};
 use super::transient::{Dial, Stream};
 use super::wire::{self, Grant, Renewal};
 use crate::cluster::{GroupId, MAX_MESSAGE, NodeId, Purpose};
@@ -57,7 +58,7 @@ impl Node {
     fn shard_leader(&self, shard: u16) -> Option<NodeId> {
         let group = GroupId::shard(shard);
         let status = self.cluster.status(group);
-        if status.voters.contains_key(&self.id) || status.learners.contains_key(&self.id) {
+        if status.has_member(self.id) {
             return self.cluster.leadership(group).borrow().leader;
         }
         let (voters, _) = placement(group, &self.members_by_ordinal());
@@ -71,13 +72,13 @@ impl Node {
         let (from, from_leader) = mpsc::unbounded_channel();
         leader.send(Inbound::Opened { link, from }).ok()?;
         let (to, mut to_leader) = mpsc::unbounded_channel();
-        self.spawn(async move {
+        self.spawn("local link", async move {
+            let end = LinkEnd { link, leader };
             while let Some(frame) = to_leader.recv().await {
-                if leader.send(Inbound::Frame { link, frame }).is_err() {
+                if end.leader.send(Inbound::Frame { link, frame }).is_err() {
                     return;
                 }
             }
-            leader.send(Inbound::Closed { link }).unwrap_or_default();
         });
         Some(Link { to, from: from_leader })
     }
@@ -88,7 +89,7 @@ impl Node {
         let frames = UnboundedReceiverStream::new(frames).map(|frame| wire::frame(&frame));
         let mut answers = peer.shard(frames).await.ok()?.into_inner();
         let (from_leader, from) = mpsc::unbounded_channel();
-        self.spawn(async move {
+        self.spawn("remote link", async move {
             while let Some(Ok(frame)) = answers.next().await {
                 let Ok(event) = wire::read(&frame) else { return };
                 if from_leader.send(event).is_err() {
@@ -97,6 +98,18 @@ impl Node {
             }
         });
         Some(Link { to, from })
+    }
+}
+
+/// A link of one node at a shard's leader: the leader is told when it ends, whichever way that is.
+pub(super) struct LinkEnd {
+    pub(super) link: LinkId,
+    pub(super) leader: mpsc::UnboundedSender<Inbound>,
+}
+
+impl Drop for LinkEnd {
+    fn drop(&mut self) {
+        tell(&self.leader, Inbound::Closed { link: self.link });
     }
 }
 

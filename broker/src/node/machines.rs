@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use covey_core::shard::{Effect, Entry, Outcome};
-use covey_core::{Unreadable, meta, retained, shard};
+use covey_core::{meta, retained, shard};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 
+use super::say::tell;
 use crate::cluster::{Machine, Rows, StoreError};
 
 /// Lets core write into the runtime's batch.
@@ -31,7 +32,7 @@ fn collect(rows: Stored<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
     rows.map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
 }
 
-fn unreadable(error: Unreadable) -> StoreError {
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Decode(Box::new(error))
 }
 
@@ -55,17 +56,16 @@ impl Shard {
 pub(super) struct ShardMachine(pub Arc<Shard>);
 
 impl Machine for ShardMachine {
-    fn apply(&mut self, _index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
-        let Some(entry) = Entry::decode(command) else { return Bytes::new() };
+    fn apply(&mut self, _index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
+        let entry = Entry::decode(command).map_err(unreadable)?;
         let outcomes: Vec<Outcome> = self.0.machine.lock().apply(entry, &mut Batch(rows));
-        postcard::to_stdvec(&outcomes).unwrap_or_default().into()
+        Ok(covey_core::encode(&outcomes).into())
     }
 
     fn written(&mut self) {
         let effects = self.0.machine.lock().take_effects();
         if !effects.is_empty() {
-            // Nobody listens while the node stops.
-            self.0.effects.send(effects).unwrap_or_default();
+            tell(&self.0.effects, effects);
         }
     }
 
@@ -101,8 +101,9 @@ impl Meta {
 pub(super) struct MetaMachine(pub Arc<Meta>);
 
 impl Machine for MetaMachine {
-    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
-        self.0.machine.write().apply(index, command, &mut Batch(rows)).encode()
+    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
+        let command = meta::Command::decode(command).map_err(unreadable)?;
+        Ok(self.0.machine.write().apply(index, command, &mut Batch(rows)).encode())
     }
 
     fn written(&mut self) {
@@ -135,9 +136,10 @@ impl Retained {
 pub(super) struct RetainedMachine(pub Arc<Retained>);
 
 impl Machine for RetainedMachine {
-    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
-        let outcomes = self.0.machine.write().apply(index, command, &mut Batch(rows));
-        postcard::to_stdvec(&outcomes).unwrap_or_default().into()
+    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
+        let entry = retained::Entry::decode(command).map_err(unreadable)?;
+        let outcomes = self.0.machine.write().apply(index, entry, &mut Batch(rows));
+        Ok(covey_core::encode(&outcomes).into())
     }
 
     fn written(&mut self) {}
@@ -146,5 +148,25 @@ impl Machine for RetainedMachine {
         let machine = retained::Machine::restore(self.0.limit, collect(rows)?).map_err(unreadable)?;
         *self.0.machine.write() = machine;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_an_error_and_changes_nothing() {
+        let machines: [Box<dyn Machine>; 3] = [
+            Box::new(ShardMachine(Shard::new().0)),
+            Box::new(MetaMachine(Meta::new())),
+            Box::new(RetainedMachine(Retained::new(1 << 20))),
+        ];
+        for mut machine in machines {
+            let mut rows = Rows::new();
+            let newer = Bytes::from_static(&[0xff; 16]);
+            assert!(machine.apply(1, &newer, &mut rows).is_err());
+            assert!(rows.is_empty());
+        }
     }
 }

@@ -151,12 +151,14 @@ impl Membership {
             members: members.into_iter().map(|(node, member)| (node, member.ordinal)).collect(),
         };
         let node = self.node.clone();
-        self.node.spawn(async move {
+        let forming = async move {
             while node.meta.machine.read().header().cluster.is_empty() {
                 drop(node.cluster.propose_at_leader(GroupId::META, command.encode()).await);
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-        });
+        };
+        let (supervisor, shutdown) = (self.node.supervisor.clone(), self.node.shutdown.clone());
+        self.node.tasks.spawn(supervisor.ending("formation", shutdown, forming));
         Ok(())
     }
 

@@ -10,6 +10,10 @@ use crate::session::Message;
 const MAX: usize = 32 << 20;
 
 /// Encodes topic, payload and properties; QoS and flags travel beside the body.
+#[expect(
+    clippy::expect_used,
+    reason = "texts and data were decoded from fields of 65,535 bytes, the packet is within MAX"
+)]
 pub(super) fn encode(message: &Message) -> Bytes {
     let publish = Publish {
         dup: false,
@@ -21,10 +25,8 @@ pub(super) fn encode(message: &Message) -> Bytes {
         payload: message.payload.clone(),
     };
     let mut bytes = BytesMut::new();
-    match covey_codec::encode(&Packet::Publish(publish), ProtocolVersion::V5, &mut bytes) {
-        Ok(()) => bytes.freeze(),
-        Err(_) => Bytes::new(),
-    }
+    covey_codec::encode(&Packet::Publish(publish), ProtocolVersion::V5, &mut bytes).expect("a decoded message fits");
+    bytes.freeze()
 }
 
 /// Reads a stored message; `None` for bytes that this code did not write.

@@ -18,6 +18,7 @@ mod message;
 mod outbox;
 mod publish;
 mod retained;
+mod say;
 mod server;
 mod services;
 mod session;
@@ -46,6 +47,7 @@ pub use start::{Parts, peer_routes, start};
 
 use crate::cluster::{Channels, Cluster, GroupId, NodeId};
 use crate::session::{Close, ConnectRequest, Connected, Message, Sessions};
+use crate::supervise::{Supervisor, contained};
 use held::{EVENTS, Held, Outbox, Registry};
 use lease::Lease;
 use machines::{Meta, Retained};
@@ -61,11 +63,11 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Counts what the node does. Every method may be called from any task and must not block.
 pub trait Observer: Send + Sync + 'static {
     /// A QoS 0 message for a node that is not reached was dropped.
-    fn dropped_unreachable(&self) {}
+    fn dropped_unreachable(&self);
     /// A QoS 0 message was dropped: its connection takes less than it gets.
-    fn dropped_slow(&self) {}
+    fn dropped_slow(&self);
     /// Messages were not taken by full queues.
-    fn missed(&self, _count: u64) {}
+    fn missed(&self, count: u64);
 }
 
 /// See the module.
@@ -75,6 +77,7 @@ pub struct Node {
     pub cluster: Cluster,
     pub metrics: Arc<dyn Observer>,
     pub tasks: TaskTracker,
+    supervisor: Supervisor,
     pub lease: Arc<Lease>,
     meta: Arc<Meta>,
     retained: Arc<Retained>,
@@ -113,12 +116,17 @@ impl Node {
         shard.unwrap_or_else(|| unreachable!("the configuration was checked: there is at least one shard"))
     }
 
-    /// Starts a task that ends with the node.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Starts the task of one client or one stream, which ends with the node: its panic ends only what it owns.
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            shutdown.run_until_cancelled(task).await;
+            shutdown.run_until_cancelled(contained(name, task)).await;
         });
+    }
+
+    /// Starts a task that the node cannot do without until it stops.
+    pub(crate) fn spawn_lasting(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.supervisor.clone().lasting(name, self.shutdown.clone(), task));
     }
 
     fn next_link(&self) -> LinkId {
@@ -151,7 +159,7 @@ impl Node {
             outcome = &mut answer => outcome.ok(),
             () = tokio::time::sleep_until(until) => {
                 let node = self.clone();
-                self.spawn(async move {
+                self.spawn("late claim", async move {
                     if let Ok(Outcome::Claimed(claimed)) = answer.await {
                         let end = End { client, owner: claimed.owner, expiry: None, drop_will: true };
                         let shard = node.shard_of(&end.client);
@@ -260,9 +268,30 @@ impl Node {
         self.registry.transient()
     }
 
-    /// Groups of which this node knows no leader.
+    /// Groups of which this node is a replica and knows no leader.
     pub fn leaderless_groups(&self) -> usize {
-        self.groups().filter(|group| self.cluster.leadership(*group).borrow().leader.is_none()).count()
+        self.groups_held().filter(|group| self.cluster.leadership(*group).borrow().leader.is_none()).count()
+    }
+
+    /// Groups of which this node is a voter or a learner.
+    pub fn groups_held(&self) -> impl Iterator<Item = GroupId> {
+        let members = self.members_by_ordinal();
+        self.groups().filter(move |group| self.holds(*group, &members))
+    }
+
+    /// A node that was removed from a group may never receive the entry that says so, and then lists itself for ever.
+    /// Therefore the placement that follows from the members has to name it as well, unless it still leads.
+    fn holds(&self, group: GroupId, members: &BTreeMap<u32, NodeId>) -> bool {
+        let status = self.cluster.status(group);
+        if !status.has_member(self.id) {
+            return false;
+        }
+        let (voters, learners) = membership::placement(group, members);
+        // While the cluster is formed meta has no members yet.
+        members.is_empty()
+            || voters.contains_key(&self.id)
+            || learners.contains_key(&self.id)
+            || self.cluster.leadership(group).borrow().ours
     }
 
     /// Groups that this node leads.

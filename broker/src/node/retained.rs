@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::machines::Retained;
+use super::say::{reply, tell};
 use crate::clock;
 use crate::cluster::{Cluster, GroupId};
 
@@ -47,7 +48,7 @@ impl Writer {
         if state.0 == write.epoch {
             state.1 += 1;
             write.number = state.1;
-            self.jobs.send((write, answer)).unwrap_or_default();
+            tell(&self.jobs, (write, answer));
         }
         receiver
     }
@@ -89,7 +90,7 @@ pub(super) async fn run(
             if let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, proposed).await {
                 let outcomes: Vec<Outcome> = postcard::from_bytes(&response.bytes).unwrap_or_default();
                 for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
-                    answer.send((response.index, outcome)).unwrap_or_default();
+                    reply(answer, (response.index, outcome));
                 }
                 break;
             }

@@ -11,7 +11,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Node;
 use super::lease;
+use super::links::LinkEnd;
 use super::membership::Membership;
+use super::say::tell;
 use super::shard::Inbound;
 use super::wire::{self, FromShard, ToShard};
 
@@ -78,7 +80,7 @@ impl Peer for PeerService {
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
         let (from, answers) = mpsc::unbounded_channel::<FromShard>();
         // Answered before the first frame is read: the caller sends it when it has the answer.
-        self.node.spawn(serve_shard(self.node.clone(), request.into_inner(), from));
+        self.node.spawn("shard link", serve_shard(self.node.clone(), request.into_inner(), from));
         let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(wire::frame(&answer)));
         Ok(Response::new(Box::pin(answers)))
     }
@@ -95,11 +97,11 @@ impl Peer for PeerService {
     async fn transient(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::TransientStream>, Status> {
         let (out, answers) = mpsc::unbounded_channel();
         let (incoming, frames, over) = (self.node.incoming.clone(), request.into_inner(), self.node.shutdown.clone());
-        self.node.spawn(async move {
+        self.node.spawn("transient stream", async move {
             tokio::select! {
                 () = over.cancelled() => {}
                 served = incoming.serve(frames, out.clone()) => if let Err(status) = served {
-                    out.send(Err(status)).unwrap_or_default();
+                    tell(&out, Err(status));
                 },
             }
         });
@@ -126,11 +128,11 @@ async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, from: mpsc::
     let ToShard::Attach { shard, .. } = &attach else { return };
     let Some(leader) = node.leaders.get(usize::from(*shard)).cloned() else { return };
     let link = node.next_link();
-    let mut sent = leader.send(Inbound::Opened { link, from });
+    let end = LinkEnd { link, leader };
+    let mut sent = end.leader.send(Inbound::Opened { link, from });
     let mut next = Some(attach);
     while let (Ok(()), Some(frame)) = (&sent, next.take()) {
-        sent = leader.send(Inbound::Frame { link, frame });
+        sent = end.leader.send(Inbound::Frame { link, frame });
         next = frames.next().await.and_then(Result::ok).and_then(|frame| wire::read(&frame).ok());
     }
-    leader.send(Inbound::Closed { link }).unwrap_or_default();
 }

@@ -17,6 +17,7 @@ use super::lease::Surroundings;
 use super::message;
 use super::publish::Outbound;
 use super::shard::{Events, Services};
+use super::transient::Tasks;
 use super::wire::{FromShard, Grant, Renewal, ToShard};
 use crate::cluster::{GroupId, NodeId};
 use crate::session::{Close, Delivery, Subscription};
@@ -201,8 +202,11 @@ impl Surroundings for Handle {
         let over = node.shutdown.child_token();
         *node.epoch_over.lock() = over.clone();
         let (peers, dial, ping) = (node.peers.clone(), Arc::new(self.clone()), node.config.fence.lease / 6);
-        let tasks = node.tasks.clone();
-        node.spawn(async move { peers.run(epoch, dial, ping, tasks, over).await });
+        let (supervisor, shutdown) = (node.supervisor.clone(), node.shutdown.clone());
+        let tasks = Tasks { tasks: node.tasks.clone(), supervisor: supervisor.clone() };
+        // It ends with the epoch.
+        let run = async move { peers.run(epoch, dial, ping, tasks, over).await };
+        node.tasks.spawn(supervisor.ending("peers", shutdown, run));
     }
 
     fn on_epoch_end(&self, _epoch: u64) {

@@ -15,9 +15,11 @@ use super::Node;
 use super::held::{Held, Outbox, Registry};
 use super::message;
 use super::publish::{Outbound, Pending};
+use super::say::reply;
 use super::transient;
 use super::wire::ToShard;
-use crate::session::{Acknowledgement, Ended, Message, Published, Session, Subscription};
+use crate::session::{Close, Ended, Message, Published, Session, Subscription};
+use crate::supervise::caught;
 
 /// One session, held by one connection.
 #[derive(Debug, Clone)]
@@ -27,10 +29,21 @@ pub struct NodeSession {
     pub(super) queue: Arc<Mutex<Queue>>,
 }
 
+/// Bytes of QoS 0 messages of one session that may wait behind a retained or a QoS 2 message; those beyond are dropped and
+/// counted. One message is always taken.
+const QOS_0_BYTES: usize = 1 << 20;
+/// What a message takes beside its text and payload.
+const MESSAGE_OVERHEAD: usize = 256;
+const USER_PROPERTY_OVERHEAD: usize = size_of::<(MqttStr, MqttStr)>();
+
 /// Publishes that wait for something before they can be routed, so that all behind them wait too.
+///
+/// What a client may have unacknowledged is bounded by its connection; QoS 0 by [`QOS_0_BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
+    /// Bytes of the QoS 0 messages among them.
+    qos_0_bytes: usize,
     draining: bool,
 }
 
@@ -73,18 +86,29 @@ impl NodeSession {
             return Ok(Routed::Pending(pending));
         }
         let (routed, receiver) = oneshot::channel();
-        // A queue may grow only with what the client may have unacknowledged; QoS 0 is not promised.
-        if message.qos == QoS::AtMostOnce && queue.waiting.len() > 1000 {
+        let qos_0_bytes = qos_0_bytes(&message);
+        if queue.qos_0_bytes + qos_0_bytes > QOS_0_BYTES && !queue.waiting.is_empty() {
             self.node.metrics.dropped_unreachable();
             return Err(receiver);
         }
+        queue.qos_0_bytes += qos_0_bytes;
         queue.waiting.push_back(Waiting { message, packet, routed });
         if !queue.draining {
             queue.draining = true;
             let session = self.clone();
-            self.node.spawn(async move { session.drain().await });
+            self.spawn("queued publishes", async move { session.drain().await });
         }
         Err(receiver)
+    }
+
+    /// Starts a task of this session: its panic ends the client's connection, whose requests would wait for ever.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let session = self.clone();
+        self.node.spawn(name, async move {
+            if caught(name, task).await.is_err() {
+                session.node.registry.close(&session.held, Close::Failed);
+            }
+        });
     }
 
     /// Routes what waits, in order; gives up when the epoch ends.
@@ -93,12 +117,13 @@ impl NodeSession {
             let next = {
                 let mut queue = self.queue.lock();
                 let next = queue.waiting.pop_front();
+                queue.qos_0_bytes -= next.as_ref().map_or(0, |next| qos_0_bytes(&next.message));
                 queue.draining = next.is_some();
                 next
             };
             let Some(waiting) = next else { return };
             let Some(routed) = self.route_in_turn(&waiting.message, waiting.packet).await else { return };
-            waiting.routed.send(routed).unwrap_or_default();
+            reply(waiting.routed, routed);
         }
     }
 
@@ -209,7 +234,7 @@ impl NodeSession {
         }
         if !awaited.is_empty() {
             let session = self.clone();
-            self.node.spawn(async move { session.send_retained(awaited).await });
+            self.spawn("retained messages", async move { session.send_retained(awaited).await });
         }
         codes
     }
@@ -230,6 +255,19 @@ impl NodeSession {
             }
         }
     }
+}
+
+/// What a message takes while it waits, in bytes; 0 for one that is promised.
+fn qos_0_bytes(message: &Message) -> usize {
+    if message.qos != QoS::AtMostOnce {
+        return 0;
+    }
+    let properties = &message.properties;
+    let texts = [&properties.response_topic, &properties.content_type].into_iter().flatten().map(MqttStr::len);
+    let user = properties.user_properties.iter().map(|(name, value)| name.len() + value.len() + USER_PROPERTY_OVERHEAD);
+    let data = properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
+    let sum = texts.chain(user).sum::<usize>() + data;
+    MESSAGE_OVERHEAD + message.topic.len() + message.payload.len() + sum
 }
 
 /// What a QoS 2 packet id turned out to be.
@@ -321,7 +359,7 @@ impl Session for NodeSession {
         }
     }
 
-    fn acknowledge(&self, packet_id: PacketId, _how: Acknowledgement) {
+    fn acknowledge(&self, packet_id: PacketId) {
         let held = &self.held;
         let mut outbox = held.outbox.lock();
         match &mut *outbox {

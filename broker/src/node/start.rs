@@ -24,6 +24,7 @@ use super::{Node, Observer, retained};
 use crate::cluster::{self, Cluster, Fatal, GroupId, MAX_MESSAGE, Machine, StartError, Tuning};
 use crate::peer::Pool;
 use crate::storage::segment::Log;
+use crate::supervise::Supervisor;
 
 /// What a node is made of.
 pub struct Parts {
@@ -36,6 +37,7 @@ pub struct Parts {
     pub observer: Arc<dyn Observer>,
     pub tuning: Tuning,
     pub fatal: Fatal,
+    pub supervisor: Supervisor,
     pub shutdown: CancellationToken,
 }
 
@@ -54,7 +56,7 @@ struct ShardParts {
 
 /// Starts a node; it serves nobody before it holds a lease.
 pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartError> {
-    let Parts { config, identity, log, dir, pool, observer, tuning, fatal, shutdown } = parts;
+    let Parts { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = parts;
     let (meta, retained_state) = (Meta::new(), Retained::new(config.mqtt.max_retained_bytes));
     let mut machines: Vec<(GroupId, Box<dyn Machine>)> = vec![
         (GroupId::META, Box::new(MetaMachine(meta.clone()))),
@@ -78,6 +80,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
         channels: channels.clone(),
         machines,
         fatal,
+        supervisor: supervisor.clone(),
         shutdown: shutdown.clone(),
     })
     .await?;
@@ -96,6 +99,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
         cluster,
         metrics: observer,
         tasks: TaskTracker::new(),
+        supervisor,
         lease: Lease::new(),
         meta,
         retained: retained_state,
@@ -113,7 +117,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
     });
     spawn_tasks(&node, shards, writes, requests, &identity);
     let membership = Arc::new(Membership { node: node.clone(), identity, pool });
-    node.spawn(membership.clone().run());
+    node.spawn_lasting("membership", membership.clone().run());
     Ok((node, membership))
 }
 
@@ -142,11 +146,11 @@ fn spawn_tasks(
             shutdown: node.shutdown.clone(),
             order: 0,
         };
-        node.spawn(leader.run());
+        node.spawn_lasting("shard leader", leader.run());
     }
     for client in &node.shards {
         let client = client.clone();
-        node.spawn(client.run(handle.clone(), handle.clone(), node.shutdown.clone()));
+        node.spawn_lasting("shard client", client.run(handle.clone(), handle.clone(), node.shutdown.clone()));
     }
     let keeper = Keeper {
         cluster: node.cluster.clone(),
@@ -156,7 +160,7 @@ fn spawn_tasks(
         requests,
         shutdown: node.shutdown.clone(),
     };
-    node.spawn(keeper.run());
+    node.spawn_lasting("lease keeper", keeper.run());
     let holder = Holder {
         lease: node.lease.clone(),
         cluster: node.cluster.clone(),
@@ -167,10 +171,10 @@ fn spawn_tasks(
         surroundings: handle,
         shutdown: node.shutdown.clone(),
     };
-    node.spawn(holder.run());
+    node.spawn_lasting("lease holder", holder.run());
     let (writer, cluster) = (node.writer.clone(), node.cluster.clone());
     let (retained_state, shutdown) = (node.retained.clone(), node.shutdown.clone());
-    node.spawn(retained::run(writes, writer, cluster, retained_state, shutdown));
+    node.spawn_lasting("retained writer", retained::run(writes, writer, cluster, retained_state, shutdown));
 }
 
 /// The gRPC routes of the peer port.

@@ -182,7 +182,7 @@ pub(super) enum FromTransient {
 
 /// Puts a value into a frame.
 pub(super) fn frame<T: Serialize>(value: &T) -> Frame {
-    Frame { data: postcard::to_stdvec(value).unwrap_or_default().into() }
+    Frame { data: covey_core::encode(value).into() }
 }
 
 /// Reads a frame; an unreadable one ends the stream.

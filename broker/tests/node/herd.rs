@@ -12,6 +12,7 @@ use covey_broker::peer::{Pool, Role, Tls, serve};
 use covey_broker::session::{ConnectRequest, Connected, Event, Message, Session, Sessions, Subscription};
 use covey_broker::storage::marker::{Directory, Expected};
 use covey_broker::storage::segment::{Log, Options};
+use covey_broker::supervise::Supervisor;
 use covey_codec::packet::PublishProperties;
 use covey_codec::{MqttStr, PacketId, ProtocolVersion, QoS};
 use covey_contract::config::{Config, Raft};
@@ -51,9 +52,13 @@ pub(crate) struct Counts {
 }
 
 impl Observer for Counts {
+    fn dropped_unreachable(&self) {}
+
     fn dropped_slow(&self) {
         self.slow.fetch_add(1, Ordering::Relaxed);
     }
+
+    fn missed(&self, _count: u64) {}
 }
 
 fn write_certificates(dir: &Path) {
@@ -143,6 +148,7 @@ impl Herd {
             observer: self.counts.clone(),
             tuning: Tuning::default(),
             fatal: Arc::new(|group, reason| panic!("{group}: {reason}")),
+            supervisor: Supervisor::new(|reason| panic!("{reason}")),
             shutdown: shutdown.clone(),
         })
         .await

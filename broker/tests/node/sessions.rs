@@ -3,9 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use covey_broker::session::{
-    Acknowledgement, Close, ConnectRequest, Ended, Event, Message, Published, Session, Sessions, Subscription,
-};
+use covey_broker::session::{Close, ConnectRequest, Ended, Event, Message, Published, Session, Sessions, Subscription};
 use covey_codec::{QoS, ReasonCode};
 
 use crate::herd::{Herd, filter, message, receive, request, until};
@@ -30,7 +28,7 @@ async fn a_message_reaches_durable_and_transient_sessions_on_other_nodes() {
         for number in 0..20 {
             let (payload, packet) = receive(connected).await;
             assert_eq!(payload, number.to_string());
-            connected.session.acknowledge(packet, Acknowledgement::Ack);
+            connected.session.acknowledge(packet);
         }
     }
 }
@@ -92,7 +90,7 @@ async fn what_was_acknowledged_right_before_the_end_does_not_come_again() {
         let mut worker = herd.connect(0, "worker", 600).await;
         let (payload, packet) = receive(&mut worker).await;
         assert_eq!(payload, number.to_string());
-        worker.session.acknowledge(packet, Acknowledgement::Ack);
+        worker.session.acknowledge(packet);
         worker.session.end(BROKEN);
     }
 }
@@ -112,7 +110,7 @@ async fn an_offline_session_keeps_its_queue_and_resumes_on_another_node() {
     for number in 0..50 {
         let (payload, packet) = receive(&mut second).await;
         assert_eq!(payload, number.to_string());
-        second.session.acknowledge(packet, Acknowledgement::Ack);
+        second.session.acknowledge(packet);
     }
 }
 
@@ -171,7 +169,7 @@ async fn what_was_acknowledged_survives_a_restart_of_all_nodes() {
     for number in 0..100 {
         let (payload, packet) = receive(&mut worker).await;
         assert_eq!(payload, number.to_string());
-        worker.session.acknowledge(packet, Acknowledgement::Ack);
+        worker.session.acknowledge(packet);
     }
 }
 
@@ -192,7 +190,7 @@ async fn publishes_go_on_over_the_death_of_a_leader_and_none_is_lost_or_doubled(
     for number in 0..100 {
         let (payload, packet) = receive(&mut worker).await;
         assert_eq!(payload, number.to_string());
-        worker.session.acknowledge(packet, Acknowledgement::Ack);
+        worker.session.acknowledge(packet);
     }
     herd.start(2).await;
     herd.all_serve().await;

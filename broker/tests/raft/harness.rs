@@ -28,6 +28,7 @@ use covey_broker::cluster::{
     Rows, StoreError, Tuning,
 };
 use covey_broker::storage::segment;
+use covey_broker::supervise::Supervisor;
 
 pub(crate) const GROUP: GroupId = GroupId::META;
 pub(crate) const OTHER: GroupId = GroupId::shard(0);
@@ -63,17 +64,17 @@ pub(crate) fn parse(mut command: &[u8]) -> (u32, u32) {
 }
 
 impl Machine for ListMachine {
-    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Bytes {
+    fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
         let mut contents = self.contents.lock();
         contents.applies.push(index);
         let (client, sequence) = parse(command);
         assert_ne!(client, POISON, "as the test wants it");
         if !self.seen.insert((client, sequence)) {
-            return Bytes::from_static(b"repeat");
+            return Ok(Bytes::from_static(b"repeat"));
         }
         contents.entries.push((index, command.clone()));
         rows.put(index.to_be_bytes(), command.clone());
-        Bytes::from(contents.entries.len().to_string())
+        Ok(Bytes::from(contents.entries.len().to_string()))
     }
 
     fn written(&mut self) {}
@@ -343,7 +344,7 @@ impl TestCluster {
             let machine = ListMachine { seen: BTreeSet::new(), contents: Arc::clone(contents) };
             (*group, Box::new(machine) as Box<dyn Machine>)
         });
-        let fatal = Arc::clone(&self.fatal);
+        let (fatal, failed) = (Arc::clone(&self.fatal), Arc::clone(&self.fatal));
         let wire = Wire { net: Arc::clone(&self.net), node: id, cached: Mutex::default() };
         let cluster = Cluster::start(Options {
             node: id,
@@ -354,6 +355,7 @@ impl TestCluster {
             channels: Arc::new(wire),
             machines: machines.collect(),
             fatal: Arc::new(move |group, reason| fatal.lock().push(format!("{id} {group}: {reason}"))),
+            supervisor: Supervisor::new(move |reason| failed.lock().push(format!("{id}: {reason}"))),
             shutdown: CancellationToken::new(),
         });
         let cluster = cluster.await.unwrap();

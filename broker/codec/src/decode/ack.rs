@@ -3,7 +3,7 @@
 use super::{Context, Sender, kind};
 use crate::error::{DecodeError, protocol};
 use crate::packet::{Ack, AckProperties, ProtocolVersion};
-use crate::property::{self, Property, not_here, set};
+use crate::property::{self, Property, Users, not_here, set};
 use crate::reason::ReasonCode;
 use crate::wire::Reader;
 
@@ -40,12 +40,8 @@ fn reason(code: u8, kind: u8, sender: Sender) -> Result<ReasonCode, DecodeError>
 
 pub(super) fn properties(body: &mut Reader) -> Result<AckProperties, DecodeError> {
     let mut found = AckProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Unread(&mut found.user_properties), |property| match property {
         Property::ReasonString(value) => set(&mut found.reason_string, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     Ok(found)

@@ -2,7 +2,7 @@
 
 use crate::error::{DecodeError, malformed, protocol};
 use crate::packet::{ConnAck, ConnAckProperties, ProtocolVersion};
-use crate::property::{self, Property, not_here, set};
+use crate::property::{self, Property, Users, not_here, set};
 use crate::reason::ReasonCode;
 use crate::wire::Reader;
 
@@ -38,7 +38,7 @@ fn reason(code: u8) -> Result<ReasonCode, DecodeError> {
 
 fn properties(body: &mut Reader) -> Result<ConnAckProperties, DecodeError> {
     let mut found = ConnAckProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Unread(&mut found.user_properties), |property| match property {
         Property::SessionExpiryInterval(value) => set(&mut found.session_expiry_interval, value),
         Property::ReceiveMaximum(value) => set(&mut found.receive_maximum, value),
         Property::MaximumQos(value) => set(&mut found.maximum_qos, value),
@@ -55,10 +55,6 @@ fn properties(body: &mut Reader) -> Result<ConnAckProperties, DecodeError> {
         Property::ServerReference(value) => set(&mut found.server_reference, value),
         Property::AuthenticationMethod(value) => set(&mut found.authentication_method, value),
         Property::AuthenticationData(value) => set(&mut found.authentication_data, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     Ok(found)

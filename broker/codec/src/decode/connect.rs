@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::{DecodeError, malformed, protocol};
 use crate::packet::{Connect, ConnectProperties, ProtocolVersion, QoS, Will, WillProperties};
-use crate::property::{self, Property, not_here, set};
+use crate::property::{self, Property, Users, not_here, set};
 use crate::topic;
 use crate::wire::Reader;
 
@@ -79,7 +79,7 @@ fn check_flags(flags: u8, version: ProtocolVersion) -> Result<(), DecodeError> {
 
 fn properties(body: &mut Reader) -> Result<ConnectProperties, DecodeError> {
     let mut found = ConnectProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Unread(&mut found.user_properties), |property| match property {
         Property::SessionExpiryInterval(value) => set(&mut found.session_expiry_interval, value),
         Property::ReceiveMaximum(value) => set(&mut found.receive_maximum, value),
         Property::MaximumPacketSize(value) => set(&mut found.maximum_packet_size, value),
@@ -88,10 +88,6 @@ fn properties(body: &mut Reader) -> Result<ConnectProperties, DecodeError> {
         Property::RequestProblemInformation(value) => set(&mut found.request_problem_information, value),
         Property::AuthenticationMethod(value) => set(&mut found.authentication_method, value),
         Property::AuthenticationData(value) => set(&mut found.authentication_data, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     if found.authentication_data.is_some() && found.authentication_method.is_none() {
@@ -114,17 +110,13 @@ fn will(body: &mut Reader, flags: u8, version: ProtocolVersion) -> Result<Will, 
 
 fn will_properties(body: &mut Reader) -> Result<WillProperties, DecodeError> {
     let mut found = WillProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Forwarded(&mut found.user_properties), |property| match property {
         Property::WillDelayInterval(value) => set(&mut found.will_delay_interval, value),
         Property::PayloadFormatIndicator(value) => set(&mut found.payload_format_indicator, value),
         Property::MessageExpiryInterval(value) => set(&mut found.message_expiry_interval, value),
         Property::ContentType(value) => set(&mut found.content_type, value),
         Property::ResponseTopic(value) => set(&mut found.response_topic, value),
         Property::CorrelationData(value) => set(&mut found.correlation_data, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     Ok(found)

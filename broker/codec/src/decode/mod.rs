@@ -7,12 +7,12 @@
 //! AwaitConnect --CONNECT--> Open(version) --anything wrong--> Failed(error)
 //! ```
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::error::{DecodeError, malformed, protocol};
 use crate::packet::{Packet, ProtocolVersion};
 use crate::varint;
-use crate::wire::Reader;
+use crate::wire::{Reader, UserPropertyPolicy};
 
 mod ack;
 mod connack;
@@ -68,19 +68,54 @@ pub struct Decoder {
     state: State,
     version: Option<ProtocolVersion>,
     limit: usize,
+    /// Largest CONNECT.
+    connect_limit: usize,
+    users: UserPropertyPolicy,
 }
+
+/// Protocol name and level: the first bytes of every CONNECT behind its fixed header.
+const VERSION_LEN: usize = 7;
 
 impl Decoder {
     /// A server's decoder: the first packet has to be CONNECT, and says the version of the rest.
     ///
     /// `max_packet_size` is in bytes and counts the fixed header; a larger packet is refused as soon as its length is known.
     pub fn new(max_packet_size: usize) -> Self {
-        Self { sender: Sender::Client, state: State::AwaitConnect, version: None, limit: max_packet_size }
+        Self {
+            sender: Sender::Client,
+            state: State::AwaitConnect,
+            version: None,
+            limit: max_packet_size,
+            connect_limit: max_packet_size,
+            users: UserPropertyPolicy::Keep,
+        }
+    }
+
+    /// Takes no CONNECT of more than `max_size` bytes: its sender is not known yet.
+    #[must_use]
+    pub fn with_connect_limit(mut self, max_size: usize) -> Self {
+        self.connect_limit = self.limit.min(max_size);
+        self
+    }
+
+    /// Keeps only the user properties that are forwarded, those of PUBLISH and of a will, and refuses a message with more
+    /// than `max` of them. The shortest has 5 bytes and takes 64; without this one packet costs 13 times its size.
+    #[must_use]
+    pub fn with_forwarded_user_properties(mut self, max: usize) -> Self {
+        self.users = UserPropertyPolicy::Forwarded { max };
+        self
     }
 
     /// A client's decoder, for what a server sends to it.
     pub fn client(version: ProtocolVersion, max_packet_size: usize) -> Self {
-        Self { sender: Sender::Server, state: State::Open(version), version: Some(version), limit: max_packet_size }
+        Self {
+            sender: Sender::Server,
+            state: State::Open(version),
+            version: Some(version),
+            limit: max_packet_size,
+            connect_limit: max_packet_size,
+            users: UserPropertyPolicy::Keep,
+        }
     }
 
     /// The version of the connection, known from the CONNECT on, even from one that is refused behind its version.
@@ -99,12 +134,19 @@ impl Decoder {
         self.next(bytes).inspect_err(|error| self.state = State::Failed(*error))
     }
 
+    /// Size in bytes, with its fixed header, of the packet at the front of `bytes`; `None` until the header has come as a
+    /// whole, or where it is malformed.
+    pub fn announced(bytes: &[u8]) -> Option<usize> {
+        announced(bytes).ok().flatten().map(|(size, _)| size)
+    }
+
     fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         self.check_first_byte(first)?;
-        let Some((remaining, width)) = varint::read(bytes.get(1..).unwrap_or_default())? else { return Ok(None) };
-        let header = 1 + width;
-        let size = header.saturating_add(usize::try_from(remaining).unwrap_or(usize::MAX));
+        let Some((size, header)) = announced(bytes)? else { return Ok(None) };
+        if matches!(self.state, State::AwaitConnect) && size > self.connect_limit {
+            return self.refuse_connect(bytes, size, header);
+        }
         if size > self.limit {
             return Err(DecodeError::TooLarge { size, limit: self.limit });
         }
@@ -113,10 +155,21 @@ impl Decoder {
         }
         let mut frame = bytes.split_to(size).freeze();
         frame.advance(header);
-        let mut body = Reader::new(frame);
+        let mut body = Reader::new(frame, self.users);
         let packet = self.packet(first, &mut body)?;
         body.finish()?;
         Ok(Some(packet))
+    }
+
+    /// Refuses a CONNECT that is too large as soon as its version has come, in which the refusal is said.
+    fn refuse_connect(&mut self, bytes: &BytesMut, size: usize, header: usize) -> Result<Option<Packet>, DecodeError> {
+        let begin = bytes.get(header..size.min(header + VERSION_LEN)).unwrap_or_default();
+        if begin.len() < VERSION_LEN.min(size - header) {
+            return Ok(None);
+        }
+        let mut begin = Reader::new(Bytes::copy_from_slice(begin), self.users);
+        self.version = Some(connect::version(&mut begin)?);
+        Err(DecodeError::TooLarge { size, limit: self.connect_limit })
     }
 
     fn check_first_byte(&self, first: u8) -> Result<(), DecodeError> {
@@ -188,4 +241,11 @@ impl Decoder {
         };
         Ok(packet)
     }
+}
+
+/// Sizes of the packet at the front of `bytes` and of its fixed header; `None` until the header has come as a whole.
+fn announced(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+    let Some((remaining, width)) = varint::read(bytes.get(1..).unwrap_or_default())? else { return Ok(None) };
+    let header = 1 + width;
+    Ok(Some((header.saturating_add(usize::try_from(remaining).unwrap_or(usize::MAX)), header)))
 }

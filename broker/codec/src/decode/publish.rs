@@ -3,7 +3,7 @@
 use super::{Context, Sender};
 use crate::error::{DecodeError, malformed, protocol};
 use crate::packet::{ProtocolVersion, Publish, PublishProperties, QoS};
-use crate::property::{self, Property, not_here, set};
+use crate::property::{self, Property, Users, not_here, set};
 use crate::topic;
 use crate::wire::Reader;
 
@@ -38,7 +38,7 @@ fn check_topic(name: &str) -> Result<(), DecodeError> {
 
 fn properties(body: &mut Reader, sender: Sender) -> Result<PublishProperties, DecodeError> {
     let mut found = PublishProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Forwarded(&mut found.user_properties), |property| match property {
         Property::PayloadFormatIndicator(value) => set(&mut found.payload_format_indicator, value),
         Property::MessageExpiryInterval(value) => set(&mut found.message_expiry_interval, value),
         Property::TopicAlias(value) => set(&mut found.topic_alias, value),
@@ -50,10 +50,6 @@ fn properties(body: &mut Reader, sender: Sender) -> Result<PublishProperties, De
         }
         Property::SubscriptionIdentifier(value) => {
             found.subscription_identifiers.push(value);
-            Ok(())
-        }
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
             Ok(())
         }
         _ => Err(not_here()),

@@ -3,7 +3,7 @@
 use super::{Context, Sender};
 use crate::error::{DecodeError, protocol};
 use crate::packet::{Auth, AuthProperties, Disconnect, DisconnectProperties, ProtocolVersion};
-use crate::property::{self, Property, not_here, set};
+use crate::property::{self, Property, Users, not_here, set};
 use crate::reason::ReasonCode;
 use crate::wire::Reader;
 
@@ -31,7 +31,7 @@ fn disconnect_reason(code: u8, sender: Sender) -> Result<ReasonCode, DecodeError
 
 fn disconnect_properties(body: &mut Reader, sender: Sender) -> Result<DisconnectProperties, DecodeError> {
     let mut found = DisconnectProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Unread(&mut found.user_properties), |property| match property {
         Property::SessionExpiryInterval(_) if sender == Sender::Server => {
             Err(protocol("MQTT-3.14.2-2", "session expiry interval in a disconnect from a server"))
         }
@@ -41,10 +41,6 @@ fn disconnect_properties(body: &mut Reader, sender: Sender) -> Result<Disconnect
         Property::SessionExpiryInterval(value) => set(&mut found.session_expiry_interval, value),
         Property::ServerReference(value) => set(&mut found.server_reference, value),
         Property::ReasonString(value) => set(&mut found.reason_string, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     Ok(found)
@@ -68,14 +64,10 @@ pub(super) fn auth(body: &mut Reader, sender: Sender) -> Result<Auth, DecodeErro
 
 fn auth_properties(body: &mut Reader) -> Result<AuthProperties, DecodeError> {
     let mut found = AuthProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Unread(&mut found.user_properties), |property| match property {
         Property::AuthenticationMethod(value) => set(&mut found.authentication_method, value),
         Property::AuthenticationData(value) => set(&mut found.authentication_data, value),
         Property::ReasonString(value) => set(&mut found.reason_string, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     if found.authentication_method.is_none() {

@@ -6,7 +6,7 @@ use crate::packet::{
     AckProperties, ProtocolVersion, QoS, RetainHandling, SubAck, Subscribe, SubscribeProperties, Subscription,
     SubscriptionOptions, UnsubAck, Unsubscribe, UnsubscribeProperties,
 };
-use crate::property::{self, Property, not_here, set};
+use crate::property::{self, Property, Users, not_here, set};
 use crate::reason::ReasonCode;
 use crate::text::MqttStr;
 use crate::topic;
@@ -65,12 +65,8 @@ fn requested_qos(bits: u8) -> Result<SubscriptionOptions, DecodeError> {
 
 fn subscribe_properties(body: &mut Reader) -> Result<SubscribeProperties, DecodeError> {
     let mut found = SubscribeProperties::default();
-    property::each(body, |property| match property {
+    property::each(body, Users::Unread(&mut found.user_properties), |property| match property {
         Property::SubscriptionIdentifier(value) => set(&mut found.subscription_identifier, value),
-        Property::User(name, value) => {
-            found.user_properties.push((name, value));
-            Ok(())
-        }
         _ => Err(not_here()),
     })?;
     Ok(found)
@@ -80,13 +76,7 @@ pub(super) fn unsubscribe(body: &mut Reader, version: ProtocolVersion) -> Result
     let packet_id = body.packet_id()?;
     let mut properties = UnsubscribeProperties::default();
     if version == ProtocolVersion::V5 {
-        property::each(body, |property| match property {
-            Property::User(name, value) => {
-                properties.user_properties.push((name, value));
-                Ok(())
-            }
-            _ => Err(not_here()),
-        })?;
+        property::each(body, Users::Unread(&mut properties.user_properties), |_| Err(not_here()))?;
     }
     let mut filters = Vec::new();
     while !body.is_empty() {

@@ -102,3 +102,57 @@ fn text_and_payload_share_the_read_buffer() {
     assert!(inside.contains(&publish.payload.as_ptr()));
     assert!(!inside.contains(&publish.topic.detached().as_bytes().as_ptr()));
 }
+
+/// A CONNECT of `c` with this many empty user properties.
+fn connect_with(version: ProtocolVersion, user_properties: usize) -> BytesMut {
+    let mut connect = Connect::new(version, MqttStr::new("c").unwrap());
+    connect.properties.user_properties = vec![(MqttStr::default(), MqttStr::default()); user_properties];
+    let mut bytes = BytesMut::new();
+    encode(&Packet::Connect(Box::new(connect)), version, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn connect_above_its_own_limit_is_refused_when_its_version_is_known() {
+    let mut whole = connect_with(ProtocolVersion::V5, 40);
+    let mut decoder = Decoder::new(1000).with_connect_limit(100);
+    for length in 0..10 {
+        assert_eq!(decoder.decode(&mut BytesMut::from(&whole[..length])), Ok(None), "{length} bytes");
+    }
+    let size = whole.len();
+    let refused = Err(DecodeError::TooLarge { size, limit: 100 });
+    assert_eq!(decoder.decode(&mut BytesMut::from(&whole[..10])), refused);
+    assert_eq!(decoder.version(), Some(ProtocolVersion::V5));
+    assert_eq!(Decoder::announced(&whole[..3]), Some(size));
+    let mut decoder = Decoder::new(1000).with_connect_limit(size);
+    assert!(decoder.decode(&mut whole).unwrap().is_some());
+    // The limit of the other packets is not that of CONNECT.
+    let mut publish = BytesMut::from(&[0x30, 0xc8, 0x01][..]);
+    assert_eq!(decoder.decode(&mut publish), Ok(None));
+}
+
+#[test]
+fn only_forwarded_user_properties_are_kept_and_they_are_counted() {
+    let mut decoder = Decoder::new(10_000).with_forwarded_user_properties(2);
+    let packet = decoder.decode(&mut connect_with(ProtocolVersion::V5, 100)).unwrap().unwrap();
+    let Packet::Connect(connect) = packet else { panic!("{packet:?}") };
+    assert_eq!(connect.properties.user_properties, []);
+    let publish = |count: usize| {
+        let mut publish = Publish { topic: MqttStr::new("a").unwrap(), ..Publish::default() };
+        publish.properties.user_properties = vec![(MqttStr::default(), MqttStr::default()); count];
+        let mut bytes = BytesMut::new();
+        encode(&Packet::Publish(publish), ProtocolVersion::V5, &mut bytes).unwrap();
+        bytes
+    };
+    let packet = decoder.decode(&mut publish(2)).unwrap().unwrap();
+    let Packet::Publish(publish_of_two) = packet else { panic!("{packet:?}") };
+    assert_eq!(publish_of_two.properties.user_properties.len(), 2);
+    // A skipped property is checked all the same: this one has a value with U+0000.
+    let mut subscribe = BytesMut::from(&b"\x82\x0d\x00\x01\x06\x26\x00\x00\x00\x01\x00\x00\x01a\x00"[..]);
+    let mut checking = Decoder::new(10_000).with_forwarded_user_properties(2);
+    checking.decode(&mut connect_with(ProtocolVersion::V5, 0)).unwrap();
+    assert_eq!(checking.decode(&mut subscribe).unwrap_err().clause(), "MQTT-1.5.4-2");
+    let error = decoder.decode(&mut publish(3)).unwrap_err();
+    assert_eq!(error, DecodeError::TooManyUserProperties { max: 2 });
+    assert_eq!(error.reason(), ReasonCode::QuotaExceeded);
+}

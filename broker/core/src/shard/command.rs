@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::session::Limits;
+use crate::rows::{self, UnreadableEntry};
 
 /// Id of a broker's disk.
 pub type NodeId = u64;
@@ -230,11 +231,14 @@ pub enum Subscribed {
 impl Entry {
     /// Encoding for the log.
     pub fn encode(&self) -> Bytes {
-        postcard::to_stdvec(self).unwrap_or_default().into()
+        rows::encode(self).into()
     }
 
-    /// `None` for bytes that no version of this code wrote.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+    /// Reads an entry of the log.
+    ///
+    /// # Errors
+    /// No version up to this one wrote it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableEntry> {
+        rows::decode_entry("shard", bytes)
     }
 }

@@ -7,7 +7,7 @@ use super::client::{connect, id, text};
 use super::fake::{Call, Count};
 use super::{BOTH, Bench, SECOND, V5};
 use crate::connection::Closed;
-use crate::session::{Acknowledgement, Close, Delivery, Ended, Event, Message};
+use crate::session::{Close, Delivery, Ended, Event, Message};
 
 /// A message to `t` with a payload of this length.
 pub(super) fn delivery(qos: QoS, packet_id: Option<u16>, length: usize) -> Box<Delivery> {
@@ -59,11 +59,7 @@ async fn puback_and_pubcomp_tell_the_session_and_pubrec_is_committed_before_pubr
         client.expect_ack(Packet::PubRel, 2, ReasonCode::Success).await;
         client.send(Packet::PubComp(Ack::success(id(2)))).await;
         client.ping().await;
-        let expected = [
-            Call::Acknowledge(id(1), Acknowledgement::Ack),
-            Call::Received(id(2)),
-            Call::Acknowledge(id(2), Acknowledgement::Comp),
-        ];
+        let expected = [Call::Acknowledge(id(1)), Call::Received(id(2)), Call::Acknowledge(id(2))];
         assert_eq!(bench.fake.calls(), expected);
     }
 }
@@ -90,7 +86,7 @@ async fn a_pubrec_with_an_error_ends_the_message_without_pubrel_4_3_3() {
     let mut client = bench.connect(V5).await;
     client.send(Packet::PubRec(Ack::new(id(3), ReasonCode::UnspecifiedError))).await;
     client.ping().await;
-    assert_eq!(bench.fake.calls(), [Call::Acknowledge(id(3), Acknowledgement::Ack)]);
+    assert_eq!(bench.fake.calls(), [Call::Acknowledge(id(3))]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +123,7 @@ async fn a_message_over_the_clients_maximum_packet_size_is_dropped_as_if_taken_3
     let Packet::Publish(arrived) = client.recv().await else { panic!("expected publish") };
     assert_eq!(arrived.packet_id, Some(id(2)));
     client.ping().await;
-    let dropped = |packet| Call::Acknowledge(id(packet), Acknowledgement::Ack);
+    let dropped = |packet| Call::Acknowledge(id(packet));
     assert_eq!(bench.fake.calls(), [dropped(1), dropped(3)]);
     let too_large = |qos| Count::TooLarge(qos);
     let expected = [QoS::ExactlyOnce, QoS::ExactlyOnce, QoS::AtMostOnce].map(too_large);
@@ -139,9 +135,8 @@ async fn the_node_ends_a_connection_with_the_reason_it_gives() {
     let cases = [
         (Close::TakenOver, ReasonCode::SessionTakenOver, Closed::TakenOver),
         (Close::Fenced, ReasonCode::ServerBusy, Closed::Fenced),
-        (Close::Revoked, ReasonCode::NotAuthorized, Closed::Auth),
+        (Close::Failed, ReasonCode::ImplementationSpecificError, Closed::InternalError),
         (Close::QueueFull, ReasonCode::QuotaExceeded, Closed::QueueFull),
-        (Close::ShuttingDown, ReasonCode::ServerShuttingDown, Closed::Drain),
     ];
     for (close, code, counted) in cases {
         for version in BOTH {
@@ -163,4 +158,37 @@ async fn a_session_that_the_node_lets_go_of_ends_the_connection() {
     let mut client = bench.connect(V5).await;
     bench.fake.drop_events();
     client.expect_end(ReasonCode::ServerShuttingDown).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_of_another_qos_is_a_protocol_error_4_3() {
+    type Wrong = (QoS, fn(Ack) -> Packet);
+    let wrong: [Wrong; 4] = [
+        (QoS::ExactlyOnce, Packet::PubAck),
+        (QoS::ExactlyOnce, Packet::PubComp),
+        (QoS::AtLeastOnce, Packet::PubRec),
+        (QoS::AtLeastOnce, Packet::PubComp),
+    ];
+    for version in BOTH {
+        for (qos, packet) in wrong {
+            let bench = Bench::new();
+            let mut client = bench.connect(version).await;
+            bench.fake.tell(Event::Deliver(delivery(qos, Some(1), 0))).await;
+            client.recv().await;
+            client.send(packet(Ack::success(id(1)))).await;
+            client.expect_end(ReasonCode::ProtocolError).await;
+            assert!(!bench.fake.calls().contains(&Call::Acknowledge(id(1))), "{qos:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pubcomp_for_a_delivery_of_an_earlier_connection_is_taken_4_4_0_1() {
+    let bench = Bench::new();
+    let mut client = bench.connect(V5).await;
+    bench.fake.tell(Event::Release(id(11))).await;
+    client.expect_ack(Packet::PubRel, 11, ReasonCode::Success).await;
+    client.send(Packet::PubComp(Ack::success(id(11)))).await;
+    client.ping().await;
+    assert_eq!(bench.fake.calls(), [Call::Acknowledge(id(11))]);
 }

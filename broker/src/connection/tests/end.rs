@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use covey_codec::packet::{Auth, AuthProperties, Connect, Disconnect, DisconnectProperties};
+use covey_codec::packet::{Auth, AuthProperties, Connect, Disconnect, DisconnectProperties, Publish};
 use covey_codec::{Packet, QoS, ReasonCode};
 use tokio::time::{Instant, sleep};
 
@@ -231,4 +231,23 @@ async fn a_drain_lets_nobody_stay_beyond_its_deadline() {
     drop(clients);
     done.await.unwrap();
     assert!(begin.elapsed() >= 2 * SECOND && begin.elapsed() < 4 * SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_only_the_connection_that_it_is_in() {
+    let bench = Bench::new();
+    let mut other = bench.connect(V5).await;
+    let mut client = bench.connect(V5).await;
+    client.send(Packet::Publish(Publish { topic: text("panic"), ..publish(QoS::AtMostOnce, 0) })).await;
+    client.expect_close().await;
+    assert!(bench.counts.has(Count::Closed(Closed::InternalError)));
+    assert_eq!(bench.fake.ended(), [WILL_STAYS], "its session ended as that of a broken connection");
+    other.ping().await;
+    let mut client = bench.socket(V5);
+    client
+        .send(Packet::Connect(Box::new(Connect { client_id: text("panic"), username: Some(text("x")), ..connect(V5) })))
+        .await;
+    client.expect_close().await;
+    assert!(bench.counts.has(Count::Rejected(Rejected::InternalError)));
+    other.ping().await;
 }

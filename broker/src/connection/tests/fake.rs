@@ -6,14 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use covey_codec::{MqttStr, PacketId, QoS, ReasonCode};
+use covey_codec::{MqttStr, Packet, PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connection::{Closed, Guard, Observer, Principal, Rejected};
-use crate::session::{
-    Acknowledgement, ConnectRequest, Connected, Ended, Event, Message, Published, Session, Sessions, Subscription,
-};
+use crate::session::{ConnectRequest, Connected, Ended, Event, Message, Published, Session, Sessions, Subscription};
 
 /// What a connection asked of its session, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +20,7 @@ pub(super) enum Call {
     Release(PacketId),
     Subscribe(Vec<Subscription>),
     Unsubscribe(Vec<MqttStr>),
-    Acknowledge(PacketId, Acknowledgement),
+    Acknowledge(PacketId),
     Received(PacketId),
     End(Ended),
 }
@@ -165,6 +163,7 @@ impl Session for FakeSession {
         message: Message,
         packet_id: Option<PacketId>,
     ) -> impl Future<Output = Published> + Send + 'static {
+        assert_ne!(message.topic, "panic", "as the test wants it");
         let published = self.0.state.lock().published;
         self.0.answer(Call::Publish(Box::new(message), packet_id), published)
     }
@@ -185,8 +184,8 @@ impl Session for FakeSession {
         self.0.answer(Call::Unsubscribe(filters), reasons)
     }
 
-    fn acknowledge(&self, packet_id: PacketId, how: Acknowledgement) {
-        self.0.state.lock().calls.push(Call::Acknowledge(packet_id, how));
+    fn acknowledge(&self, packet_id: PacketId) {
+        self.0.state.lock().calls.push(Call::Acknowledge(packet_id));
     }
 
     fn received(&self, packet_id: PacketId) -> impl Future<Output = bool> + Send + 'static {
@@ -261,6 +260,7 @@ impl Guard for Rules {
         _peer: IpAddr,
     ) -> Result<Arc<User>, ReasonCode> {
         let Some(name) = username else { return Ok(self.user("")) };
+        assert_ne!(client_id, "panic", "as the test wants it");
         if client_id == "not-yours" {
             return Err(ReasonCode::NotAuthorized);
         }
@@ -319,6 +319,14 @@ impl Observer for Counts {
     fn rejected(&self, reason: Rejected) {
         self.add(Count::Rejected(reason));
     }
+
+    fn received(&self, _packet: &Packet) {}
+
+    fn sent(&self, _packet: &Packet) {}
+
+    fn bytes_received(&self, _bytes: usize) {}
+
+    fn bytes_sent(&self, _bytes: usize) {}
 
     fn publish_denied(&self) {
         self.add(Count::PublishDenied);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use covey_codec::packet::{ConnAckProperties, Connect, Will, WillProperties};
-use covey_codec::{Packet, ProtocolVersion, QoS, ReasonCode};
+use bytes::{Bytes, BytesMut};
+use covey_codec::packet::{ConnAckProperties, Connect, Publish, PublishProperties, Will, WillProperties};
+use covey_codec::{Packet, ProtocolVersion, QoS, ReasonCode, encode};
+use tokio::time::sleep;
 
 use super::client::{connect, publish, text};
 use super::fake::{Call, Count};
@@ -291,4 +292,78 @@ async fn an_accepted_connection_is_counted_once_each_way() {
     drop(bench.connect(V5).await);
     bench.all_over().await;
     assert_eq!(bench.counts.all(), [Count::Opened, Count::Closed(Closed::Lost)]);
+}
+
+/// A CONNECT of about this many bytes.
+fn large(version: ProtocolVersion, bytes: usize) -> Vec<u8> {
+    let password = Some(Bytes::from(vec![b'x'; bytes]));
+    let packet = Connect { username: Some(text("ann")), password, ..connect(version) };
+    let mut out = BytesMut::new();
+    encode(&Packet::Connect(Box::new(packet)), version, &mut out).unwrap();
+    out.to_vec()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_over_its_limit_is_refused_before_it_has_come() {
+    for version in BOTH {
+        let bench = Bench::new();
+        let mut client = bench.socket(version);
+        // Fixed header, protocol name and level; the packet limit is 4096, that of CONNECT 3000.
+        client.send_bytes(&large(version, 3500)[..10]).await;
+        if version == V5 {
+            assert_eq!(client.connack().await.reason, ReasonCode::PacketTooLarge);
+        }
+        client.expect_close().await;
+        assert_eq!(bench.counts.all(), [Count::Rejected(Rejected::BadProtocol)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_connects_share_one_budget_and_small_ones_do_not_need_it() {
+    let bench = Bench::new();
+    let hello = large(V5, 2500);
+    let (mut first, mut second, mut third) = (bench.socket(V5), bench.socket(V5), bench.socket(V5));
+    for client in [&mut first, &mut second] {
+        client.send_bytes(&hello[..2000]).await;
+    }
+    sleep(SECOND).await;
+    third.send_bytes(&hello).await;
+    third.expect_silence(SECOND).await;
+    bench.connect(V5).await;
+    drop(first);
+    assert_eq!(third.connack().await.reason, ReasonCode::BadUserNameOrPassword);
+    second.send_bytes(&hello[2000..]).await;
+    assert_eq!(second.connack().await.reason, ReasonCode::BadUserNameOrPassword);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_gets_no_room_in_time_is_counted_as_overload() {
+    let bench = Bench::with(Limits { connect_bytes_max: 2000, ..limits() });
+    let mut client = bench.socket(V5);
+    client.send_bytes(&large(V5, 2500)).await;
+    assert_eq!(client.expect_close().await, 10 * SECOND);
+    assert_eq!(bench.counts.all(), [Count::Rejected(Rejected::Overload)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_properties_that_are_forwarded_are_bounded_and_others_are_skipped() {
+    let properties = |count: usize| vec![(text(""), text("")); count];
+    let bench = Bench::new();
+    let mut hello = connect(V5);
+    hello.properties.user_properties = properties(300);
+    let mut client = bench.connect_with(hello).await;
+    let with = |count| {
+        let properties = PublishProperties { user_properties: properties(count), ..PublishProperties::default() };
+        Packet::Publish(Publish { properties, ..publish(QoS::AtMostOnce, 0) })
+    };
+    client.send(with(256)).await;
+    client.ping().await;
+    client.send(with(257)).await;
+    client.expect_end(ReasonCode::QuotaExceeded).await;
+
+    let mut hello = with_will(V5, "t");
+    hello.will.as_mut().unwrap().properties.user_properties = properties(257);
+    let (mut client, answer) = bench.try_connect(hello).await;
+    assert_eq!(answer.reason, ReasonCode::QuotaExceeded);
+    client.expect_close().await;
 }

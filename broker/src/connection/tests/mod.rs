@@ -6,6 +6,7 @@ mod end;
 mod fake;
 mod handshake;
 mod listener;
+mod packet_ids;
 mod publish;
 mod stall;
 mod subscribe;
@@ -32,8 +33,11 @@ fn limits() -> Limits {
     Limits {
         max_connections: 4,
         max_packet_size: 4096,
+        connect_size_max: 3000,
+        connect_bytes_max: 6000,
         receive_maximum: 4,
         topic_alias_maximum: 2,
+        held_bytes_max: 8192,
         max_subscriptions: 3,
         expiry_when_unset: Duration::from_hours(2),
         expiry_max: Duration::from_secs(10_000),

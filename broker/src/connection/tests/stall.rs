@@ -49,7 +49,7 @@ async fn a_3_1_1_client_whose_publishes_stay_held_is_closed_unacknowledged() {
     client.send_all(publishes(4)).await;
     sleep(60 * SECOND).await;
     client.ping().await;
-    client.send_all(publishes(1)).await;
+    client.send(Packet::Publish(publish(QoS::AtLeastOnce, 5))).await;
     assert_eq!(client.expect_close().await, 5 * SECOND);
     assert!(bench.counts.has(Count::Closed(Closed::PublishStalled)));
     assert_eq!(bench.fake.ended(), [Ended { drop_will: false, expiry: None }]);

@@ -8,8 +8,8 @@ use covey_codec::{Packet, QoS, ReasonCode};
 
 use super::client::{connect, id, subscribe, text, unsubscribe};
 use super::fake::{Call, Count};
-use super::{BOTH, Bench, SECOND, V5, V311};
-use crate::connection::Closed;
+use super::{BOTH, Bench, SECOND, V5, V311, limits};
+use crate::connection::{Closed, Limits};
 use crate::session::Subscription;
 
 const QOS0: QoS = QoS::AtMostOnce;
@@ -120,7 +120,7 @@ async fn an_unsubscribe_is_answered_per_filter_3_11_3_1() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_with_too_many_open_requests_is_read_again_when_they_are_answered() {
-    let bench = Bench::new();
+    let bench = Bench::with(Limits { held_bytes_max: 1 << 20, ..limits() });
     let mut client = bench.connect(V5).await;
     bench.fake.set(|state| state.hold = true);
     client.send_all((1..=300).map(|packet| subscribe(packet, &[("a", QOS0)]))).await;
@@ -175,7 +175,7 @@ async fn a_deleted_user_is_disconnected_and_refused() {
         let mut other = bench.connect(version).await;
         bench.rules.remove_user("ann");
         assert!(client.expect_end(ReasonCode::NotAuthorized).await < SECOND);
-        assert!(bench.counts.has(Count::Closed(Closed::Auth)));
+        assert!(bench.counts.has(Count::Closed(Closed::Revoked)));
         let (_, answer) = bench.try_connect(hello).await;
         assert_eq!(answer.reason, ReasonCode::BadUserNameOrPassword);
         other.ping().await;

@@ -14,6 +14,7 @@ use super::with_drift;
 use crate::clock;
 use crate::cluster::{Cluster, GroupId, NodeId};
 use crate::node::machines::Meta;
+use crate::node::say::reply;
 use crate::node::wire::{Grant, Renewal, Verdict};
 
 /// What the keeper is asked.
@@ -101,7 +102,7 @@ impl Keeper {
                 }
                 Request::AwaitRoute(index, answer) => term.waiting.push((index, answer)),
                 Request::IsAlive(node, answer) => {
-                    answer.send(self.alive(term).contains(&node)).unwrap_or_default();
+                    reply(answer, self.alive(term).contains(&node));
                 }
             }
         }
@@ -118,7 +119,7 @@ impl Keeper {
         term.note_commit(commit);
         self.grant(term, renewals, commit);
         for (_, answer) in ready {
-            answer.send(()).unwrap_or_default();
+            reply(answer, ());
         }
         for (node, epoch) in overdue {
             warn!(node = format!("{node:016x}"), epoch, "node gave no sign of life; its epoch ends");
@@ -136,7 +137,7 @@ impl Keeper {
                 let leased = self.alive(term);
                 verdict = Verdict::Granted { commit, leased, anew };
             }
-            answer.send(Grant { sequence: renewal.sequence, verdict }).unwrap_or_default();
+            reply(answer, Grant { sequence: renewal.sequence, verdict });
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
+use crate::node::say::reply;
 use crate::node::wire::{FromShard, Held, ToShard};
 
 /// A leader that is not reached in this time is looked for anew.
@@ -252,8 +253,7 @@ impl Client {
             state.calls.remove(&id)
         };
         if let Some(call) = answered {
-            // Whoever asked may have gone.
-            call.answer.send(outcome).unwrap_or_default();
+            reply(call.answer, outcome);
         }
     }
 
@@ -273,7 +273,7 @@ impl Client {
                     state.enqueues.remove(&number)
                 };
                 if let Some((_, answer)) = answered {
-                    answer.send(outcome).unwrap_or_default();
+                    reply(answer, outcome);
                 }
             }
         }

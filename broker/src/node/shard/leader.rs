@@ -344,7 +344,7 @@ impl Leader {
     }
 
     fn on_effects(&self, term: &mut Term, effects: Vec<Effect>) {
-        let mut output = Vec::new();
+        let (mut output, mut has_will) = (Vec::new(), false);
         {
             let machine = self.state.machine.lock();
             for effect in effects {
@@ -358,13 +358,15 @@ impl Leader {
                         output
                             .extend(links.map(|(link, _)| (*link, FromShard::Lost { client: client.clone(), owner })));
                     }
-                    Effect::Will(_) => {}
+                    Effect::Will(_) => has_will = true,
                     Effect::Missed(count) => self.services.on_missed(count),
                 }
             }
         }
         note_settled(term);
-        self.publish_wills(term);
+        if has_will {
+            self.publish_wills(term);
+        }
         self.advance(term);
         send_all(term, output);
     }

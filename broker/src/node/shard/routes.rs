@@ -15,6 +15,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::border::{LinkId, Services};
 use crate::node::machines::Meta;
+use crate::node::say::reply;
 
 /// Filters of one change, each with its QoS; `None` removes.
 type Changes = Vec<(Box<str>, Option<u8>)>;
@@ -190,7 +191,7 @@ impl Routes {
         let (published, index) = tokio::sync::oneshot::channel();
         self.steps.push(Box::pin(async move {
             let Some(index) = proposed.await else { return Step::Refused };
-            published.send(index).unwrap_or_default();
+            reply(published, index);
             Step::Published(changes)
         }));
         if !added.is_empty() {
@@ -259,13 +260,13 @@ mod tests {
             let (command, answer) = self.proposed.lock().pop_front().expect("something was proposed");
             let mut index = self.index.lock();
             *index += 1;
-            let answered = self.meta.machine.write().apply(*index, &command.encode(), &mut Rows::new());
-            answer.send((answered == Answer::Done).then_some(*index)).unwrap_or_default();
+            let answered = self.meta.machine.write().apply(*index, command, &mut Rows::new());
+            reply(answer, (answered == Answer::Done).then_some(*index));
         }
 
         /// Every leased node has applied what the oldest question asks for.
         fn confirm(&self) {
-            self.awaited.lock().pop_front().expect("somebody waits").send(()).unwrap_or_default();
+            reply(self.awaited.lock().pop_front().expect("somebody waits"), ());
         }
 
         fn has_route(&self, filter: &str) -> bool {
@@ -420,7 +421,7 @@ mod tests {
         former.commit();
         former.subscribe("a");
         let later = Command::Fence { shard: 0, index: 2 << 32 };
-        world.meta.machine.write().apply(9, &later.encode(), &mut Rows::new());
+        world.meta.machine.write().apply(9, later, &mut Rows::new());
         world.commit();
         let step = former.routes.steps.next().now_or_never().flatten();
         assert!(matches!(step, Some(Step::Refused)));

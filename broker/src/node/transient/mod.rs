@@ -14,4 +14,4 @@ mod peers;
 pub(super) use incoming::Incoming;
 pub(super) use local::{Filters, Local, Match, Options};
 pub(super) use outgoing::{Dial, Stream};
-pub(super) use peers::Peers;
+pub(super) use peers::{Peers, Tasks};

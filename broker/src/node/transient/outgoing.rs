@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use crate::clock;
+use crate::node::say::{reply, tell};
 use crate::node::wire::{self, FromTransient, Numbered, ToTransient, Transported};
 
 /// A node that is not reached, or says nothing, for this long is dialled anew.
@@ -87,7 +88,7 @@ impl Outgoing {
         if let Some(link) = &state.link {
             let frame = wire::frame(&ToTransient::Message(Box::new(Numbered { number, message: message.clone() })));
             // A stream that has just broken: it goes out with the next one.
-            link.send(frame).unwrap_or_default();
+            tell(link, frame);
         }
         state.kept.insert(number, (message, answer));
         receiver
@@ -181,7 +182,9 @@ impl Outgoing {
                 FromTransient::Receipt { number, matched } => self.on_receipt(number, matched),
                 FromTransient::Synced(id) => {
                     let synced = self.state.lock().syncs.remove(&id);
-                    synced.map(|synced| synced.send(()).unwrap_or_default()).unwrap_or_default();
+                    if let Some(synced) = synced {
+                        reply(synced, ());
+                    }
                 }
             }
         }
@@ -209,7 +212,7 @@ impl Outgoing {
         let mut state = self.state.lock();
         for (number, (message, _)) in &state.kept {
             let numbered = Numbered { number: *number, message: message.clone() };
-            to.send(wire::frame(&ToTransient::Message(Box::new(numbered)))).unwrap_or_default();
+            tell(to, wire::frame(&ToTransient::Message(Box::new(numbered))));
         }
         state.link = Some(to.clone());
     }
@@ -220,7 +223,7 @@ impl Outgoing {
         state.epochs = epochs;
         for (_, answer) in std::mem::take(&mut state.kept).into_values() {
             // Those sessions are gone: nobody is left to receive.
-            answer.send(0).unwrap_or_default();
+            reply(answer, 0);
         }
     }
 
@@ -229,7 +232,7 @@ impl Outgoing {
         let mut state = self.state.lock();
         let later = state.kept.split_off(&(number + 1));
         for (_, answer) in std::mem::replace(&mut state.kept, later).into_values() {
-            answer.send(matched).unwrap_or_default();
+            reply(answer, matched);
         }
     }
 

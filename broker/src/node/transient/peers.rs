@@ -12,6 +12,14 @@ use tokio_util::task::TaskTracker;
 
 use super::outgoing::{Dial, Outgoing};
 use crate::node::machines::Meta;
+use crate::supervise::Supervisor;
+
+/// Where the streams run, and what looks after them.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    pub(crate) tasks: TaskTracker,
+    pub(crate) supervisor: Supervisor,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -32,7 +40,7 @@ impl Peers {
         epoch: u64,
         dial: Arc<impl Dial>,
         ping: Duration,
-        tasks: TaskTracker,
+        tasks: Tasks,
         over: CancellationToken,
     ) {
         let mut changes = self.meta.changes();
@@ -54,7 +62,7 @@ impl Peers {
         epoch: u64,
         dial: &Arc<impl Dial>,
         ping: Duration,
-        tasks: &TaskTracker,
+        tasks: &Tasks,
         over: &CancellationToken,
     ) {
         let machine = self.meta.machine.read();
@@ -70,12 +78,8 @@ impl Peers {
             let (peer, _) = peers.entry(node).or_insert_with(|| {
                 let (peer, stop) = (Outgoing::new(self.own, node), over.child_token());
                 let (runner, dial, stopped) = (peer.clone(), dial.clone(), stop.clone());
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = stopped.cancelled() => {}
-                        () = runner.run(epoch, dial, ping) => {}
-                    }
-                });
+                let run = async move { runner.run(epoch, dial, ping).await };
+                tasks.tasks.spawn(tasks.supervisor.clone().lasting("peer", stopped, run));
                 (peer, stop)
             });
             if peer.epoch() > 0 && member.ended >= peer.epoch() {

@@ -3,6 +3,7 @@
 mod access;
 mod crash;
 mod disk;
+mod memory;
 mod quickstart;
 
 use std::path::{Path, PathBuf};

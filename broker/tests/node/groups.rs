@@ -1,0 +1,90 @@
+//! What nodes report about their Raft groups where a shard has fewer replicas than the cluster has nodes.
+
+use std::collections::BTreeSet;
+
+use covey_broker::cluster::GroupId;
+use covey_broker::gauges::GroupSeries;
+use covey_broker::metrics::Metrics;
+
+use crate::herd::{Herd, until};
+
+/// The groups that the node is a replica of, as the groups' leaders say; `None` while one has no leader or is still changed.
+fn replicated(herd: &Herd, ordinal: usize) -> Option<BTreeSet<GroupId>> {
+    let nodes: Vec<_> = herd.nodes.iter().flatten().map(|running| &running.node).collect();
+    let id = herd.nodes[ordinal].as_ref().unwrap().node.id;
+    let mut found = BTreeSet::new();
+    for group in nodes[0].groups() {
+        let leader = nodes.iter().find(|node| node.cluster.leadership(group).borrow().ours)?;
+        let status = leader.cluster.status(group);
+        let replicas = if group.shard_index().is_some() { 3 } else { nodes.len() };
+        if status.joint || status.voters.len() + status.learners.len() != replicas {
+            return None;
+        }
+        if status.has_member(id) {
+            found.insert(group);
+        }
+    }
+    Some(found)
+}
+
+/// The groups that have series in the text.
+fn exported(metrics: &Metrics) -> BTreeSet<String> {
+    let text = metrics.encode().unwrap();
+    let groups = text.lines().filter_map(|line| line.split_once("group=\"")?.1.split_once('"'));
+    groups.map(|(group, _)| group.to_owned()).collect()
+}
+
+/// Every node knows all leaders of its groups, has all their voters in sync, and exports these groups alone.
+async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics>)]) {
+    for (ordinal, running) in herd.nodes.iter().enumerate() {
+        let Some(running) = running else { continue };
+        let node = &running.node;
+        until(&format!("node {ordinal} is settled"), || {
+            node.leaderless_groups() == 0
+                && node.groups_out_of_sync() == 0
+                && replicated(herd, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
+        })
+        .await;
+    }
+    for (ordinal, running) in herd.nodes.iter().enumerate() {
+        let Some(running) = running else { continue };
+        let (groups, metrics) = &mut series[ordinal];
+        groups.read(&running.node, metrics);
+        let expected =
+            replicated(herd, ordinal).unwrap().iter().map(|group| group.to_string().replace('/', "-")).collect();
+        assert_eq!(exported(metrics), expected, "node {ordinal}");
+    }
+}
+
+fn series(count: usize) -> Vec<(GroupSeries, std::sync::Arc<Metrics>)> {
+    (0..count).map(|_| (GroupSeries::default(), Metrics::new("0", "0").unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_report_only_the_groups_that_they_are_replicas_of() {
+    let herd = Herd::formed(4).await;
+    let mut series = series(4);
+    // Formation makes every node a voter of every group: those that are taken away again have series already.
+    for (running, (groups, metrics)) in herd.nodes.iter().flatten().zip(&mut series) {
+        groups.read(&running.node, metrics);
+    }
+    settles(&herd, &mut series).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fifth_node_reports_only_the_groups_that_it_is_a_replica_of() {
+    let mut herd = Herd::fresh(5).await;
+    herd.stop(4).await;
+    herd.form().await;
+    herd.all_serve().await;
+    let mut series = series(5);
+    settles(&herd, &mut series).await;
+    herd.start(4).await;
+    herd.all_serve().await;
+    settles(&herd, &mut series).await;
+    // A node that missed its removal from a group has to be right after a restart too.
+    herd.stop(1).await;
+    herd.start(1).await;
+    herd.all_serve().await;
+    settles(&herd, &mut series).await;
+}
