@@ -63,10 +63,18 @@ impl AdminService {
             storage_free_bytes,
             storage_capacity_bytes,
             meta_leader: meta_leader.map(hex).unwrap_or_default(),
-            leaderless_groups: count(node.leaderless_groups()),
             groups_out_of_sync: count(node.groups_out_of_sync()),
             groups_led: count(node.groups_led().count()),
             clients_by_user: node.clients_by_user(),
+            members: node
+                .members_by_ordinal()
+                .into_iter()
+                .map(|(ordinal, node)| proto::Member { ordinal, node_id: hex(node) })
+                .collect(),
+            groups: node
+                .groups_held()
+                .map(|group| proto::GroupReplica { group: group.0.into(), has_leader: node.knows_leader(group) })
+                .collect(),
         }
     }
 }

@@ -36,6 +36,13 @@ pub mod reason {
     pub const SETTLED: &str = "Settled";
     pub const ROLLING: &str = "Rolling";
     pub const STARTING: &str = "Starting";
+    /// A pod of the new template does not start; the rollout stops and keeps the other pods.
+    pub const NEW_TEMPLATE_FAILS: &str = "NewTemplateFails";
+    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+    pub const CONTAINER_START_FAILED: &str = "ContainerStartFailed";
+    pub const CRASH_LOOP: &str = "CrashLoop";
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    pub const POD_NOT_CREATED: &str = "PodNotCreated";
     pub const HEALTHY: &str = "Healthy";
     pub const ALL_NODES_ENFORCE: &str = "AllNodesEnforce";
     pub const NODES_BEHIND: &str = "NodesBehind";

@@ -268,9 +268,9 @@ impl Node {
         self.registry.transient()
     }
 
-    /// Groups of which this node is a replica and knows no leader.
-    pub fn leaderless_groups(&self) -> usize {
-        self.groups_held().filter(|group| self.cluster.leadership(*group).borrow().leader.is_none()).count()
+    /// Returns whether this node knows the leader of a group. It cannot know that of a group that it does not hold.
+    pub fn knows_leader(&self, group: GroupId) -> bool {
+        self.cluster.leadership(group).borrow().leader.is_some()
     }
 
     /// Groups of which this node is a voter or a learner.
@@ -305,8 +305,8 @@ impl Node {
         [GroupId::META, GroupId::RETAINED].into_iter().chain((0..shards).map(GroupId::shard))
     }
 
-    /// Members that were not removed.
-    fn members_by_ordinal(&self) -> BTreeMap<u32, NodeId> {
+    /// Members that were not removed, as far as this node has applied the meta group.
+    pub fn members_by_ordinal(&self) -> BTreeMap<u32, NodeId> {
         let machine = self.meta.machine.read();
         machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
     }

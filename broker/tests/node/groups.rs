@@ -40,7 +40,7 @@ async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics
         let Some(running) = running else { continue };
         let node = &running.node;
         until(&format!("node {ordinal} is settled"), || {
-            node.leaderless_groups() == 0
+            node.groups_held().all(|group| node.knows_leader(group))
                 && node.groups_out_of_sync() == 0
                 && replicated(herd, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
         })

@@ -40,11 +40,9 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     let children = build::names(name);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let stateful_sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let users: Api<MqttUser> = Api::namespaced(client.clone(), namespace);
     let of_cluster = ListParams::default().fields(&format!("spec.clusterRef.name={name}"));
     let labelled = ListParams::default().labels(names::LABEL_USER);
-    let of_pods = ListParams::default().labels(&format!("{}={name}", names::LABEL_CLUSTER));
     let (users, user_secrets, access_secret, peer_ca, peer_tls, stateful_set, pods) = tokio::try_join!(
         users.list(&of_cluster),
         secrets.list(&labelled),
@@ -52,7 +50,7 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
         secrets.get_opt(&children.peer_ca),
         secrets.get_opt(&children.peer_tls),
         stateful_sets.get_opt(&children.stateful_set),
-        pods.list(&of_pods),
+        pods(client, namespace, name),
     )?;
     Ok(Some(Facts {
         cluster,
@@ -62,8 +60,15 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
         peer_ca,
         peer_tls,
         stateful_set,
-        pods: pods.items,
+        pods,
     }))
+}
+
+/// Reads the pods of a cluster.
+pub async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Pod>, kube::Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let of_cluster = ListParams::default().labels(&format!("{}={name}", names::LABEL_CLUSTER));
+    Ok(api.list(&of_cluster).await?.items)
 }
 
 fn by_name(secrets: Vec<Secret>) -> BTreeMap<String, Secret> {

@@ -1,4 +1,4 @@
-//! The reconcile of an `MqttCluster`, from what is there to what shall be.
+//! The reconcile of an `MqttCluster`, from observed to desired state.
 //!
 //! ```text
 //!  dereference -> validate -> identity -> poll nodes -> project access -> apply children -> push access
@@ -15,6 +15,7 @@ mod form;
 pub mod formation;
 pub mod identity;
 pub mod nodes;
+pub mod problem;
 pub mod reconcile;
 pub mod rollout;
 pub mod status;

@@ -2,14 +2,17 @@
 //!
 //! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, whether or not it answers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use covey_contract::names;
 use covey_contract::proto::StatusReply;
 use futures::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::formation::Answer;
+use super::problem::{self, Problem};
 use crate::admin::Client;
 use crate::context::Memory;
 
@@ -28,6 +31,8 @@ pub struct Node {
     pub pod: Option<PodFacts>,
     /// Absent: the node does not answer.
     pub report: Option<StatusReply>,
+    /// Why its broker does not run; absent: nothing is known to be wrong.
+    pub problem: Option<Problem>,
 }
 
 /// What the API server knows of a pod.
@@ -37,6 +42,8 @@ pub struct PodFacts {
     pub ip: Option<String>,
     /// The pod's Ready condition.
     pub ready: bool,
+    /// When the Ready condition became false; absent while it is true, and before the kubelet has written it.
+    pub unready_since: Option<Timestamp>,
     pub terminating: bool,
     /// Template revision that it runs.
     pub revision: Option<String>,
@@ -71,19 +78,22 @@ impl Node {
 pub fn from_pods(cluster_name: &str, replicas: u32, pods: &[Pod]) -> Vec<Node> {
     let node = |ordinal: u32| {
         let name = format!("{cluster_name}-{ordinal}");
-        let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name.as_str())).map(facts);
-        Node { ordinal, name, pod, report: None }
+        let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name.as_str()));
+        Node { ordinal, name, pod: pod.map(facts), report: None, problem: pod.and_then(problem::of_pod) }
     };
     (0..replicas).map(node).collect()
 }
 
 fn facts(pod: &Pod) -> PodFacts {
     let status = pod.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().find(|one| one.type_ == "Ready");
+    let is_ready = ready.is_some_and(|one| one.status == "True");
     PodFacts {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         ip: status.and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty()),
-        ready: conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True")),
+        ready: is_ready,
+        unready_since: ready.filter(|_| !is_ready).and_then(|one| one.last_transition_time.as_ref()).map(|time| time.0),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL).cloned()),
     }
@@ -149,9 +159,28 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     nodes.iter().filter_map(answer).collect()
 }
 
-/// Whether every group has a leader and all its voters in sync, as far as every node can tell.
+/// Returns whether every node answers, knows the leader of every group that it holds, and misses no voter's entries in a
+/// group that it leads.
 pub fn is_settled(nodes: &[Node]) -> bool {
     nodes.iter().all(|node| {
-        node.report.as_ref().is_some_and(|report| report.leaderless_groups == 0 && report.groups_out_of_sync == 0)
+        node.report
+            .as_ref()
+            .is_some_and(|report| report.groups.iter().all(|group| group.has_leader) && report.groups_out_of_sync == 0)
     })
+}
+
+/// Number of groups whose leader no node knows. A node that is cut off from its peers knows none of its own; that says
+/// nothing about a group of which another node knows the leader.
+pub fn leaderless_groups(nodes: &[Node]) -> usize {
+    let mut known = BTreeMap::<u32, bool>::new();
+    for group in nodes.iter().filter_map(|node| node.report.as_ref()).flat_map(|report| &report.groups) {
+        *known.entry(group.group).or_default() |= group.has_leader;
+    }
+    known.values().filter(|has_leader| !**has_leader).count()
+}
+
+/// Ordinals of the members that the nodes know of; empty before the cluster is formed.
+pub fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
+    let reports = nodes.iter().filter_map(|node| node.report.as_ref());
+    reports.flat_map(|report| &report.members).map(|member| member.ordinal).collect()
 }

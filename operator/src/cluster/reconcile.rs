@@ -9,19 +9,19 @@ use covey_crds::{MqttCluster, MqttClusterStatus, MqttUser, WorkloadStatus};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::{Api, Resource as _, ResourceExt as _};
 use tokio::time::Instant;
 
 use super::alerting::Alerting;
-use super::dereference::{Facts, dereference};
+use super::dereference::{self, Facts, dereference};
 use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use super::status::{self, Phase};
 use super::validate::{ValidatedCluster, validate};
-use super::{access, apply, build, form, identity};
+use super::{access, apply, build, form, identity, problem};
 use crate::context::{Context, Memory};
 use crate::metrics::ClusterFacts;
 use crate::user;
@@ -29,6 +29,8 @@ use crate::user;
 /// Counts in a status are written at most this often.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 const USERS_EVERY: Duration = Duration::from_secs(30);
+/// HTTP status of an eviction that the disruption budget does not allow.
+const TOO_MANY_REQUESTS: u16 = 429;
 /// Users whose status is written at the same time.
 const USER_WRITES: usize = 8;
 
@@ -119,6 +121,14 @@ async fn write(context: &Context, live: &mut MqttCluster, wanted: MqttClusterSta
     Ok(())
 }
 
+/// Returns whether both steps replace the same pod.
+fn is_same_pod(one: &Step, other: &Step) -> bool {
+    match (one, other) {
+        (Step::Replace { uid: one, .. }, Step::Replace { uid: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
 /// A pass over a cluster that can be built.
 struct Pass<'a> {
     context: &'a Arc<Context>,
@@ -130,6 +140,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     async fn run(mut self, memory: &mut Memory) -> Result<Action, Error> {
         let mut nodes = nodes::from_pods(&self.cluster.name, self.cluster.replicas, &self.facts.pods);
+        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
         nodes::poll(memory, &mut nodes).await;
         access::create_secrets(&self.context.client, &mut self.facts).await;
         let access = access::project(&self.cluster, &self.facts, &nodes, memory).await?;
@@ -195,12 +206,13 @@ impl Pass<'_> {
         phase: &Phase,
         memory: &mut Memory,
     ) -> Result<Step, Error> {
-        let step = rollout::next(nodes, self.revision(applied).as_deref());
+        let revision = self.revision(applied);
+        let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
         // Disks that are not the cluster's are evidence: no pod that holds one is touched.
         if self.cluster.paused || applied.is_err() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
             return Ok(Step::Idle);
         }
-        let Step::Replace { ordinal, pod, uid, serving } = &step else { return Ok(step) };
+        let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
         if *serving && self.cluster.replicas > 1 {
             let node = nodes.iter().find(|node| node.ordinal == *ordinal);
             let client = node.and_then(|node| nodes::client(memory, node));
@@ -212,14 +224,43 @@ impl Pass<'_> {
                 return Ok(Step::Wait { reason: format!("moving leaders away from {pod}") });
             }
         }
+        let still = self.decide_again(revision.as_deref(), memory).await?;
+        if !is_same_pod(&step, &still) {
+            return Ok(match still {
+                Step::Replace { .. } | Step::Idle => Step::Wait { reason: "the pods changed meanwhile".into() },
+                other => other,
+            });
+        }
+        self.evict(step).await
+    }
+
+    /// Decides from pods and nodes as they are now: up to 40 s have passed since this pass read them.
+    async fn decide_again(&self, revision: Option<&str>, memory: &mut Memory) -> Result<Step, Error> {
+        let pods = dereference::pods(&self.context.client, &self.cluster.namespace, &self.cluster.name).await;
+        let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
+        let mut nodes = nodes::from_pods(&self.cluster.name, self.cluster.replicas, &pods);
+        nodes::poll(memory, &mut nodes).await;
+        Ok(rollout::next(&nodes, revision, Timestamp::now()))
+    }
+
+    /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together with
+    /// the drains of machines, and only to the pod that was decided about.
+    async fn evict(&self, step: Step) -> Result<Step, Error> {
+        let Step::Replace { pod, uid, .. } = &step else { return Ok(step) };
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
         let only_this = Preconditions { uid: Some(uid.clone()), resource_version: None };
-        match pods.delete(pod, &DeleteParams::default().preconditions(only_this)).await {
+        let delete_options = Some(DeleteParams::default().preconditions(only_this));
+        match pods.evict(pod, &EvictParams { delete_options, ..EvictParams::default() }).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(step),
+            Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => {
+                let reason =
+                    format!("the disruption budget does not allow the eviction of {pod} now: {}", status.message);
+                return Ok(Step::Wait { reason });
+            }
             Err(error) => return Err(Error::Roll(Box::new(error))),
         }
-        let note = format!("replacing pod {pod}: it runs an earlier template");
+        let note = format!("evicted pod {pod}: it runs an earlier template");
         self.context.event(&self.about, EventType::Normal, reason::ROLLING, pod, &note).await;
         Ok(step)
     }

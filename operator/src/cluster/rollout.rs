@@ -1,10 +1,27 @@
 //! Which pod is replaced next. Pure; the reconcile carries the step out.
 //!
-//! One pod at a time. A pod that is not ready is replaced first and without asking whether the groups are in sync: it
-//! holds the rollout up, and nothing serves from it. Otherwise the next pod goes only when every member is ready and
-//! every group has all its voters in sync, and the meta leader goes last.
+//! One pod at a time, and a new template proves itself on one pod before a second one is touched:
+//!
+//! ```text
+//!  a pod is missing or stopping ------------------------------------> Wait
+//!  a pod of the new template does not run its broker ---------------> Stopped (or Wait, in its first minute)
+//!  a pod of an earlier template cannot run its broker --------------> Replace: it contributes nothing
+//!  another pod is not ready ----------------------------------------> Wait; after a minute Replace, if it has an earlier
+//!                                                                     template and the others are a ready majority
+//!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last
+//! ```
+//!
+//! The order of the second and third line decides between a heal and an outage. Where the new template fails, a pod of the
+//! earlier one that is unready for a moment comes back by itself, and would not under the new one. Where nothing of the new
+//! template fails, a pod that cannot run is replaced without any gate: that is how a corrected manifest heals.
 
-use super::nodes::{Node, is_settled};
+use jiff::{SignedDuration, Timestamp};
+
+use super::nodes::{self, Node, is_settled};
+use super::problem::Problem;
+
+/// How long a pod may be unready before it counts as failed and not as starting. A restart after a kill takes seconds.
+const UNREADY_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 
 /// What to do with the pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,46 +30,99 @@ pub enum Step {
     Idle,
     /// Some pod does not; this is what it waits for.
     Wait { reason: String },
-    /// Delete this pod; the StatefulSet makes it anew. `serving`: move its leaders away first.
+    /// The new template does not start. Pods of the earlier one are kept until the manifest is corrected.
+    Stopped { reason: String },
+    /// Evict this pod; the StatefulSet creates it again. `serving`: move its leaders away first.
     Replace { ordinal: u32, pod: String, uid: String, serving: bool },
 }
 
 /// Pods that run another template than `revision`.
 pub fn outdated<'a>(nodes: &'a [Node], revision: &str) -> Vec<&'a Node> {
-    let is_outdated = |node: &&Node| node.pod.as_ref().is_some_and(|pod| pod.revision.as_deref() != Some(revision));
-    nodes.iter().filter(is_outdated).collect()
+    nodes.iter().filter(|node| node.pod.is_some() && !is_current(node, revision)).collect()
 }
 
 /// Decides. `revision` is the StatefulSet's update revision, absent while its controller has not seen the last change.
-pub fn next(nodes: &[Node], revision: Option<&str>) -> Step {
+pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     let Some(revision) = revision else {
-        return Step::Wait { reason: "the StatefulSet's controller has not seen the last change".into() };
+        return wait("the StatefulSet's controller has not seen the last change");
     };
     let outdated = outdated(nodes, revision);
     if outdated.is_empty() {
         return Step::Idle;
     }
     if let Some(node) = nodes.iter().find(|node| node.pod.as_ref().is_none_or(|pod| pod.terminating)) {
-        return Step::Wait { reason: format!("pod {} is being replaced", node.name) };
+        return node.problem.as_ref().map_or_else(
+            || wait(format!("pod {} is being replaced", node.name)),
+            |problem| stopped(node, &problem.message, &outdated),
+        );
     }
-    if let Some(node) = outdated.iter().find(|node| node.pod.as_ref().is_some_and(|pod| !pod.ready)) {
+    let joined = nodes::member_ordinals(nodes);
+    let is_newcomer = |node: &Node| !joined.is_empty() && !joined.contains(&node.ordinal);
+    let mut unready = nodes.iter().filter(|node| is_current(node, revision) && !node.is_ready());
+    if let Some(step) = unready.find_map(|node| unproved(node, is_newcomer(node), &outdated, now)) {
+        return step;
+    }
+    if let Some(node) = outdated.iter().find(|node| is_stuck(node)) {
         return replace(node, false);
     }
     // A node that is not a member yet (the cluster is growing) has nothing that the others could lose.
-    let members: Vec<Node> = nodes.iter().filter(|node| !is_newcomer(node, revision)).cloned().collect();
-    if let Some(node) = members.iter().find(|node| !node.is_ready()) {
-        return Step::Wait { reason: format!("node {} is not ready", node.name) };
+    let members: Vec<Node> = nodes.iter().filter(|node| !is_newcomer(node)).cloned().collect();
+    let unready: Vec<&Node> = members.iter().filter(|node| !node.is_ready()).collect();
+    if let Some(first) = unready.first() {
+        let waits_only_for_it = unready.len() == 1 && !is_current(first, revision) && is_unready_long(first, now);
+        let majority = members.len() == 1 || (members.len() - 1) * 2 > members.len();
+        if waits_only_for_it && majority {
+            return replace(first, false);
+        }
+        return wait(format!("node {} is not ready", first.name));
     }
     if !is_settled(&members) {
-        return Step::Wait { reason: "a group has a voter that is not in sync".into() };
+        return wait("a group has a voter that is not in sync");
     }
     let leader = |node: &Node| node.report.as_ref().is_some_and(|report| report.meta_leader == report.node_id);
     outdated.iter().max_by_key(|node| (!leader(node), node.ordinal)).map_or(Step::Idle, |node| replace(node, true))
 }
 
-fn is_newcomer(node: &Node, revision: &str) -> bool {
-    let current = node.pod.as_ref().is_some_and(|pod| pod.revision.as_deref() == Some(revision));
-    current && !node.report.as_ref().is_some_and(|report| report.member) && node.ordinal >= 3
+/// The step that a pod of the new template demands while its broker does not answer. `None`: the broker answers, or it is
+/// a newcomer that finds no place, which says nothing about the template.
+fn unproved(node: &Node, is_newcomer: bool, outdated: &[&Node], now: Timestamp) -> Option<Step> {
+    let problem = node.problem.as_ref().filter(|problem| problem.is_stuck());
+    if node.report.is_some() || is_newcomer && problem.is_some_and(|problem| !problem.blames_template()) {
+        return None;
+    }
+    Some(match problem {
+        Some(problem) => stopped(node, &problem.message, outdated),
+        None if is_unready_long(node, now) => stopped(node, "does not answer", outdated),
+        None if node.pod.as_ref().is_some_and(|pod| pod.ready) => wait(format!("node {} does not answer", node.name)),
+        None => wait(format!("pod {} starts with the new template", node.name)),
+    })
+}
+
+fn stopped(node: &Node, why: &str, outdated: &[&Node]) -> Step {
+    let kept: Vec<&str> = outdated.iter().map(|node| node.name.as_str()).collect();
+    let reason = format!(
+        "{} runs the new template and {why}; {} keep the earlier one until the cause is corrected",
+        node.name,
+        kept.join(", ")
+    );
+    Step::Stopped { reason }
+}
+
+fn is_current(node: &Node, revision: &str) -> bool {
+    node.pod.as_ref().is_some_and(|pod| pod.revision.as_deref() == Some(revision))
+}
+
+fn is_stuck(node: &Node) -> bool {
+    node.report.is_none() && node.problem.as_ref().is_some_and(Problem::is_stuck)
+}
+
+fn is_unready_long(node: &Node, now: Timestamp) -> bool {
+    let since = node.pod.as_ref().and_then(|pod| pod.unready_since);
+    since.is_some_and(|since| now.duration_since(since) > UNREADY_LIMIT)
+}
+
+fn wait(reason: impl Into<String>) -> Step {
+    Step::Wait { reason: reason.into() }
 }
 
 fn replace(node: &Node, serving: bool) -> Step {
@@ -62,10 +132,17 @@ fn replace(node: &Node, serving: bool) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use covey_contract::proto::StatusReply;
+    use covey_contract::proto::{GroupReplica, Member, StatusReply};
 
     use super::super::nodes::PodFacts;
+    use super::super::problem::Cause;
     use super::*;
+
+    const NOW: i64 = 1_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
 
     fn node(ordinal: u32, revision: &str) -> Node {
         let pod = PodFacts {
@@ -74,79 +151,191 @@ mod tests {
             revision: Some(revision.into()),
             ..PodFacts::default()
         };
+        let members = (0..3).map(|ordinal| Member { ordinal, node_id: format!("n{ordinal}") }).collect();
         let report = StatusReply {
             ordinal,
             node_id: format!("n{ordinal}"),
             ready: true,
             member: true,
             meta_leader: "n2".into(),
+            members,
+            groups: vec![GroupReplica { group: 0, has_leader: true }],
             ..StatusReply::default()
         };
-        Node { ordinal, name: format!("mosaic-{ordinal}"), pod: Some(pod), report: Some(report) }
+        Node { ordinal, name: format!("mosaic-{ordinal}"), pod: Some(pod), report: Some(report), problem: None }
     }
 
-    fn nodes(revisions: [&str; 3]) -> Vec<Node> {
-        revisions.into_iter().zip(0..).map(|(revision, ordinal)| node(ordinal, revision)).collect()
+    /// Nodes 0, 1, ... with these template revisions.
+    fn nodes<const N: usize>(revisions: [&str; N]) -> Vec<Node> {
+        let mut nodes: Vec<Node> =
+            revisions.into_iter().zip(0..).map(|(revision, ordinal)| node(ordinal, revision)).collect();
+        let members: Vec<Member> =
+            nodes.iter().map(|node| Member { ordinal: node.ordinal, node_id: format!("n{}", node.ordinal) }).collect();
+        nodes.iter_mut().for_each(|node| node.report.as_mut().unwrap().members.clone_from(&members));
+        nodes
     }
 
-    fn replaced(step: &Step) -> Option<(u32, bool)> {
-        match step {
-            Step::Replace { ordinal, serving, .. } => Some((*ordinal, *serving)),
+    /// Takes a node out of service, unready for so many seconds.
+    fn fail(node: &mut Node, seconds: i64, cause: Option<Cause>) {
+        let pod = node.pod.as_mut().unwrap();
+        (pod.ready, pod.unready_since) = (false, Some(at(NOW - seconds)));
+        node.report = None;
+        node.problem = cause.map(|cause| Problem { cause, message: format!("has the problem {cause:?}") });
+    }
+
+    fn decide(nodes: &[Node]) -> Step {
+        next(nodes, Some("new"), at(NOW))
+    }
+
+    fn replaced(nodes: &[Node]) -> Option<(u32, bool)> {
+        match decide(nodes) {
+            Step::Replace { ordinal, serving, .. } => Some((ordinal, serving)),
             _ => None,
         }
     }
 
+    fn waits(nodes: &[Node]) -> bool {
+        matches!(decide(nodes), Step::Wait { .. })
+    }
+
+    fn stops(nodes: &[Node]) -> bool {
+        matches!(decide(nodes), Step::Stopped { .. })
+    }
+
+    const STUCK: [Cause; 4] = [Cause::ImagePull, Cause::ContainerCreate, Cause::CrashLoop, Cause::Unschedulable];
+
     #[test]
     fn nothing_happens_when_every_pod_is_current() {
-        assert_eq!(next(&nodes(["new", "new", "new"]), Some("new")), Step::Idle);
-        assert!(matches!(next(&nodes(["new", "new", "new"]), None), Step::Wait { .. }));
+        assert_eq!(decide(&nodes(["new", "new", "new"])), Step::Idle);
+        assert!(matches!(next(&nodes(["new", "new", "new"]), None, at(NOW)), Step::Wait { .. }));
     }
 
     #[test]
     fn the_meta_leader_goes_last() {
-        assert_eq!(replaced(&next(&nodes(["old", "old", "old"]), Some("new"))), Some((1, true)));
-        assert_eq!(replaced(&next(&nodes(["old", "new", "old"]), Some("new"))), Some((0, true)));
-        assert_eq!(replaced(&next(&nodes(["new", "new", "old"]), Some("new"))), Some((2, true)));
+        assert_eq!(replaced(&nodes(["old", "old", "old"])), Some((1, true)));
+        assert_eq!(replaced(&nodes(["old", "new", "old"])), Some((0, true)));
+        assert_eq!(replaced(&nodes(["new", "new", "old"])), Some((2, true)));
     }
 
     #[test]
     fn one_pod_at_a_time() {
         let mut nodes = nodes(["old", "old", "old"]);
         nodes[1].pod = None;
-        assert!(matches!(next(&nodes, Some("new")), Step::Wait { .. }));
+        assert!(waits(&nodes));
         nodes[1] = node(1, "new");
         nodes[1].pod.as_mut().unwrap().terminating = true;
-        assert!(matches!(next(&nodes, Some("new")), Step::Wait { .. }));
+        assert!(waits(&nodes));
     }
 
     #[test]
     fn the_next_pod_waits_for_readiness_and_for_every_voter() {
         let mut unready = nodes(["old", "new", "old"]);
         unready[1].report.as_mut().unwrap().ready = false;
-        assert!(matches!(next(&unready, Some("new")), Step::Wait { .. }));
+        assert!(waits(&unready));
         let mut behind = nodes(["old", "new", "old"]);
         behind[0].report.as_mut().unwrap().groups_out_of_sync = 1;
-        assert!(matches!(next(&behind, Some("new")), Step::Wait { .. }));
+        assert!(waits(&behind));
+        let mut leaderless = nodes(["old", "new", "old"]);
+        leaderless[0].report.as_mut().unwrap().groups[0].has_leader = false;
+        assert!(waits(&leaderless));
         let mut silent = nodes(["old", "new", "old"]);
         silent[2].report = None;
-        assert!(matches!(next(&silent, Some("new")), Step::Wait { .. }));
+        assert!(waits(&silent));
     }
 
     #[test]
-    fn an_outdated_pod_that_is_not_ready_goes_first_and_ungated() {
+    fn a_new_template_that_does_not_start_stops_the_rollout_with_its_cause() {
+        for cause in STUCK {
+            let mut nodes = nodes(["old", "new", "old"]);
+            fail(&mut nodes[1], 1, Some(cause));
+            let Step::Stopped { reason } = decide(&nodes) else { panic!("{cause:?} does not stop") };
+            assert_eq!(
+                reason,
+                format!(
+                    "mosaic-1 runs the new template and has the problem {cause:?}; mosaic-0, mosaic-2 keep the earlier one \
+                     until the cause is corrected"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_created_stops_the_rollout_with_its_cause() {
         let mut nodes = nodes(["old", "old", "old"]);
-        nodes[0].pod.as_mut().unwrap().ready = false;
-        nodes[0].report = None;
-        nodes[1].report.as_mut().unwrap().groups_out_of_sync = 3;
-        assert_eq!(replaced(&next(&nodes, Some("new"))), Some((0, false)));
+        nodes[2].pod = None;
+        nodes[2].problem = Some(Problem { cause: Cause::NotCreated, message: "exceeds the quota".into() });
+        assert!(stops(&nodes));
     }
 
     #[test]
-    fn a_new_template_that_does_not_start_stops_the_rollout() {
-        let mut nodes = nodes(["old", "new", "old"]);
-        nodes[1].pod.as_mut().unwrap().ready = false;
-        nodes[1].report = None;
-        assert!(matches!(next(&nodes, Some("new")), Step::Wait { .. }));
+    fn while_the_new_template_fails_no_other_pod_is_touched_whatever_happens_to_it() {
+        for cause in STUCK {
+            // Seconds that the pod of the earlier template has been unready, and why: a kill, a fence, a crash loop.
+            for (seconds, other) in [(1, Some(Cause::Restarted)), (600, None), (600, Some(Cause::CrashLoop))] {
+                let mut nodes = nodes(["old", "old", "new"]);
+                fail(&mut nodes[2], 5, Some(cause));
+                fail(&mut nodes[0], seconds, other);
+                assert!(stops(&nodes), "{cause:?}, {other:?}");
+                fail(&mut nodes[1], seconds, other);
+                assert!(stops(&nodes), "{cause:?}, {other:?}, both");
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_template_whose_broker_starts_and_never_answers_stops_the_rollout_after_a_minute() {
+        let mut nodes = nodes(["old", "old", "new"]);
+        fail(&mut nodes[2], 59, None);
+        assert!(waits(&nodes));
+        fail(&mut nodes[2], 61, None);
+        assert!(stops(&nodes));
+    }
+
+    #[test]
+    fn a_corrected_template_replaces_the_failed_pod_first_and_ungated() {
+        for cause in STUCK {
+            let mut nodes = nodes(["old", "old", "broken"]);
+            fail(&mut nodes[2], 300, Some(cause));
+            assert_eq!(replaced(&nodes), Some((2, false)), "{cause:?}");
+            fail(&mut nodes[0], 1, Some(Cause::Restarted));
+            assert_eq!(replaced(&nodes), Some((2, false)), "{cause:?}: it contributes nothing, whatever the others do");
+        }
+    }
+
+    #[test]
+    fn a_cluster_whose_every_pod_is_broken_heals_pod_by_pod_once_the_template_is_corrected() {
+        let mut nodes = nodes(["broken", "broken", "broken"]);
+        nodes.iter_mut().for_each(|node| fail(node, 300, Some(Cause::ImagePull)));
+        assert_eq!(replaced(&nodes), Some((0, false)));
+        nodes[0].pod.as_mut().unwrap().revision = Some("new".into());
+        nodes[0].problem = None;
+        assert!(stops(&nodes), "the first one has to start before the second is touched");
+        // It answers, and is not ready because no majority is there.
+        nodes[0].report = Some(StatusReply { ordinal: 0, ..StatusReply::default() });
+        assert_eq!(replaced(&nodes), Some((1, false)));
+    }
+
+    #[test]
+    fn a_pod_that_is_unready_for_a_moment_is_waited_for() {
+        let mut nodes = nodes(["old", "old", "old"]);
+        fail(&mut nodes[0], 2, Some(Cause::Restarted));
+        assert!(waits(&nodes));
+    }
+
+    #[test]
+    fn a_pod_that_stays_unready_is_replaced_while_the_others_are_a_majority() {
+        let mut nodes = nodes(["old", "old", "old"]);
+        fail(&mut nodes[0], 61, None);
+        assert_eq!(replaced(&nodes), Some((0, false)));
+        fail(&mut nodes[1], 61, None);
+        assert!(waits(&nodes), "all are cut off: none is replaced before the others are back");
+    }
+
+    #[test]
+    fn the_only_pod_of_a_cluster_of_one_is_replaced_although_it_is_not_ready() {
+        let mut nodes = nodes(["old"]);
+        fail(&mut nodes[0], 61, None);
+        assert_eq!(replaced(&nodes), Some((0, false)));
     }
 
     #[test]
@@ -154,10 +343,21 @@ mod tests {
         let mut nodes = nodes(["old", "old", "old"]);
         for ordinal in [3, 4] {
             let mut newcomer = node(ordinal, "new");
-            newcomer.pod.as_mut().unwrap().ready = false;
+            fail(&mut newcomer, 300, None);
             newcomer.report = Some(StatusReply { ordinal, ..StatusReply::default() });
             nodes.push(newcomer);
         }
-        assert_eq!(replaced(&next(&nodes, Some("new"))), Some((1, true)));
+        assert_eq!(replaced(&nodes), Some((1, true)));
+        fail(&mut nodes[4], 300, Some(Cause::Unschedulable));
+        assert_eq!(replaced(&nodes), Some((1, true)), "no place for a newcomer says nothing about the template");
+        fail(&mut nodes[4], 300, Some(Cause::ImagePull));
+        assert!(stops(&nodes), "an image that cannot be pulled does");
+    }
+
+    #[test]
+    fn a_member_of_five_that_finds_no_place_with_the_new_template_stops_the_rollout() {
+        let mut nodes = nodes(["old", "old", "old", "old", "new"]);
+        fail(&mut nodes[4], 1, Some(Cause::Unschedulable));
+        assert!(stops(&nodes));
     }
 }

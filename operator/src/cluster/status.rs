@@ -8,7 +8,7 @@ use covey_crds::{
 use jiff::Timestamp;
 
 use super::build;
-use super::nodes::Node;
+use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use crate::access::Projection;
 use crate::conditions::{Draft, merge};
@@ -131,7 +131,7 @@ fn quorum(observed: &Observed<'_>) -> Quorum {
         .collect();
     let leader = in_touch.iter().filter_map(|node| node.report.as_ref()).map(|report| &report.meta_leader).next();
     let leader = leader.and_then(|id| nodes.iter().find(|node| node.report.as_ref().is_some_and(|r| r.node_id == *id)));
-    let leaderless = reports.iter().map(|report| i64::from(report.leaderless_groups)).max().unwrap_or(0);
+    let leaderless = i64::try_from(nodes::leaderless_groups(nodes)).unwrap_or(i64::MAX);
     let state = match observed.phase {
         Phase::Forming { .. } => "Forming",
         Phase::Lost => "Lost",
@@ -232,12 +232,13 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
     } else {
         Draft::new(condition::PAUSED, Some(false), reason::NOT_PAUSED, "changes are applied")
     };
+    let quorum = Draft::new(condition::QUORUM_HEALTHY, Some(healthy), quorum_reason, quorum_message);
     vec![
         ready_draft(observed, ready),
         available,
         progressing(observed, ready),
-        degraded(observed, ready),
-        Draft::new(condition::QUORUM_HEALTHY, Some(healthy), quorum_reason, quorum_message),
+        degraded(observed, ready, &quorum),
+        quorum,
         acl_synced(observed),
         alerting(observed),
         paused,
@@ -269,7 +270,9 @@ fn ready_draft(observed: &Observed<'_>, ready: usize) -> Draft {
     match (obstacle(observed), observed.phase) {
         (Some((reason, message)), _) => Draft::new(condition::READY, Some(false), reason, message),
         (None, Phase::Forming { waiting }) => {
-            Draft::new(condition::READY, Some(false), reason::FORMING, waiting.clone())
+            let mut message = vec![waiting.clone()];
+            message.extend(observed.nodes.iter().filter(|node| node.problem.is_some()).map(why));
+            Draft::new(condition::READY, Some(false), reason::FORMING, message.join("; "))
         }
         _ if ready == all => {
             Draft::new(condition::READY, Some(true), reason::ALL_NODES_READY, format!("all {all} nodes are ready"))
@@ -283,6 +286,9 @@ fn ready_draft(observed: &Observed<'_>, ready: usize) -> Draft {
 }
 
 fn why(node: &Node) -> String {
+    if let Some(problem) = &node.problem {
+        return format!("{} {}", node.name, problem.message);
+    }
     match (&node.pod, &node.report) {
         (None, _) => format!("{} has no pod", node.name),
         (Some(pod), _) if pod.terminating => format!("{} is stopping", node.name),
@@ -297,6 +303,7 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     match (observed.phase, observed.step) {
         (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
+        (_, Step::Stopped { reason: why }) => draft(false, reason::NEW_TEMPLATE_FAILS, why.clone()),
         (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),
         _ if ready < observed.nodes.len() => {
             draft(true, reason::STARTING, format!("{ready} of {} nodes are ready", observed.nodes.len()))
@@ -305,15 +312,33 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     }
 }
 
-fn degraded(observed: &Observed<'_>, ready: usize) -> Draft {
-    match obstacle(observed) {
-        Some((reason, message)) => Draft::new(condition::DEGRADED, Some(true), reason, message),
-        None if *observed.phase == Phase::Formed && ready < observed.nodes.len() => {
-            let message = format!("{ready} of {} nodes are ready", observed.nodes.len());
-            Draft::new(condition::DEGRADED, Some(true), reason::NODES_NOT_READY, message)
-        }
-        None => Draft::new(condition::DEGRADED, Some(false), reason::HEALTHY, "nothing needs a person"),
+fn degraded(observed: &Observed<'_>, ready: usize, quorum: &Draft) -> Draft {
+    let draft = |reason, message| Draft::new(condition::DEGRADED, Some(true), reason, message);
+    if let Some((reason, message)) = obstacle(observed) {
+        return draft(reason, message);
     }
+    if let Step::Stopped { reason: why } = observed.step {
+        return draft(reason::NEW_TEMPLATE_FAILS, why.clone());
+    }
+    // A pod that starts or restarts has no problem that needs a person yet, nor has a cluster that is being formed.
+    if let Some((cause, message)) = first_problem(observed.nodes) {
+        return draft(cause, message);
+    }
+    match observed.phase {
+        Phase::Formed if quorum.status != Some(true) => draft(quorum.reason, quorum.message.clone()),
+        Phase::Formed if ready < observed.nodes.len() => {
+            draft(reason::NODES_NOT_READY, format!("{ready} of {} nodes are ready", observed.nodes.len()))
+        }
+        _ => Draft::new(condition::DEGRADED, Some(false), reason::HEALTHY, "nothing needs a person"),
+    }
+}
+
+/// The first node whose broker does not run, as a reason and a sentence.
+fn first_problem(nodes: &[Node]) -> Option<(&'static str, String)> {
+    nodes.iter().find_map(|node| {
+        let problem = node.problem.as_ref().filter(|problem| problem.is_stuck())?;
+        Some((problem.cause.reason(), format!("{} {}", node.name, problem.message)))
+    })
 }
 
 fn acl_synced(observed: &Observed<'_>) -> Draft {

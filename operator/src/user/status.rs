@@ -127,7 +127,7 @@ mod tests {
             clients_by_user: [("a".to_owned(), 2)].into(),
             ..StatusReply::default()
         });
-        Node { ordinal, name: format!("mosaic-{ordinal}"), pod: None, report }
+        Node { ordinal, name: format!("mosaic-{ordinal}"), pod: None, report, problem: None }
     }
 
     fn status(outcome: &Outcome, anchor: u64, nodes: &[Node]) -> MqttUserStatus {

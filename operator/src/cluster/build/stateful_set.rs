@@ -150,6 +150,8 @@ fn container(cluster: &ValidatedCluster) -> Container {
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
             ..SecurityContext::default()
         }),
+        // A crash loop's last log line reaches the conditions through the pod's status.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         volume_mounts: Some(vec![
             mount(DATA, names::PATH_DATA, false),
             mount("config", &folder(names::PATH_CONFIG), true),

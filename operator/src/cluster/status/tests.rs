@@ -29,7 +29,7 @@ fn node(ordinal: u32) -> Node {
         ..StatusReply::default()
     };
     let pod = PodFacts { ready: true, revision: Some("r".into()), ..PodFacts::default() };
-    Node { ordinal, name: format!("mosaic-{ordinal}"), pod: Some(pod), report: Some(report) }
+    Node { ordinal, name: format!("mosaic-{ordinal}"), pod: Some(pod), report: Some(report), problem: None }
 }
 
 fn nodes() -> Vec<Node> {
