@@ -159,7 +159,7 @@ pub(crate) async fn explain_missing(client: &Client, stateful_set: Option<&State
     }
 }
 
-/// The newest attempt to create the pod tells whether it failed, and why.
+/// The newest attempt to create the pod or its claim tells whether it failed, and why.
 fn of_missing(pod: &str, events: &[Event]) -> Option<Problem> {
     let attempt = format!("create Pod {pod} in StatefulSet ");
     let attempts =
@@ -246,7 +246,7 @@ mod tests {
                 "lastTimestamp": time}))
             .unwrap()
         };
-        let refused = "create Pod mosaic-2 in StatefulSet mosaic failed error: pods \"mosaic-2\" is forbidden: exceeded quota: small";
+        let refused = "Create Pod mosaic-2 in StatefulSet mosaic failed error: pods \"mosaic-2\" is forbidden: exceeded quota: small";
         let events = [
             event("SuccessfulCreate", "create Pod mosaic-2 in StatefulSet mosaic successful", "2026-01-01T00:00:00Z"),
             event("FailedCreate", refused, "2026-01-01T00:00:09Z"),

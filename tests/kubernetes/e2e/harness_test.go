@@ -17,9 +17,8 @@ import (
 )
 
 const (
-	// systemNamespace has the operator, namespace the cluster under test.
+	// systemNamespace has the operator.
 	systemNamespace = "covey-system"
-	namespace       = "e2e"
 	release         = "covey"
 	quickstart      = "../../../examples/quickstart.yaml"
 	chart           = "../../../charts/covey"
@@ -29,6 +28,8 @@ const (
 )
 
 var (
+	// namespace has the cluster under test. Most scenarios share one; see inNamespace.
+	namespace = "e2e"
 	// external: the cluster is somebody's, and only the API server is at hand.
 	external = os.Getenv("KUBECONFIG") != ""
 	// clientsBinary is the program of tests/clients.
@@ -102,6 +103,35 @@ func mustApply(t *testing.T, manifests string) {
 	}
 }
 
+// inNamespace gives a scenario a namespace of its own until it ends. Scenarios run one after the other.
+func inNamespace(t *testing.T, name string) {
+	t.Helper()
+	shared := namespace
+	namespace = name
+	kubectl(t, "create", "namespace", name)
+	t.Cleanup(func() {
+		kubectl(t, "delete", "-n", name, "mqttclusters,mqttusers", "--all", "--timeout=60s")
+		kubectl(t, "delete", "namespace", name, "--timeout=120s")
+		namespace = shared
+	})
+}
+
+// clusterManifest is an MqttCluster of three nodes with the image under test and further fields of its spec.
+func clusterManifest(name, spec string) string {
+	image := ""
+	if given := os.Getenv("COVEY_TEST_IMAGE"); given != "" {
+		repository, tag := splitImage(given)
+		image = fmt.Sprintf("  image: {repository: %q, tag: %q}\n", repository, tag)
+	}
+	return fmt.Sprintf("apiVersion: covey.io/v1alpha1\nkind: MqttCluster\nmetadata: {name: %s}\nspec:\n  replicas: 3\n%s%s", name, image, spec)
+}
+
+// patch merges a JSON document into the MqttCluster.
+func patch(t *testing.T, name, document string) {
+	t.Helper()
+	kubectl(t, "patch", "-n", namespace, "mqttcluster", name, "--type=merge", "-p", document)
+}
+
 // object is any Kubernetes object.
 type object struct {
 	Kind     string
@@ -113,13 +143,14 @@ type object struct {
 	}
 	Data   map[string]string
 	Status struct {
-		Phase, PodIP      string
-		ReadyReplicas     int
-		SyncedNodes       string
-		Conditions        []condition
-		Alerts            []struct{ Name, Pod string }
-		Nodes             []struct{ Name, AclRevision string }
-		ContainerStatuses []struct{ RestartCount int }
+		Phase, PodIP       string
+		ReadyReplicas      int
+		SyncedNodes        string
+		Conditions         []condition
+		Alerts             []struct{ Name, Pod string }
+		Nodes              []struct{ Name, AclRevision string }
+		ContainerStatuses  []struct{ RestartCount int }
+		DisruptionsAllowed int
 	}
 	Spec struct {
 		NodeName, ClusterIP string

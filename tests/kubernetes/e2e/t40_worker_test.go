@@ -15,6 +15,7 @@ import (
 
 const (
 	jobs   = 2000
+	rate   = 50
 	outage = 30 * time.Second
 )
 
@@ -29,13 +30,13 @@ func TestWorker(t *testing.T) {
   - {allow: [Publish], topics: ["jobs/#"]}
 `)
 	t.Run("the pod it is connected to is deleted", func(t *testing.T) {
-		s := begin(t, "pod", worker, dispatcher)
+		s := begin(t, "pod", jobs, rate, worker, dispatcher)
 		s.published(200)
 		s.deleteItsPod()
 		s.end()
 	})
 	t.Run("all pods are deleted at once", func(t *testing.T) {
-		s := begin(t, "all", worker, dispatcher)
+		s := begin(t, "all", jobs, rate, worker, dispatcher)
 		s.published(200)
 		old := addresses(t)
 		kubectl(t, "delete", "-n", namespace, "pods", "-l", "covey.io/cluster="+clusterName(t), "--wait=false")
@@ -50,7 +51,7 @@ func TestWorker(t *testing.T) {
 		t.Run(fmt.Sprintf("it is stopped and killed with %d operators", operators), func(t *testing.T) {
 			scaleOperator(t, operators)
 			defer scaleOperator(t, 1)
-			s := begin(t, fmt.Sprintf("stop%d", operators), worker, dispatcher)
+			s := begin(t, fmt.Sprintf("stop%d", operators), jobs, rate, worker, dispatcher)
 			for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 				s.published(100)
 				s.worker.stop(t, signal)
@@ -67,18 +68,19 @@ func TestWorker(t *testing.T) {
 type story struct {
 	*testing.T
 	topic, received, sent string
+	count                 int
 	who                   login
 	worker, publisher     *client
 }
 
-// begin starts the worker and, once it has subscribed, the publisher.
-func begin(t *testing.T, topic string, worker, dispatcher login) *story {
+// begin starts the worker and, once it has subscribed, the publisher, which publishes so many jobs at so many a second.
+func begin(t *testing.T, topic string, count, perSecond int, worker, dispatcher login) *story {
 	t.Helper()
 	dir := t.TempDir()
-	s := &story{T: t, topic: "jobs/" + topic, received: filepath.Join(dir, "worker.jsonl"), sent: filepath.Join(dir, "publisher.jsonl"), who: worker}
+	s := &story{T: t, topic: "jobs/" + topic, received: filepath.Join(dir, "worker.jsonl"), sent: filepath.Join(dir, "publisher.jsonl"), count: count, who: worker}
 	s.work()
 	s.publisher = start(t, s.sent, append([]string{"publisher", "-brokers", serviceAddress(t), "-topic", s.topic,
-		"-count", fmt.Sprint(jobs), "-rate", "50"}, dispatcher.args()...)...)
+		"-count", fmt.Sprint(count), "-rate", fmt.Sprint(perSecond)}, dispatcher.args()...)...)
 	return s
 }
 
@@ -93,7 +95,7 @@ func (s *story) work() {
 // published waits for so many more acknowledgements.
 func (s *story) published(more int) {
 	s.Helper()
-	reached(s.T, time.Minute, s.sent, "acknowledged", min(jobs, len(entries(s.sent, "acknowledged"))+more))
+	reached(s.T, time.Minute, s.sent, "acknowledged", min(s.count, len(entries(s.sent, "acknowledged"))+more))
 }
 
 // deleteItsPod deletes the pod that the worker is connected to, and waits until the worker has connected again.
@@ -148,11 +150,11 @@ func (s *story) connectedTo() string {
 // end waits for the last job on both sides and lets the verdict speak.
 func (s *story) end() {
 	s.Helper()
-	if err := s.publisher.wait(s.T, 3*time.Minute); err != nil {
+	if err := s.publisher.wait(s.T, 6*time.Minute); err != nil {
 		s.Fatalf("publisher: %v after %d acknowledgements", err, len(entries(s.sent, "acknowledged")))
 	}
-	arrived(s.T, s.received, jobs)
+	arrived(s.T, s.received, s.count)
 	s.worker.stop(s.T, syscall.SIGTERM)
-	verify(s.T, s.received, s.sent, jobs)
+	verify(s.T, s.received, s.sent, s.count)
 	ensureReady(s.T)
 }

@@ -1,7 +1,8 @@
 use covey_contract::access::{Document, FORMAT};
-use covey_contract::proto::{AccessStatus as Enforced, StatusReply};
+use covey_contract::proto::{AccessStatus as Enforced, GroupReplica, StatusReply};
 
 use super::super::nodes::PodFacts;
+use super::super::problem::{Cause, Problem};
 use super::*;
 use crate::conditions::status_of;
 use crate::test_support::cluster;
@@ -203,4 +204,57 @@ fn a_cluster_that_cannot_be_built_keeps_what_was_known() {
     assert_eq!(status.conditions.len(), 8);
     assert_eq!(status.conditions[0].message, "replicas must not be 2");
     assert_eq!(status.nodes.len(), 3);
+}
+
+fn stuck(cause: Cause, message: &str) -> Option<Problem> {
+    Some(Problem { cause, message: message.into() })
+}
+
+#[test]
+fn while_a_cluster_is_formed_the_cause_that_keeps_a_pod_from_starting_is_named() {
+    let mut nodes = nodes();
+    nodes[1].pod = None;
+    nodes[1].report = None;
+    nodes[1].problem = stuck(Cause::NotCreated, "cannot be created: exceeded quota");
+    let phase = Phase::Forming { waiting: "waiting for node 1 to answer".into() };
+    let status = Case { nodes, phase, ..Case::default() }.status();
+    assert_eq!(
+        status.conditions[0].message,
+        "waiting for node 1 to answer; mosaic-1 cannot be created: exceeded quota"
+    );
+    assert!(table(&status).contains(&"Degraded=True/PodNotCreated".to_owned()));
+}
+
+#[test]
+fn a_stopped_rollout_is_degraded_and_does_not_progress() {
+    let mut nodes = nodes();
+    nodes[2].report = None;
+    nodes[2].problem = stuck(Cause::ImagePull, "cannot pull image covey:9 (ErrImagePull: no)");
+    let step = Step::Stopped { reason: "mosaic-2 runs the new template and ...".into() };
+    let status = Case { nodes, step, ..Case::default() }.status();
+    let table = table(&status);
+    assert!(table.contains(&"Degraded=True/NewTemplateFails".to_owned()), "{table:?}");
+    assert!(table.contains(&"Progressing=False/NewTemplateFails".to_owned()), "{table:?}");
+    assert!(table.contains(&"Available=True/Serving".to_owned()), "{table:?}");
+    let text = "2 of 3 nodes are ready; mosaic-2 cannot pull image covey:9 (ErrImagePull: no)";
+    assert_eq!(status.conditions[0].message, text);
+}
+
+#[test]
+fn a_group_is_leaderless_only_when_no_node_knows_its_leader() {
+    let group = |group, has_leader| GroupReplica { group, has_leader };
+    let mut nodes = nodes();
+    // Node 0 is cut off: it knows no leader; nodes 1 and 2 do. Groups 4 and 5 are held by two nodes each.
+    nodes[0].report.as_mut().unwrap().groups = vec![group(3, false), group(4, false), group(5, false)];
+    nodes[1].report.as_mut().unwrap().groups = vec![group(3, true), group(4, true)];
+    nodes[2].report.as_mut().unwrap().groups = vec![group(3, true), group(5, true)];
+    let cut = Case { nodes: nodes.clone(), ..Case::default() }.status();
+    assert_eq!(status_of(&cut.conditions, "Available"), Some("True"));
+    assert_eq!(cut.quorum.unwrap().leaderless_groups, 0);
+
+    nodes[2].report.as_mut().unwrap().groups[1].has_leader = false;
+    let status = Case { nodes, ..Case::default() }.status();
+    assert_eq!(status.quorum.clone().unwrap().leaderless_groups, 1);
+    assert!(table(&status).contains(&"QuorumHealthy=False/LeaderlessGroups".to_owned()));
+    assert!(table(&status).contains(&"Degraded=True/LeaderlessGroups".to_owned()), "a person has to know");
 }

@@ -1,0 +1,212 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// fault is a change of the manifest that no pod can start with.
+type fault struct {
+	name string
+	// apply makes the change and correct takes it back.
+	apply, correct string
+	// prepare and clean are manifests around it, where it needs any.
+	manifest string
+	// words are what the condition has to say.
+	words []string
+}
+
+var faults = []fault{
+	{name: "the image cannot be pulled",
+		apply:   `{"spec": {"image": {"repository": "covey", "tag": "nope"}}}`,
+		correct: `{"spec": {"image": null}}`,
+		words:   []string{"cannot pull image", "covey:nope"}},
+	{name: "the broker stops after each start",
+		apply:   `{"spec": {"image": {"repository": "localhost/pause", "tag": "1"}}}`,
+		correct: `{"spec": {"image": null}}`,
+		words:   []string{"executable file not found"}},
+	{name: "no machine has room",
+		apply:   `{"spec": {"resources": {"requests": {"cpu": "1000"}, "limits": {"cpu": "1000"}}}}`,
+		correct: `{"spec": {"resources": null}}`,
+		words:   []string{"cannot be scheduled", "Insufficient cpu"}},
+	{name: "the quota has no room",
+		apply:    `{"spec": {"resources": {"limits": {"memory": "2Gi"}}}}`,
+		correct:  `{"spec": {"resources": null}}`,
+		manifest: "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: small}\nspec: {hard: {limits.memory: 3Gi}}\n",
+		words:    []string{"cannot be created", "exceeded quota"}},
+}
+
+// TestRolloutFaults rolls out templates that cannot start. A further node is killed at the moment of the change, and killed,
+// fenced and evicted while the rollout is stopped. The two others keep their pods and serve; the condition names the cause;
+// the corrected manifest alone heals. No acknowledged job is lost.
+func TestRolloutFaults(t *testing.T) {
+	onOwnCluster(t)
+	inNamespace(t, "rollout")
+	mustApply(t, clusterManifest("roll", ""))
+	ensureReady(t)
+	worker := user(t, "worker", "  clientIdPattern: \"deploy.*\"\n  acl:\n  - {allow: [Subscribe], topics: [\"jobs/#\"]}\n")
+	dispatcher := user(t, "dispatcher", "  acl:\n  - {allow: [Publish], topics: [\"jobs/#\"]}\n")
+	s := begin(t, "rollout", 2400, 12, worker, dispatcher)
+	for _, f := range faults {
+		if !t.Run(f.name, func(t *testing.T) { survives(t, f) }) {
+			break
+		}
+	}
+	s.end()
+}
+
+// survives is one fault with all that happens to another node meanwhile.
+func survives(t *testing.T, f fault) {
+	ensureReady(t)
+	before := uids(t)
+	if f.manifest != "" {
+		mustApply(t, f.manifest)
+	}
+	patch(t, "roll", f.apply)
+	// The worst moment: the operator may just be choosing the first pod. It must not choose this one for being unready.
+	kill(t, "roll-0")
+
+	var victim string
+	took := eventually(t, 90*time.Second, "NewTemplateFails names the cause", func() error {
+		o, err := get("mqttcluster", "roll")
+		if err != nil {
+			return err
+		}
+		c := o.condition("Degraded")
+		missing := slices.DeleteFunc(slices.Clone(f.words), func(word string) bool { return strings.Contains(c.Message, word) })
+		if c.Status != "True" || c.Reason != "NewTemplateFails" || len(missing) > 0 {
+			return fmt.Errorf("%s=%s (%s: %s), missing words: %q", c.Type, c.Status, c.Reason, c.Message, missing)
+		}
+		victim, _, _ = strings.Cut(c.Message, " ")
+		t.Log(c.Message)
+		return nil
+	})
+	t.Logf("%s, named after %v", victim, took.Round(time.Second))
+	survivors := slices.DeleteFunc([]string{"roll-0", "roll-1", "roll-2"}, func(name string) bool { return name == victim })
+	twoServe(t, survivors, before)
+
+	kill(t, survivors[0])
+	twoServe(t, survivors, before)
+	fence(t, survivors[1])
+	twoServe(t, survivors, before)
+	evictionIsRefused(t, survivors[0])
+	twoServe(t, survivors, before)
+
+	if f.manifest != "" {
+		kubectl(t, "delete", "-n", namespace, "resourcequota", "--all")
+	}
+	patch(t, "roll", f.correct)
+	took = eventually(t, 2*time.Minute, "healed by the correction alone", func() error {
+		o, err := get("mqttcluster", "roll")
+		if err != nil {
+			return err
+		}
+		if c := o.condition("Degraded"); c.Status != "False" {
+			return fmt.Errorf("Degraded: %s", c.Message)
+		}
+		if c := o.condition("Progressing"); c.Reason != "Settled" {
+			return fmt.Errorf("Progressing: %s", c.Message)
+		}
+		return ready()
+	})
+	t.Logf("healed after %v", took.Round(time.Second))
+	twoServe(t, survivors, before)
+}
+
+// uids are the brokers' pods by name.
+func uids(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, pod := range pods(t) {
+		found[pod.Metadata.Name] = pod.Metadata.UID
+	}
+	return found
+}
+
+// twoServe waits until the pods are ready, and fails if one of them is not the one that it was.
+func twoServe(t *testing.T, survivors []string, before map[string]string) {
+	t.Helper()
+	eventually(t, 30*time.Second, "two of three serve", func() error {
+		for _, pod := range pods(t) {
+			name := pod.Metadata.Name
+			if !slices.Contains(survivors, name) {
+				continue
+			}
+			if pod.Metadata.UID != before[name] {
+				t.Fatalf("%s was replaced although the new template fails elsewhere", name)
+			}
+			if pod.condition("Ready").Status != "True" {
+				return fmt.Errorf("%s is not ready", name)
+			}
+		}
+		return nil
+	})
+}
+
+// kill ends the broker process of a pod at once, as a crash does.
+func kill(t *testing.T, pod string) {
+	t.Helper()
+	wanted := []byte("\x00--name\x00" + pod + "\x00")
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range processes {
+		if line, err := os.ReadFile(path); err == nil && bytes.Contains(line, wanted) {
+			var pid int
+			if _, err := fmt.Sscanf(path, "/proc/%d/cmdline", &pid); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("no process of %s", pod)
+}
+
+// fence cuts a broker off its peers until it says that it does not serve, and heals it.
+func fence(t *testing.T, name string) {
+	t.Helper()
+	pod, err := get("pod", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := try(clusterScript("cut-port", pod.Status.PodIP, "7883")); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if _, err := try(clusterScript("heal-port", pod.Status.PodIP, "7883")); err != nil {
+			t.Error(err)
+		}
+	}()
+	eventually(t, 15*time.Second, name+" fenced", func() error {
+		if _, err := http(namespace, name, 9464, "/readyz"); err == nil {
+			return errors.New("still ready")
+		}
+		return nil
+	})
+}
+
+// evictionIsRefused asks for an eviction as a drain does; the budget has to refuse it.
+func evictionIsRefused(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, 20*time.Second, "the eviction of "+name+" refused", func() error {
+		command := tool("kubectl", "create", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s/eviction", namespace, name), "-f", "-")
+		command.Stdin = strings.NewReader(fmt.Sprintf(`{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": %q, "namespace": %q}}`, name, namespace))
+		_, err := try(command)
+		if err == nil {
+			t.Fatalf("%s was evicted although only a bare majority serves", name)
+		}
+		if !strings.Contains(err.Error(), "disruption budget") {
+			return err
+		}
+		return nil
+	})
+}
