@@ -16,7 +16,7 @@ func TestFiveNodes(t *testing.T) {
 	ensureReady(t)
 	worker := user(t, "worker", "  clientIdPattern: \"deploy.*\"\n  acl:\n  - {allow: [Subscribe], topics: [\"jobs/#\"]}\n")
 	dispatcher := user(t, "dispatcher", "  acl:\n  - {allow: [Publish], topics: [\"jobs/#\"]}\n")
-	s := begin(t, "five", 7500, 30, worker, dispatcher)
+	s := begin(t, "five", 4500, 30, worker, dispatcher)
 	s.published(100)
 
 	kubectl(t, "scale", "-n", namespace, "mqttcluster", "five", "--replicas=5")
