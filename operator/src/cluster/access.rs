@@ -35,7 +35,7 @@ pub enum Error {
 pub(crate) struct Access {
     pub projection: Projection,
     /// By name of the user object: what is wrong with the password's source.
-    pub problems: BTreeMap<String, String>,
+    pub problems: BTreeMap<String, credentials::Problem>,
 }
 
 /// Creates the Secrets of users whose password the operator makes. What cannot be created is missing on this pass, and
@@ -78,7 +78,7 @@ pub(crate) async fn project(cluster: &Basics, facts: &Facts, nodes: &[Node], mem
 fn candidate(
     user: &MqttUser,
     secrets: &BTreeMap<String, Secret>,
-    problems: &mut BTreeMap<String, String>,
+    problems: &mut BTreeMap<String, credentials::Problem>,
 ) -> Candidate {
     let credential = credentials::read(user, secrets);
     if let Err(problem) = &credential {

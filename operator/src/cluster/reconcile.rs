@@ -370,7 +370,7 @@ impl Pass<'_> {
             let wanted = user::status::build(&user::status::Observed {
                 user,
                 outcome: access.projection.outcomes.get(&name)?,
-                credential_problem: access.problems.get(&name).map(String::as_str),
+                credential_problem: access.problems.get(&name),
                 anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
                 document: &access.projection.document,
                 nodes,

@@ -140,3 +140,38 @@ async fn an_unusable_authority_holds_up_no_access_change() {
     pass(&context).await;
     assert_eq!(condition(client, "Ready").await.reason, "AllNodesReady");
 }
+
+#[tokio::test]
+async fn a_password_that_ends_in_a_line_break_is_refused_and_the_last_good_one_stays() {
+    let Some(server) = started().await else { return };
+    let client = &server.client;
+    create_cluster(client, json!({"replicas": 1})).await;
+    create_user(
+        client,
+        "press",
+        json!({"authentication": {"password": {"secretRef": {"name": "pin", "key": "code"}}}}),
+    )
+    .await;
+    let context = context(client);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let write = async |password: &str| {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pin", "labels": {"covey.io/user": "press"}},
+            "data": {"code": k8s_openapi::ByteString(password.as_bytes().to_vec())}
+        });
+        secrets.patch("pin", &PatchParams::apply("test").force(), &Patch::Apply(secret)).await.unwrap();
+        pass(&context).await;
+        let mut users = document(client).await.users;
+        users.retain(|user| user.name == "press");
+        (users, user_condition(client, "press").await)
+    };
+    let (users, condition) = write("hunter2\n").await;
+    assert_eq!((users.len(), condition.status.as_str(), condition.reason.as_str()), (0, "False", "InvalidPassword"));
+    assert!(condition.message.contains("key code of Secret pin ends in a line break"), "{}", condition.message);
+    let (good, condition) = write("hunter2").await;
+    assert_eq!((good.len(), condition.reason.as_str()), (1, "NodesNotSynced"));
+    let (kept, condition) = write("hunter3\n").await;
+    assert_eq!(kept, good, "the last good password stays in force");
+    assert_eq!(condition.reason, "InvalidPassword");
+    assert!(condition.message.contains("the last known password stays in force"), "{}", condition.message);
+}

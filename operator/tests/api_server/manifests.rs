@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::started;
 
-const BAD_CLUSTERS: [(&str, &str); 25] = [
+const BAD_CLUSTERS: [(&str, &str); 27] = [
     ("{replicas: 0}", "greater than or equal to 1"),
     ("{replicas: 2}", "two nodes have no majority"),
     ("{replicas: 4}", "set allowEvenReplicas: true"),
@@ -25,6 +25,8 @@ const BAD_CLUSTERS: [(&str, &str); 25] = [
         "{acl: {anonymous: true, anonymousRules: [{allow: [Publish], topics: [\"a\\0b\"]}]}}",
         "a topic cannot contain NUL",
     ),
+    ("{mqtt: {maxPacketSize: big}}", "must be a number of bytes such as 256Ki, 64Mi or 10Gi"),
+    ("{fence: {lease: 1d}}", "must be a duration in whole seconds"),
     ("{fence: {lease: 1s}}", "fence.lease must be between 3s and 60s"),
     ("{storage: {reserve: 100%}}", "must be a percentage from 0% to 99%"),
     ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "every listener needs a port of its own"),
@@ -41,7 +43,7 @@ const BAD_CLUSTERS: [(&str, &str); 25] = [
     ("{surprise: 1}", "unknown field \"spec.surprise\""),
 ];
 
-const BAD_USERS: [(&str, &str); 18] = [
+const BAD_USERS: [(&str, &str); 19] = [
     ("acl: [{allow: [Subscribe], topics: ['plant/#/x']}]", "# must be the last level"),
     ("acl: [{allow: [Subscribe], topics: ['plant#']}]", "# must be the last level"),
     ("acl: [{allow: [Subscribe], topics: ['plant/line+/x']}]", "+ must stand alone in its level"),
@@ -57,6 +59,7 @@ const BAD_USERS: [(&str, &str); 18] = [
     ("acl: [{allow: [Publish], topics: []}]", "should have at least 1 items"),
     ("acl: [{allow: [Publish], topics: [a], maxQos: 3}]", "less than or equal to 2"),
     ("acl: [{allow: [Subscribe], topics: [a], retain: true}]", "it needs Publish among the actions"),
+    ("username: \"press\\n\"", "username must not contain a line break"),
     ("clientIdPattern: 'a/b'", "must not contain / + or #"),
     ("authentication: {password: {}}", "exactly one of generate: true and secretRef"),
     (
