@@ -230,6 +230,10 @@ pub enum ExternalTrafficPolicy {
 /// Limits of the MQTT side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": "!string(self.maxPacketSize).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.maxPacketSize)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0",
+     "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"}
+])))]
 pub struct Mqtt {
     /// Connections that one node admits.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -262,9 +266,14 @@ impl Default for Mqtt {
 /// Limits of sessions and their queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": "!has(self.expiryWhenUnset) || !self.expiryWhenUnset.matches('^([0-9]+[hms])+$') || !self.expiryMax.matches('^([0-9]+[hms])+$') || duration(self.expiryWhenUnset) <= duration(self.expiryMax)",
+     "message": "sessions.expiryWhenUnset must not exceed sessions.expiryMax: lower it, or leave it out to get 2h or expiryMax, whichever is less"}
+])))]
 pub struct Sessions {
-    /// Expiry of a session whose MQTT 5 client set CleanStart 0 and no Session Expiry Interval. 0s takes the specification's word: it ends with the connection.
-    pub expiry_when_unset: Time,
+    /// Expiry of a session whose MQTT 5 client set CleanStart 0 and no Session Expiry Interval; absent: 2h or expiryMax, whichever is less. 0s takes the specification's word: it ends with the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiry_when_unset: Option<Time>,
     /// Upper bound of every session's expiry, and the expiry of a 3.1.1 session.
     pub expiry_max: Time,
     /// Messages that wait for one session.
@@ -283,7 +292,7 @@ impl Default for Sessions {
     fn default() -> Self {
         let broker = config::Sessions::default();
         Self {
-            expiry_when_unset: broker.expiry_when_unset.into(),
+            expiry_when_unset: None,
             expiry_max: broker.expiry_max.into(),
             max_queued_messages: broker.max_queued_messages,
             max_queued_bytes: Quantity::new("64Mi"),
@@ -303,12 +312,12 @@ pub enum QueueFullPolicy {
 /// When a node outside the cluster stops serving.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": "!self.lease.matches('^([0-9]+[hms])+$') || duration(self.lease) >= duration('3s') && duration(self.lease) <= duration('60s')",
+     "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"}
+])))]
 pub struct Fence {
     /// A node may serve this long after it was last in touch with a majority; 3s or more.
-    #[schemars(extend("x-kubernetes-validations" = json!([
-        {"rule": "!self.matches('^([0-9]+[hms])+$') || duration(self) >= duration('3s') && duration(self) <= duration('60s')",
-         "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"}
-    ])))]
     pub lease: Time,
     /// A node whose lease lapsed closes its clients after this time, so that they go where they are served.
     pub close_clients_after: Time,
@@ -326,10 +335,12 @@ impl Default for Fence {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "self.size == oldSelf.size && self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-     "message": "storage.size, accessMode and storageClassName cannot change in this version: grow the claims themselves, or create another cluster"}
+     "message": "storage.size, accessMode and storageClassName cannot change in this version: grow the claims themselves, or create another cluster"},
+    {"rule": "!string(self.size).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.size)).compareTo(quantity('64Mi')) >= 0",
+     "message": "storage.size must be at least 64Mi"},
 ])))]
 pub struct Storage {
-    /// Size of a node's volume.
+    /// Size of a node's volume, at least 64Mi.
     pub size: Quantity,
     /// Part of the volume to keep free. Not enforced yet: the broker stores new messages below it.
     pub reserve: Percent,

@@ -57,5 +57,7 @@ pub mod reason {
     pub const NODES_NOT_SYNCED: &str = "NodesNotSynced";
     pub const CONFLICT: &str = "Conflict";
     pub const SECRET_MISSING: &str = "SecretMissing";
+    /// The Secret holds a password that no client would send, such as one with a line break at its end.
+    pub const INVALID_PASSWORD: &str = "InvalidPassword";
     pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
 }

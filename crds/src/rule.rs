@@ -56,6 +56,7 @@ fn topics(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
             "minLength": 1,
             "maxLength": 512,
             "x-kubernetes-validations": [
+                {"rule": "!self.contains('\\u0000')", "message": "a topic cannot contain NUL"},
                 {"rule": "!self.matches('[^/]#|#[^/]|#/')",
                  "message": "# must be the last level and stand alone: write plant/#, not plant/#/x or plant#"},
                 {"rule": "!self.matches('[^/][+]|[+][^/]')",

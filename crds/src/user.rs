@@ -49,7 +49,9 @@ pub struct MqttUserSpec {
     pub cluster_ref: ClusterRef,
     /// The MQTT user name; absent: the name of this object. Unique in the cluster: the oldest MqttUser wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = json!([
+        {"rule": "!self.matches('[[:cntrl:]]')", "message": "username must not contain a line break or another control character"}
+    ])))]
     pub username: Option<String>,
     /// Client ids that this user may take; `*` is any run without / + #. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,7 +114,7 @@ pub struct SecretRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key that holds the password.
+    /// Key that holds the password: 1 to 65535 bytes without control characters, so without a line break at the end.
     #[serde(default = "default_key")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,

@@ -39,7 +39,7 @@ fn every_default_is_in_the_schema() {
             for field in ["replicas", "image", "listeners", "sessions", "storage", "fence", "acl"] {
                 assert!(spec.pointer(&format!("/properties/{field}/default")).is_some(), "{field} has no default");
             }
-            assert_eq!(spec.pointer("/properties/sessions/properties/expiryWhenUnset/default").unwrap(), "2h");
+            assert_eq!(spec.pointer("/properties/sessions/properties/expiryMax/default").unwrap(), "168h");
         } else {
             assert_eq!(spec.pointer("/properties/authentication/default/password/generate").unwrap(), true);
         }

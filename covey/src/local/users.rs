@@ -65,7 +65,7 @@ pub(super) fn resolve(
                 secrets.insert(secret.name_any(), secret);
             }
         }
-        let credential = credentials::read(&object, &secrets);
+        let credential = credentials::read(&object, &secrets).map_err(|problem| problem.to_string());
         resolved.push(User { object, credential });
     }
     resolved

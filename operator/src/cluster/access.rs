@@ -14,7 +14,7 @@ use super::apply;
 use super::build;
 use super::dereference::Facts;
 use super::nodes::{self, Node};
-use super::validate::ValidatedCluster;
+use super::validate::Basics;
 use crate::access::{self, Candidate, Projection};
 use crate::context::Memory;
 use crate::user::credentials;
@@ -35,7 +35,7 @@ pub enum Error {
 pub(crate) struct Access {
     pub projection: Projection,
     /// By name of the user object: what is wrong with the password's source.
-    pub problems: BTreeMap<String, String>,
+    pub problems: BTreeMap<String, credentials::Problem>,
 }
 
 /// Creates the Secrets of users whose password the operator makes. What cannot be created is missing on this pass, and
@@ -59,12 +59,7 @@ pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) {
 }
 
 /// Projects the users; hashing brought passwords takes a while and happens on a thread of its own.
-pub(crate) async fn project(
-    cluster: &ValidatedCluster,
-    facts: &Facts,
-    nodes: &[Node],
-    memory: &Memory,
-) -> Result<Access, Error> {
+pub(crate) async fn project(cluster: &Basics, facts: &Facts, nodes: &[Node], memory: &Memory) -> Result<Access, Error> {
     let (record, claimed) = read_record(facts.access_secret.as_ref());
     // The record decides; the memory stands in where somebody has damaged it.
     let previous = record.or_else(|| memory.document.clone());
@@ -83,7 +78,7 @@ pub(crate) async fn project(
 fn candidate(
     user: &MqttUser,
     secrets: &BTreeMap<String, Secret>,
-    problems: &mut BTreeMap<String, String>,
+    problems: &mut BTreeMap<String, credentials::Problem>,
 ) -> Candidate {
     let credential = credentials::read(user, secrets);
     if let Err(problem) = &credential {
@@ -115,7 +110,7 @@ pub(crate) fn anchor(memory: &mut Memory, access: &Access) {
 /// Writes the record.
 pub(crate) async fn record(
     client: &Client,
-    cluster: &ValidatedCluster,
+    cluster: &Basics,
     facts: &Facts,
     document: &Document,
 ) -> Result<(), apply::Error> {

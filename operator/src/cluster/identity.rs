@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use super::apply;
 use super::build;
 use super::dereference::Facts;
-use super::validate::ValidatedCluster;
+use super::validate::Basics;
 use crate::admin::Credentials;
 use crate::peer_ca::{self, Authority};
 
@@ -33,7 +33,7 @@ pub enum Error {
 /// Makes sure that authority and brokers' certificate exist, and returns what the operator talks with.
 pub(crate) async fn ensure(
     client: &Client,
-    cluster: &ValidatedCluster,
+    cluster: &Basics,
     facts: &Facts,
     known: Option<Credentials>,
     now: Timestamp,
@@ -52,7 +52,7 @@ pub(crate) async fn ensure(
 
 async fn authority(
     client: &Client,
-    cluster: &ValidatedCluster,
+    cluster: &Basics,
     live: Option<&Secret>,
     now: Timestamp,
 ) -> Result<Authority, Error> {
@@ -69,7 +69,7 @@ async fn authority(
     read_authority(cluster, &secret)
 }
 
-fn read_authority(cluster: &ValidatedCluster, secret: &Secret) -> Result<Authority, Error> {
+fn read_authority(cluster: &Basics, secret: &Secret) -> Result<Authority, Error> {
     let name = build::names_of(cluster).peer_ca;
     let mut owners = secret.metadata.owner_references.iter().flatten();
     if owners.any(|owner| owner.kind == "MqttCluster" && owner.uid != cluster.uid) {
@@ -82,7 +82,7 @@ fn read_authority(cluster: &ValidatedCluster, secret: &Secret) -> Result<Authori
 /// Renews the brokers' certificate where it must be, and returns what brokers trust.
 async fn brokers(
     client: &Client,
-    cluster: &ValidatedCluster,
+    cluster: &Basics,
     authority: &Authority,
     live: Option<&Secret>,
     now: Timestamp,

@@ -1,5 +1,8 @@
 //! One pass over one cluster. The steps are in the files beside this one; here is their order, and what happens when one
 //! of them fails.
+//!
+//! Invariant: access, status, alerts and metrics are kept up on every pass. An invalid spec and an authority that cannot be
+//! used stop only what needs them: changes of children, formation, rollouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +22,8 @@ use super::alerting::Alerting;
 use super::dereference::{self, Facts, dereference};
 use super::nodes::{self, Node};
 use super::rollout::{self, Step};
-use super::status::{self, Phase};
-use super::validate::{ValidatedCluster, validate};
+use super::status::{self, Blocked, Phase};
+use super::validate::{Basics, ValidatedCluster, basics, validate};
 use super::{access, apply, build, form, identity, problem};
 use crate::context::{Context, Memory};
 use crate::metrics::ClusterFacts;
@@ -78,37 +81,29 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
     if memory.uid != uid {
         *memory = Memory { uid, ..Memory::default() };
     }
-    let cluster = match validate(&facts.cluster, &context.default_image) {
-        Ok(cluster) => cluster,
-        Err(error) => {
-            stop(context, &facts.cluster, reason::INVALID, &error.to_string()).await?;
-            return Ok(Action::await_change());
-        }
-    };
+    let basics = basics(&facts.cluster);
+    let mut work = validate(&facts.cluster, &context.default_image)
+        .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
-    let credentials = match identity::ensure(&context.client, &cluster, &facts, known, Timestamp::now()).await {
-        Ok(credentials) => credentials,
+    let identity = identity::ensure(&context.client, &basics, &facts, known, Timestamp::now()).await;
+    let failed = match identity {
+        Ok(credentials) => {
+            if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
+                memory.clients.clear();
+                memory.credentials = Some(credentials);
+            }
+            None
+        }
+        // Brokers read access from their volume, and those that run may still accept the credentials in memory.
         Err(error) => {
-            stop(context, &facts.cluster, reason::APPLY_FAILED, &error.to_string()).await?;
-            return Err(error.into());
+            let message = error.to_string();
+            work = work.and(Err(Blocked { reason: reason::APPLY_FAILED, message }));
+            Some(error)
         }
     };
-    if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
-        memory.clients.clear();
-        memory.credentials = Some(credentials);
-    }
-    Box::pin(Pass { context, about: facts.cluster.object_ref(&()), cluster, facts }.run(&mut memory)).await
-}
-
-/// Says why this pass stopped before it began.
-async fn stop(context: &Context, live: &MqttCluster, reason: &'static str, problem: &str) -> Result<(), Error> {
-    let wanted = status::stopped(live, reason, problem, Timestamp::now());
-    if live.status.as_ref() == Some(&wanted) {
-        return Ok(());
-    }
-    context.event(&live.object_ref(&()), EventType::Warning, reason, "Reconcile", problem).await;
-    let mut live = live.clone();
-    write(context, &mut live, wanted).await
+    let about = facts.cluster.object_ref(&());
+    let next = Box::pin(Pass { context, about, basics, work, facts }.run(&mut memory)).await?;
+    failed.map_or(Ok(next), |error| Err(error.into()))
 }
 
 async fn write(context: &Context, live: &mut MqttCluster, wanted: MqttClusterStatus) -> Result<(), Error> {
@@ -129,24 +124,26 @@ fn is_same_pod(one: &Step, other: &Step) -> bool {
     }
 }
 
-/// A pass over a cluster that can be built.
+/// A pass over a cluster.
 struct Pass<'a> {
     context: &'a Arc<Context>,
     about: ObjectReference,
-    cluster: ValidatedCluster,
+    basics: Basics,
+    /// What children are built from, or why they stay as they are.
+    work: Result<ValidatedCluster, Blocked>,
     facts: Facts,
 }
 
 impl Pass<'_> {
     async fn run(mut self, memory: &mut Memory) -> Result<Action, Error> {
-        let mut nodes = nodes::from_pods(&self.cluster.name, self.cluster.replicas, &self.facts.pods);
+        let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &self.facts.pods);
         problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
         nodes::poll(memory, &mut nodes).await;
         access::create_secrets(&self.context.client, &mut self.facts).await;
-        let access = access::project(&self.cluster, &self.facts, &nodes, memory).await?;
+        let access = access::project(&self.basics, &self.facts, &nodes, memory).await?;
         access::anchor(memory, &access);
         let document = &access.projection.document;
-        let recorded = access::record(&self.context.client, &self.cluster, &self.facts, document).await;
+        let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
         // Before the push: what a broker refused while nobody watched must be seen before it is mended.
         self.alerts(&nodes, document.revision, memory).await;
         if recorded.is_ok() {
@@ -160,28 +157,45 @@ impl Pass<'_> {
         let step = self.roll(&nodes, &applied, &phase, memory).await?;
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
         applied?;
-        Ok(Action::requeue(pause(&nodes, &phase, &step, document)))
+        let forming = matches!(phase, Phase::Forming { .. }) && self.held().is_none();
+        Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
 
-    /// Applies the children; `None`: the cluster is paused.
-    async fn apply(&self, nodes: &[Node]) -> Result<Option<WorkloadStatus>, apply::Error> {
-        if self.cluster.paused {
-            return Ok(None);
+    /// Nodes that this cluster has: while its spec is not applied, those of the StatefulSet.
+    fn replicas(&self) -> u32 {
+        let spec = self.facts.stateful_set.as_ref().map(|set| &set.spec);
+        let applied = spec.and_then(|spec| spec.replicas).and_then(|replicas| u32::try_from(replicas).ok());
+        applied.filter(|_| self.work.is_err()).unwrap_or(self.basics.replicas)
+    }
+
+    /// Why nothing but access and status is kept up, as a sentence.
+    fn held(&self) -> Option<&str> {
+        match &self.work {
+            Err(blocked) => Some(&blocked.message),
+            Ok(_) => self.basics.paused.then_some("spec.paused is set"),
         }
+    }
+
+    /// Applies the children; `None`: they stay as they are.
+    async fn apply(&self, nodes: &[Node]) -> Result<Option<WorkloadStatus>, apply::Error> {
+        let cluster = match &self.work {
+            Ok(cluster) if !self.basics.paused => cluster,
+            _ => return Ok(None),
+        };
         let client = &self.context.client;
-        apply::apply_children(client, &build::children(&self.cluster, nodes::is_settled(nodes))).await?;
-        let wanted = build::stateful_set(&self.cluster);
+        apply::apply_children(client, &build::children(cluster, nodes::is_settled(nodes))).await?;
+        let wanted = build::stateful_set(cluster);
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
         apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await.map(Some)
     }
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
-        if self.cluster.paused {
-            let waiting = "spec.paused is set".to_owned();
+        if let Some(waiting) = self.held() {
+            let waiting = waiting.to_owned();
             return Ok(if form::is_born(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
         }
-        let replicas = self.cluster.replicas;
+        let replicas = self.basics.replicas;
         form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
             .await
             .map_err(|error| Error::Form(Box::new(error)))
@@ -209,11 +223,11 @@ impl Pass<'_> {
         let revision = self.revision(applied);
         let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
         // Disks that are not the cluster's are evidence: no pod that holds one is touched.
-        if self.cluster.paused || applied.is_err() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
+        if self.held().is_some() || applied.is_err() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
             return Ok(Step::Idle);
         }
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
-        if *serving && self.cluster.replicas > 1 {
+        if *serving && self.basics.replicas > 1 {
             let node = nodes.iter().find(|node| node.ordinal == *ordinal);
             let client = node.and_then(|node| nodes::client(memory, node));
             let left = match client {
@@ -236,9 +250,9 @@ impl Pass<'_> {
 
     /// Decides from pods and nodes as they are now: up to 40 s have passed since this pass read them.
     async fn decide_again(&self, revision: Option<&str>, memory: &mut Memory) -> Result<Step, Error> {
-        let pods = dereference::pods(&self.context.client, &self.cluster.namespace, &self.cluster.name).await;
+        let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
-        let mut nodes = nodes::from_pods(&self.cluster.name, self.cluster.replicas, &pods);
+        let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &pods);
         nodes::poll(memory, &mut nodes).await;
         Ok(rollout::next(&nodes, revision, Timestamp::now()))
     }
@@ -247,7 +261,7 @@ impl Pass<'_> {
     /// the drains of machines, and only to the pod that was decided about.
     async fn evict(&self, step: Step) -> Result<Step, Error> {
         let Step::Replace { pod, uid, .. } = &step else { return Ok(step) };
-        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
         let only_this = Preconditions { uid: Some(uid.clone()), resource_version: None };
         let delete_options = Some(DeleteParams::default().preconditions(only_this));
         match pods.evict(pod, &EvictParams { delete_options, ..EvictParams::default() }).await {
@@ -266,7 +280,7 @@ impl Pass<'_> {
     }
 
     async fn alerts(&self, nodes: &[Node], revision: u64, memory: &mut Memory) {
-        if !self.cluster.builtin_alerts {
+        if !self.basics.builtin_alerts {
             memory.alerting = None;
             return;
         }
@@ -294,7 +308,8 @@ impl Pass<'_> {
         let revision = self.revision(applied);
         let wanted = status::build(&status::Observed {
             cluster: &self.facts.cluster,
-            paused: self.cluster.paused,
+            paused: self.basics.paused,
+            blocked: self.work.as_ref().err(),
             nodes,
             phase,
             step,
@@ -311,6 +326,12 @@ impl Pass<'_> {
         let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
         let before = self.facts.cluster.status.as_ref();
         if before != Some(&wanted) && (due || status::is_urgent(before, &wanted)) {
+            if let Err(blocked) = &self.work
+                && status::is_news(before, &wanted)
+            {
+                let Blocked { reason, message } = blocked;
+                self.context.event(&self.about, EventType::Warning, reason, "Reconcile", message).await;
+            }
             write(self.context, &mut self.facts.cluster, wanted).await?;
             memory.status_written = Some(Instant::now());
         }
@@ -326,7 +347,7 @@ impl Pass<'_> {
             version: status.version.as_ref().map(|version| version.current.clone()).unwrap_or_default(),
             generation: self.facts.cluster.metadata.generation.unwrap_or_default(),
             observed_generation: status.observed_generation.unwrap_or_default(),
-            desired: i64::from(self.cluster.replicas),
+            desired: i64::from(self.basics.replicas),
             ready: i64::from(status.ready_replicas),
             acl_revision: revision,
             acl_rejected: i64::try_from(rejected.count()).unwrap_or(i64::MAX),
@@ -337,19 +358,19 @@ impl Pass<'_> {
                 .map(|alert| (alert.name.clone(), alert.severity.clone(), alert.pod.clone().unwrap_or_default()))
                 .collect(),
         };
-        self.context.metrics.observe(&self.cluster.namespace, &self.cluster.name, &facts);
+        self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &facts);
     }
 
     /// Writes the users' status where it differs. One that cannot be written is tried again on the next pass.
     async fn report_users(&self, nodes: &[Node], access: &access::Access, memory: &mut Memory, now: Timestamp) {
         let due = memory.users_written.is_none_or(|at| at.elapsed() >= USERS_EVERY);
-        let api: Api<MqttUser> = Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
+        let api: Api<MqttUser> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
         let changed = self.facts.users.iter().filter_map(|user| {
             let name = user.name_any();
             let wanted = user::status::build(&user::status::Observed {
                 user,
                 outcome: access.projection.outcomes.get(&name)?,
-                credential_problem: access.problems.get(&name).map(String::as_str),
+                credential_problem: access.problems.get(&name),
                 anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
                 document: &access.projection.document,
                 nodes,
@@ -377,10 +398,10 @@ impl Pass<'_> {
 }
 
 /// Time to the next look at the nodes: short while something moves.
-fn pause(nodes: &[Node], phase: &Phase, step: &Step, document: &covey_contract::access::Document) -> Duration {
+fn pause(nodes: &[Node], forming: bool, step: &Step, document: &covey_contract::access::Document) -> Duration {
     let hash = document.hash();
     let answering = || nodes.iter().filter(|node| node.report.is_some());
-    let moving = matches!(phase, Phase::Forming { .. })
+    let moving = forming
         || matches!(step, Step::Replace { .. })
         || answering().any(|node| !node.enforces(document.revision, &hash));
     if moving {

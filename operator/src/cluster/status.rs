@@ -32,11 +32,20 @@ pub enum Phase {
     Lost,
 }
 
+/// Why children stay as they are, although the cluster is not paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    pub reason: &'static str,
+    pub message: String,
+}
+
 /// What a status is made from.
 #[derive(Debug)]
 pub struct Observed<'a> {
     pub cluster: &'a MqttCluster,
     pub paused: bool,
+    /// Absent: children are applied.
+    pub blocked: Option<&'a Blocked>,
     pub nodes: &'a [Node],
     pub phase: &'a Phase,
     pub step: &'a Step,
@@ -87,18 +96,13 @@ pub fn build(observed: &Observed<'_>) -> MqttClusterStatus {
     }
 }
 
-/// The status of a cluster that this pass could not work on.
-pub fn stopped(cluster: &MqttCluster, reason: &'static str, problem: &str, now: Timestamp) -> MqttClusterStatus {
-    let before = cluster.status.clone().unwrap_or_default();
-    let generation = cluster.metadata.generation;
-    let drafts = vec![
-        Draft::new(condition::READY, Some(false), reason, problem),
-        Draft::new(condition::DEGRADED, Some(true), reason, problem),
-    ];
-    let mut conditions = merge(&before.conditions, drafts, generation, now);
-    let untouched = before.conditions.iter().filter(|old| !["Ready", "Degraded"].contains(&old.type_.as_str()));
-    conditions.extend(untouched.cloned());
-    MqttClusterStatus { observed_generation: generation, conditions, ..before }
+/// Whether the Ready condition says something that it did not say before.
+pub fn is_news(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) -> bool {
+    fn ready(status: &MqttClusterStatus) -> Option<(&str, &str)> {
+        let ready = status.conditions.iter().find(|condition| condition.type_ == condition::READY)?;
+        Some((&ready.reason, &ready.message))
+    }
+    before.and_then(ready) != ready(after)
 }
 
 /// Whether the difference is worth a write at once; counts that move all the time are not.
@@ -261,7 +265,12 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
             reason::DISKS_LOST,
             "every node came back with an empty volume although the cluster had been formed; restore the volumes, or create the MqttCluster anew to start empty".into(),
         )),
-        _ => observed.apply_error.clone().map(|error| (reason::APPLY_FAILED, error)),
+        _ => match (observed.blocked, &observed.apply_error) {
+            (None, None) => None,
+            (None, Some(error)) => Some((reason::APPLY_FAILED, error.clone())),
+            (Some(blocked), None) => Some((blocked.reason, blocked.message.clone())),
+            (Some(blocked), Some(error)) => Some((blocked.reason, format!("{}; {error}", blocked.message))),
+        },
     }
 }
 

@@ -15,6 +15,54 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The brokers' image where neither the manifest nor the operator's options name one.
 pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
 
+/// Whose a cluster's children are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner<'a> {
+    pub name: &'a str,
+    pub namespace: &'a str,
+    pub uid: &'a str,
+}
+
+/// What access and status need of a cluster. It is there for every spec: an invalid one must not hold up a revocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Basics {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub replicas: u32,
+    pub paused: bool,
+    pub builtin_alerts: bool,
+    /// Rules of anonymous clients; absent: none are admitted. Rules that cannot be enforced admit none: what they were
+    /// meant to restrict is unknown.
+    pub anonymous: Option<Vec<access::Rule>>,
+}
+
+impl<'a> From<&'a Basics> for Owner<'a> {
+    fn from(basics: &'a Basics) -> Self {
+        Self { name: &basics.name, namespace: &basics.namespace, uid: &basics.uid }
+    }
+}
+
+impl<'a> From<&'a ValidatedCluster> for Owner<'a> {
+    fn from(cluster: &'a ValidatedCluster) -> Self {
+        Self { name: &cluster.name, namespace: &cluster.namespace, uid: &cluster.uid }
+    }
+}
+
+/// Reads the part of a cluster that does not depend on the rest being valid. [`validate`] says what is wrong with it.
+pub fn basics(cluster: &MqttCluster) -> Basics {
+    let meta = &cluster.metadata;
+    Basics {
+        name: meta.name.clone().unwrap_or_default(),
+        namespace: meta.namespace.clone().unwrap_or_else(|| "default".into()),
+        uid: meta.uid.clone().unwrap_or_default(),
+        replicas: cluster.spec.replicas,
+        paused: cluster.spec.paused,
+        builtin_alerts: cluster.spec.alerts.builtin,
+        anonymous: anonymous(&cluster.spec, &mut Problems::default()),
+    }
+}
+
 /// A cluster that can be built: every value parsed, every bound checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidatedCluster {
@@ -23,7 +71,6 @@ pub struct ValidatedCluster {
     pub uid: String,
     pub replicas: u32,
     pub shards: u16,
-    pub paused: bool,
     pub image: String,
     pub pull_policy: PullPolicy,
     pub listeners: Vec<config::Listener>,
@@ -35,7 +82,6 @@ pub struct ValidatedCluster {
     pub drain: config::Drain,
     /// Rules of anonymous clients; absent: none are admitted.
     pub anonymous: Option<Vec<access::Rule>>,
-    pub builtin_alerts: bool,
     /// Resource names to quantities.
     pub requests: BTreeMap<String, String>,
     pub limits: BTreeMap<String, String>,
@@ -107,7 +153,6 @@ pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedC
         uid: meta.uid.clone().unwrap_or_default(),
         replicas: spec.replicas,
         shards: spec.shards,
-        paused: spec.paused,
         image: image(&spec.image, default_image),
         pull_policy: spec.image.pull_policy,
         listeners: listeners(spec, &mut problems),
@@ -128,7 +173,6 @@ pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedC
             deadline: problems.time("rollout.drain.deadline", &spec.rollout.drain.deadline),
         },
         anonymous: anonymous(spec, &mut problems),
-        builtin_alerts: spec.alerts.builtin,
         requests: amounts("resources.requests", &spec.resources.requests, &mut problems),
         limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
     };
@@ -190,9 +234,14 @@ fn mqtt(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Mqtt {
 }
 
 fn sessions(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Sessions {
+    let expiry_max = problems.time("sessions.expiryMax", &spec.sessions.expiry_max);
     let sessions = config::Sessions {
-        expiry_when_unset: problems.time("sessions.expiryWhenUnset", &spec.sessions.expiry_when_unset),
-        expiry_max: problems.time("sessions.expiryMax", &spec.sessions.expiry_max),
+        // A lower maximum alone is a complete manifest.
+        expiry_when_unset: spec.sessions.expiry_when_unset.as_ref().map_or_else(
+            || config::Sessions::default().expiry_when_unset.min(expiry_max),
+            |time| problems.time("sessions.expiryWhenUnset", time),
+        ),
+        expiry_max,
         max_queued_messages: spec.sessions.max_queued_messages,
         max_queued_bytes: problems.bytes("sessions.maxQueuedBytes", &spec.sessions.max_queued_bytes),
         queue_full_policy: match spec.sessions.queue_full_policy {
@@ -223,24 +272,24 @@ fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage 
     }
 }
 
+/// Rules of anonymous clients; none where any of them cannot be enforced.
 fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<access::Rule>> {
     problems.expect(
         spec.acl.anonymous || spec.acl.anonymous_rules.is_empty(),
         "acl.anonymousRules need acl.anonymous: true",
     );
     let named = |topic: &String| topic.contains("{clientId}") || topic.contains("{username}");
-    problems.expect(
-        !spec.acl.anonymous_rules.iter().flat_map(|rule| &rule.topics).any(named),
-        "acl.anonymousRules cannot use {clientId} or {username}: an anonymous client could choose its own topics",
-    );
-    let rules: Result<Vec<_>, _> = spec.acl.anonymous_rules.iter().map(|rule| rule.to_access(false)).collect();
-    match rules {
-        Ok(rules) => spec.acl.anonymous.then_some(rules),
-        Err(problem) => {
-            problems.0.push(format!("acl.anonymousRules: {problem}"));
-            None
-        }
-    }
+    let rules: Result<Vec<_>, String> = if spec.acl.anonymous_rules.iter().flat_map(|rule| &rule.topics).any(named) {
+        Err("cannot use {clientId} or {username}: an anonymous client could choose its own topics".into())
+    } else {
+        spec.acl.anonymous_rules.iter().map(|rule| rule.to_access(false)).collect()
+    };
+    let rules = rules.map_err(|problem| {
+        problems
+            .0
+            .push(format!("acl.anonymousRules: {problem}; no anonymous client is admitted until this is corrected"));
+    });
+    rules.ok().filter(|_| spec.acl.anonymous)
 }
 
 fn amounts(field: &str, list: &covey_crds::ResourceList, problems: &mut Problems) -> BTreeMap<String, String> {
@@ -305,6 +354,26 @@ mod tests {
             assert!(error.contains(sentence), "{spec}: {error}");
         }
         assert!(validated("{replicas: 4, allowEvenReplicas: true}").is_ok());
+    }
+
+    #[test]
+    fn a_lower_expiry_maximum_alone_is_enough() {
+        let validated = validated("{sessions: {expiryMax: 1h}}").unwrap();
+        assert_eq!(validated.sessions.expiry_when_unset, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn an_invalid_rest_leaves_the_anonymous_rules_and_invalid_rules_admit_no_anonymous_client() {
+        let rules = |spec: &str| basics(&cluster(spec)).anonymous.map(|rules| rules.len());
+        let good = "acl: {anonymous: true, anonymousRules: [{allow: [Publish], topics: [a]}]}";
+        assert_eq!(rules(&format!("{{replicas: 2, storage: {{size: lots}}, {good}}}")), Some(1));
+        for bad in ["a#", "{username}/a", "a/{clientId}", r"a\0b"] {
+            let acl =
+                format!("{{acl: {{anonymous: true, anonymousRules: [{{allow: [Publish], topics: [a, \"{bad}\"]}}]}}}}");
+            assert_eq!(rules(&acl), None, "{acl}");
+            let error = validated(&acl).unwrap_err().to_string();
+            assert!(error.contains("no anonymous client is admitted"), "{error}");
+        }
     }
 
     #[test]

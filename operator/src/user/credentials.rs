@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use covey_contract::names;
 use covey_crds::MqttUser;
+use covey_crds::condition::reason;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -13,6 +14,29 @@ use kube::{Resource as _, ResourceExt as _};
 use crate::access::{Credential, Origin};
 
 const PASSWORD: &str = "password";
+/// Longest password that CONNECT can carry, in bytes.
+const MAX_PASSWORD: usize = 65_535;
+
+/// What is wrong with a password's source; a sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// There is no password to read.
+    #[error("{0}")]
+    Missing(String),
+    /// There is a password, and it cannot be the one that clients send.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Problem {
+    /// The reason of the user's Ready condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => reason::SECRET_MISSING,
+            Self::Invalid(_) => reason::INVALID_PASSWORD,
+        }
+    }
+}
 
 /// Name of the Secret that holds, or shall hold, the user's password.
 pub fn secret_name(user: &MqttUser) -> String {
@@ -55,24 +79,44 @@ pub fn generated(user: &MqttUser, password: &str) -> Secret {
     }
 }
 
-/// The user's password, from Secrets that carry the user label; the error is a sentence for a person.
-pub fn read(user: &MqttUser, labelled: &BTreeMap<String, Secret>) -> Result<Credential, String> {
+/// The user's password, from Secrets that carry the user label.
+pub fn read(user: &MqttUser, labelled: &BTreeMap<String, Secret>) -> Result<Credential, Problem> {
     let name = secret_name(user);
     let label = names::LABEL_USER;
     let object = user.name_any();
     let secret = labelled.get(&name).filter(|secret| secret.labels().get(label) == Some(&object));
     let secret = secret.ok_or_else(|| {
-        format!("Secret {name} does not exist in this namespace, or lacks the label {label}: {object}")
+        let sentence = format!("Secret {name} does not exist in this namespace, or lacks the label {label}: {object}");
+        Problem::Missing(sentence)
     })?;
     let key = user.spec.authentication.password.secret_ref.as_ref().map_or(PASSWORD, |reference| &reference.key);
-    let password = secret.data.as_ref().and_then(|data| data.get(key)).filter(|password| !password.0.is_empty());
-    let password = password.ok_or_else(|| format!("Secret {name} has no value under key {key}"))?;
+    let password = secret.data.as_ref().and_then(|data| data.get(key));
+    let password = password.ok_or_else(|| Problem::Missing(format!("Secret {name} has no value under key {key}")))?;
+    check(&password.0).map_err(|problem| {
+        Problem::Invalid(format!(
+            "key {key} of Secret {name} {problem}; correct it, for example with `kubectl create secret generic {name} --from-literal={key}=...`, or with `printf %s ... | base64` where a manifest needs base64"
+        ))
+    })?;
     let version = secret.resource_version().unwrap_or_default();
     Ok(Credential {
         source: format!("{}:{version}:{key}", secret.uid().unwrap_or_default()),
         origin: if is_ours(user, secret, &password.0) { Origin::Generated } else { Origin::Brought },
         password: password.0.clone(),
     })
+}
+
+/// Checks that clients can send a password as it stands. It is not trimmed: a client that mounts the same Secret sends what
+/// the Secret holds. Spaces are legal anywhere.
+fn check(password: &[u8]) -> Result<(), &'static str> {
+    match password {
+        [] => Err("is empty"),
+        [.., b'\n' | b'\r'] => Err("ends in a line break, which clients would have to send as part of the password"),
+        _ if password.iter().any(u8::is_ascii_control) => {
+            Err("contains a control character, which clients would have to send as part of the password")
+        }
+        _ if password.len() > MAX_PASSWORD => Err("has more than the 65535 bytes that MQTT can carry"),
+        _ => Ok(()),
+    }
 }
 
 /// Only what the operator generated has enough random bits for a plain keyed hash. A password that a person wrote into
@@ -121,13 +165,35 @@ mod tests {
         let credential = read(&user, &stored(secret.clone(), "1")).unwrap();
         assert_eq!((credential.origin, credential.password.as_slice()), (Origin::Brought, &b"1234"[..]));
         secret.labels_mut().insert(names::LABEL_USER.into(), "another".into());
-        assert!(read(&user, &stored(secret, "1")).unwrap_err().contains("covey.io/user: a"));
-        assert!(read(&user, &BTreeMap::new()).unwrap_err().contains("Secret mine does not exist"));
+        assert!(read(&user, &stored(secret, "1")).unwrap_err().to_string().contains("covey.io/user: a"));
+        let missing = read(&user, &BTreeMap::new()).unwrap_err();
+        assert!(missing.to_string().contains("Secret mine does not exist"));
+        assert_eq!(missing.reason(), reason::SECRET_MISSING);
     }
 
     #[test]
-    fn an_empty_password_is_none() {
+    fn a_password_that_no_client_would_send_is_refused_and_names_its_secret() {
         let user = user("a", "acl: []");
-        assert!(read(&user, &stored(generated(&user, ""), "1")).unwrap_err().contains("no value under key password"));
+        let (longest, too_long) = ("x".repeat(MAX_PASSWORD), "x".repeat(MAX_PASSWORD + 1));
+        for (bad, sentence) in [
+            ("", "key password of Secret a-mqtt is empty"),
+            ("secret\n", "ends in a line break"),
+            ("secret\r\n", "ends in a line break"),
+            ("\n", "ends in a line break"),
+            ("sec\0ret", "contains a control character"),
+            ("sec\nret", "contains a control character"),
+            ("\tsecret", "contains a control character"),
+            ("secret\u{7f}", "contains a control character"),
+            (too_long.as_str(), "65535 bytes"),
+        ] {
+            let problem = read(&user, &stored(generated(&user, bad), "1")).unwrap_err();
+            assert_eq!(problem.reason(), reason::INVALID_PASSWORD);
+            let text = problem.to_string();
+            assert!(text.contains(sentence) && text.contains("--from-literal=password="), "{bad:.20?}: {text}");
+        }
+        for good in [" secret ", "two words", "пароль", longest.as_str()] {
+            let credential = read(&user, &stored(generated(&user, good), "1")).unwrap();
+            assert_eq!(credential.password, good.as_bytes());
+        }
     }
 }

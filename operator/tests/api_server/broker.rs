@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) initialized: Vec<InitializeRequest>,
     pub(crate) access: AccessStatus,
     pub(crate) handed: Vec<u64>,
+    /// Names of the users in the document that it enforces.
+    pub(crate) users: Vec<String>,
 }
 
 /// A node that runs until it is dropped.
@@ -84,6 +86,7 @@ impl Admin for Service {
                 ..AccessStatus::default()
             };
             state.handed.push(document.revision);
+            state.users = document.users.iter().map(|user| user.name.clone()).collect();
         }
         Ok(Response::new(ApplyAccessReply { access: Some(state.access.clone()) }))
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::started;
 
-const BAD_CLUSTERS: [(&str, &str); 19] = [
+const BAD_CLUSTERS: [(&str, &str); 27] = [
     ("{replicas: 0}", "greater than or equal to 1"),
     ("{replicas: 2}", "two nodes have no majority"),
     ("{replicas: 4}", "set allowEvenReplicas: true"),
@@ -16,6 +16,17 @@ const BAD_CLUSTERS: [(&str, &str); 19] = [
     ("{resources: {limits: {memory: 1GB}}}", "must be a number of bytes"),
     ("{resources: {requests: {cpu: half}}}", "must be a number of cores such as 500m or 2"),
     ("{sessions: {expiryMax: 1d}}", "must be a duration in whole seconds"),
+    ("{sessions: {expiryMax: 1h, expiryWhenUnset: 2h}}", "expiryWhenUnset must not exceed sessions.expiryMax"),
+    ("{sessions: {expiryWhenUnset: 200h}}", "expiryWhenUnset must not exceed sessions.expiryMax"),
+    ("{mqtt: {maxPacketSize: 1Gi}}", "maxPacketSize must be between 1Ki and 16Mi"),
+    ("{mqtt: {maxPacketSize: 1}}", "maxPacketSize must be between 1Ki and 16Mi"),
+    ("{storage: {size: 1Mi}}", "storage.size must be at least 64Mi"),
+    (
+        "{acl: {anonymous: true, anonymousRules: [{allow: [Publish], topics: [\"a\\0b\"]}]}}",
+        "a topic cannot contain NUL",
+    ),
+    ("{mqtt: {maxPacketSize: big}}", "must be a number of bytes such as 256Ki, 64Mi or 10Gi"),
+    ("{fence: {lease: 1d}}", "must be a duration in whole seconds"),
     ("{fence: {lease: 1s}}", "fence.lease must be between 3s and 60s"),
     ("{storage: {reserve: 100%}}", "must be a percentage from 0% to 99%"),
     ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "every listener needs a port of its own"),
@@ -32,7 +43,7 @@ const BAD_CLUSTERS: [(&str, &str); 19] = [
     ("{surprise: 1}", "unknown field \"spec.surprise\""),
 ];
 
-const BAD_USERS: [(&str, &str); 17] = [
+const BAD_USERS: [(&str, &str); 19] = [
     ("acl: [{allow: [Subscribe], topics: ['plant/#/x']}]", "# must be the last level"),
     ("acl: [{allow: [Subscribe], topics: ['plant#']}]", "# must be the last level"),
     ("acl: [{allow: [Subscribe], topics: ['plant/line+/x']}]", "+ must stand alone in its level"),
@@ -42,11 +53,13 @@ const BAD_USERS: [(&str, &str); 17] = [
     ("acl: [{allow: [Publish], topics: ['a/{clientId}']}]", "needs spec.clientIdPattern"),
     ("clientIdPattern: 'a*', acl: [{allow: [Publish], topics: ['a/x{clientId}']}]", "{clientId} must stand alone"),
     ("acl: [{allow: [Publish], topics: ['a/x{username}']}]", "{username} must stand alone"),
+    ("acl: [{allow: [Publish], topics: [\"a\\0b\"]}]", "a topic cannot contain NUL"),
     ("acl: [{topics: [a]}]", "either allow or deny"),
     ("acl: [{allow: [Publish], deny: [Publish], topics: [a]}]", "either allow or deny"),
     ("acl: [{allow: [Publish], topics: []}]", "should have at least 1 items"),
     ("acl: [{allow: [Publish], topics: [a], maxQos: 3}]", "less than or equal to 2"),
     ("acl: [{allow: [Subscribe], topics: [a], retain: true}]", "it needs Publish among the actions"),
+    ("username: \"press\\n\"", "username must not contain a line break"),
     ("clientIdPattern: 'a/b'", "must not contain / + or #"),
     ("authentication: {password: {}}", "exactly one of generate: true and secretRef"),
     (
@@ -109,7 +122,7 @@ async fn defaults_are_shown(client: &kube::Client) {
     let spec = &created.data["spec"];
     for (pointer, value) in [
         ("/listeners/0", json!({"name": "mqtt", "protocol": "mqtt", "port": 1883})),
-        ("/sessions/expiryWhenUnset", json!("2h")),
+        ("/sessions/expiryMax", json!("168h")),
         ("/sessions/queueFullPolicy", json!("RejectNewest")),
         ("/storage/deletionPolicy", json!("Retain")),
         ("/shards", json!(8)),
@@ -125,6 +138,8 @@ async fn defaults_are_shown(client: &kube::Client) {
     let own = "{clusterRef: {name: prod}, authentication: {password: {secretRef: {name: s}}}}";
     let user = api(client, "MqttUser").create(&strict(), &object("MqttUser", "own", own)).await.unwrap();
     assert_eq!(user.data["spec"]["authentication"]["password"], json!({"secretRef": {"name": "s", "key": "password"}}));
+    let short = "{replicas: 1, sessions: {expiryMax: 1h}, mqtt: {maxPacketSize: 16Mi}, storage: {size: 64Mi}}";
+    api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "short", short)).await.unwrap();
     let numbers = "{replicas: 1, resources: {requests: {cpu: 2, memory: 1073741824}}}";
     api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "numbers", numbers)).await.unwrap();
 }

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 pub use secrets::{access_secret, peer_ca_secret, peer_tls_secret};
 pub use stateful_set::stateful_set;
 
-use super::validate::ValidatedCluster;
+use super::validate::{Owner, ValidatedCluster};
 
 /// Children that are applied on every pass, in this order and before the StatefulSet.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,8 +95,8 @@ pub struct Names {
 }
 
 /// Names of a cluster's children.
-pub fn names_of(cluster: &ValidatedCluster) -> Names {
-    names(&cluster.name)
+pub fn names_of<'a>(cluster: impl Into<Owner<'a>>) -> Names {
+    names(cluster.into().name)
 }
 
 /// Names of the children of the cluster called `name`.
@@ -120,11 +120,12 @@ pub fn selector(cluster_name: &str) -> BTreeMap<String, String> {
 }
 
 /// Labels of every child.
-fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
-    let mut labels = selector(&cluster.name);
+fn labels<'a>(cluster: impl Into<Owner<'a>>) -> BTreeMap<String, String> {
+    let name = cluster.into().name;
+    let mut labels = selector(name);
     for (key, value) in [
         ("app.kubernetes.io/name", "covey"),
-        ("app.kubernetes.io/instance", cluster.name.as_str()),
+        ("app.kubernetes.io/instance", name),
         ("app.kubernetes.io/component", "broker"),
         ("app.kubernetes.io/managed-by", names::FIELD_MANAGER),
     ] {
@@ -134,16 +135,17 @@ fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
 }
 
 /// Metadata of a child: named, labelled, and owned by the cluster, so that it goes when the cluster goes.
-fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+fn metadata<'a>(cluster: impl Into<Owner<'a>>, name: String) -> ObjectMeta {
+    let cluster = cluster.into();
     ObjectMeta {
         name: Some(name),
-        namespace: Some(cluster.namespace.clone()),
+        namespace: Some(cluster.namespace.to_owned()),
         labels: Some(labels(cluster)),
         owner_references: Some(vec![OwnerReference {
             api_version: MqttCluster::api_version(&()).into_owned(),
             kind: MqttCluster::kind(&()).into_owned(),
-            name: cluster.name.clone(),
-            uid: cluster.uid.clone(),
+            name: cluster.name.to_owned(),
+            uid: cluster.uid.to_owned(),
             controller: Some(true),
             block_owner_deletion: Some(true),
         }]),

@@ -7,23 +7,26 @@ use covey_contract::names;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{ValidatedCluster, metadata, names_of};
+use super::{Owner, metadata, names_of};
 use crate::peer_ca::{Authority, Leaf};
 
 /// The record of who may do what.
-pub fn access_secret(cluster: &ValidatedCluster, document: &Document) -> Secret {
+pub fn access_secret<'a>(cluster: impl Into<Owner<'a>>, document: &Document) -> Secret {
+    let cluster = cluster.into();
     let data = document.to_files().into_iter().map(|(key, bytes)| (key, ByteString(bytes)));
     secret(cluster, names_of(cluster).access_secret, "Opaque", data.collect())
 }
 
 /// The authority. It is created once and never applied over; no pod mounts it.
-pub fn peer_ca_secret(cluster: &ValidatedCluster, authority: &Authority) -> Secret {
+pub fn peer_ca_secret<'a>(cluster: impl Into<Owner<'a>>, authority: &Authority) -> Secret {
+    let cluster = cluster.into();
     let data = [(names::TLS_CERT, authority.certificate().to_owned()), (names::TLS_KEY, authority.key())];
     secret(cluster, names_of(cluster).peer_ca, "kubernetes.io/tls", bytes(data))
 }
 
 /// What every broker mounts.
-pub fn peer_tls_secret(cluster: &ValidatedCluster, leaf: &Leaf, bundle: &str) -> Secret {
+pub fn peer_tls_secret<'a>(cluster: impl Into<Owner<'a>>, leaf: &Leaf, bundle: &str) -> Secret {
+    let cluster = cluster.into();
     let data = [
         (names::TLS_CERT, leaf.certificate.clone()),
         (names::TLS_KEY, leaf.key.clone()),
@@ -36,6 +39,6 @@ fn bytes<const N: usize>(data: [(&str, String); N]) -> BTreeMap<String, ByteStri
     data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect()
 }
 
-fn secret(cluster: &ValidatedCluster, name: String, type_: &str, data: BTreeMap<String, ByteString>) -> Secret {
+fn secret(cluster: Owner<'_>, name: String, type_: &str, data: BTreeMap<String, ByteString>) -> Secret {
     Secret { metadata: metadata(cluster, name), type_: Some(type_.to_owned()), data: Some(data), ..Secret::default() }
 }

@@ -136,6 +136,10 @@ fn container(cluster: &ValidatedCluster) -> Container {
         args: Some(args.map(String::from).to_vec()),
         env: Some(vec![field("POD_NAME", "metadata.name")]),
         ports: Some(listeners.chain(own).map(|(name, port)| container_port(name, port)).collect()),
+        // 10 minutes for the process to answer at all: the image's first pages from a cold disk, a claim that is still being
+        // attached to its mount. /livez answers before the log is replayed, so the length of the log does not count. Until
+        // then the kubelet asks neither of the other two, and liveness can stay short.
+        startup_probe: Some(probe("/livez", 5, 3, 120)),
         liveness_probe: Some(probe("/livez", 10, 3, 3)),
         // A fenced node must leave the Service at once.
         readiness_probe: Some(probe("/readyz", 1, 1, 2)),

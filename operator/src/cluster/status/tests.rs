@@ -41,6 +41,7 @@ struct Case {
     nodes: Vec<Node>,
     phase: Phase,
     step: Step,
+    blocked: Option<Blocked>,
     apply_error: Option<String>,
     alerts: Option<Vec<AlertStatus>>,
     before: Option<MqttClusterStatus>,
@@ -53,6 +54,7 @@ impl Default for Case {
             nodes: nodes(),
             phase: Phase::Formed,
             step: Step::Idle,
+            blocked: None,
             apply_error: None,
             alerts: Some(vec![]),
             before: None,
@@ -69,6 +71,7 @@ impl Case {
         build(&Observed {
             cluster: &cluster,
             paused: false,
+            blocked: self.blocked.as_ref(),
             nodes: &self.nodes,
             phase: &self.phase,
             step: &self.step,
@@ -197,13 +200,21 @@ fn alerts_are_counted_and_capped() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_built_keeps_what_was_known() {
-    let mut cluster = cluster("{replicas: 2}");
-    cluster.status = Some(Case::default().status());
-    let status = stopped(&cluster, reason::INVALID, "replicas must not be 2", Timestamp::UNIX_EPOCH);
-    assert_eq!(status.conditions.len(), 8);
-    assert_eq!(status.conditions[0].message, "replicas must not be 2");
-    assert_eq!(status.nodes.len(), 3);
+fn an_invalid_spec_is_named_and_everything_else_is_said_as_ever() {
+    let blocked = Blocked { reason: reason::INVALID, message: "replicas must not be 2".into() };
+    let before = Case::default().status();
+    let status = Case { blocked: Some(blocked.clone()), before: Some(before.clone()), ..Case::default() }.status();
+    for (type_, wanted) in [("Ready", "False"), ("Degraded", "True")] {
+        let condition = status.conditions.iter().find(|one| one.type_ == type_).unwrap();
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), (wanted, "Invalid"));
+        assert_eq!(condition.message, "replicas must not be 2");
+    }
+    assert_eq!(status_of(&status.conditions, "AclSynced"), Some("True"));
+    assert_eq!((status.conditions.len(), status.nodes.len()), (8, 3));
+    assert!(is_news(Some(&before), &status));
+    let unwritten = Case { blocked: Some(blocked), apply_error: Some("no access".into()), ..Case::default() }.status();
+    assert_eq!(unwritten.conditions[0].message, "replicas must not be 2; no access");
+    assert!(!is_news(Some(&status), &status));
 }
 
 fn stuck(cause: Cause, message: &str) -> Option<Problem> {
