@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::passes::{context, create_cluster, create_user, document, pass};
-use super::{broker, clusters, started, users};
+use super::{broker, clusters, rights, started, users};
 
 async fn reason(client: &Client, type_: &str) -> String {
     let status = clusters(client).get("prod").await.unwrap().status.unwrap();
@@ -111,7 +111,7 @@ async fn the_operator_runs_by_itself() {
         default_image: "registry.example/covey:test".into(),
         ..Options::default()
     };
-    let operator = tokio::spawn(run_with(client.clone(), options, shutdown.clone()));
+    let operator = tokio::spawn(run_with(rights::operator(client), options, shutdown.clone()));
     until("the certificate", async || {
         let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(client.clone(), "default");
         secrets.get_opt("prod-peer-tls").await.unwrap().is_some()

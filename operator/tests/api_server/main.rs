@@ -1,5 +1,5 @@
 //! The operator against a real API server: what only an API server can show. It needs `KUBERNETES_BIN`, a folder with
-//! `etcd` and `kube-apiserver`; without it every test here prints that it was skipped.
+//! `etcd`, `kube-apiserver` and `helm`; without it every test here prints that it was skipped.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -8,6 +8,7 @@ mod broker;
 mod formation;
 mod manifests;
 mod passes;
+mod rights;
 mod server;
 
 use covey_crds::{MqttCluster, MqttUser};
@@ -23,6 +24,7 @@ async fn started() -> Option<Server> {
     let binaries = server::binaries()?;
     let server = Server::start(&binaries).await;
     install(&server.client).await;
+    rights::install(&server.client, &binaries).await;
     Some(server)
 }
 

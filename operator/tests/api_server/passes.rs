@@ -16,11 +16,12 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde_json::json;
 
-use super::{clusters, started, users};
+use super::{clusters, rights, started, users};
 
+/// An operator that has just started, with the rights that the chart gives it.
 pub(crate) fn context(client: &Client) -> Arc<Context> {
     let options = Options { instance: Some("test".into()), ..Options::default() };
-    Arc::new(Context::new(client.clone(), Metrics::new("test").unwrap(), &options))
+    Arc::new(Context::new(rights::operator(client), Metrics::new("test").unwrap(), &options))
 }
 
 pub(crate) async fn create_cluster(client: &Client, spec: serde_json::Value) {

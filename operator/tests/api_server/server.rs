@@ -39,7 +39,7 @@ pub(crate) fn binaries() -> Option<PathBuf> {
     let folder = option_env_at_run_time("KUBERNETES_BIN").map(PathBuf::from);
     if folder.is_none() {
         // Not a print macro: the test harness would swallow its output when the test passes.
-        let text = b"SKIPPED: set KUBERNETES_BIN to a folder with etcd and kube-apiserver to run this test\n";
+        let text = b"SKIPPED: set KUBERNETES_BIN to a folder with etcd, kube-apiserver and helm to run this test\n";
         std::io::stderr().write_all(text).unwrap();
     }
     folder
@@ -119,6 +119,8 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
         .args(["--service-account-signing-key-file", &private.to_string_lossy()])
         .args(["--token-auth-file", &tokens.to_string_lossy(), "--authorization-mode", "RBAC"])
         .args(["--disable-admission-plugins", "ServiceAccount"])
+        // OpenShift has it on; what it asks of the operator's rights is asked here too.
+        .args(["--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"])
         .args(["--service-cluster-ip-range", "10.96.0.0/16"])
         .stdout(log(folder, "kube-apiserver"))
         .stderr(log(folder, "kube-apiserver"))
