@@ -40,8 +40,6 @@ pub enum Error {
     #[error("failed to read the cluster: {0}")]
     Read(#[source] Box<kube::Error>),
     #[error("{0}")]
-    Identity(#[from] identity::Error),
-    #[error("{0}")]
     Access(#[from] access::Error),
     #[error("{0}")]
     Apply(#[from] apply::Error),
@@ -58,7 +56,6 @@ impl Error {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Read(_) => "read",
-            Self::Identity(_) => "identity",
             Self::Access(_) => "access",
             Self::Apply(_) => "apply",
             Self::Form(_) => "form",
@@ -86,18 +83,19 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         }
     };
     let known = memory.credentials.clone();
-    let credentials = match identity::ensure(&context.client, &cluster, &facts, known, Timestamp::now()).await {
-        Ok(credentials) => credentials,
-        Err(error) => {
-            stop(context, &facts.cluster, reason::APPLY_FAILED, &error.to_string()).await?;
-            return Err(error.into());
+    // Without an identity the pass goes on: what needs none is kept up, with the last known identity or without any.
+    let identity = match identity::ensure(&context.client, &cluster, &facts, known, Timestamp::now()).await {
+        Ok(credentials) => {
+            if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
+                memory.clients.clear();
+                memory.credentials = Some(credentials);
+            }
+            Ok(())
         }
+        Err(error) => Err(error.into()),
     };
-    if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
-        memory.clients.clear();
-        memory.credentials = Some(credentials);
-    }
-    Box::pin(Pass { context, about: facts.cluster.object_ref(&()), cluster, facts }.run(&mut memory)).await
+    let about = facts.cluster.object_ref(&());
+    Box::pin(Pass { context, about, cluster, facts }.run(identity, &mut memory)).await
 }
 
 /// Says why this pass stopped before it began.
@@ -138,12 +136,12 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    async fn run(mut self, memory: &mut Memory) -> Result<Action, Error> {
+    async fn run(mut self, identity: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
         let mut nodes = nodes::from_pods(&self.cluster.name, self.cluster.replicas, &self.facts.pods);
         problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
         nodes::poll(memory, &mut nodes).await;
-        access::create_secrets(&self.context.client, &mut self.facts).await;
-        let access = access::project(&self.cluster, &self.facts, &nodes, memory).await?;
+        let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
+        let access = access::project(&self.cluster, &self.facts, &taken, &nodes, memory).await?;
         access::anchor(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.cluster, &self.facts, document).await;
@@ -152,10 +150,8 @@ impl Pass<'_> {
         if recorded.is_ok() {
             access::push(memory, &mut nodes, document).await;
         }
-        let applied = match recorded {
-            Ok(()) => self.apply(&nodes).await,
-            Err(error) => Err(error),
-        };
+        let needed = identity.err().into_iter().chain(recorded.err()).collect();
+        let applied = self.apply(&nodes, needed, memory).await;
         let phase = self.form(&nodes, memory).await?;
         let step = self.roll(&nodes, &applied, &phase, memory).await?;
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
@@ -163,17 +159,31 @@ impl Pass<'_> {
         Ok(Action::requeue(pause(&nodes, &phase, &step, document)))
     }
 
-    /// Applies the children; `None`: the cluster is paused.
-    async fn apply(&self, nodes: &[Node]) -> Result<Option<WorkloadStatus>, apply::Error> {
+    /// Applies the children; `None`: the cluster is paused. `failures` are those of Secrets that pods need: with one of
+    /// them, or where another such child fails, the StatefulSet stays as it is.
+    async fn apply(
+        &self,
+        nodes: &[Node],
+        mut failures: Vec<apply::Error>,
+        memory: &mut Memory,
+    ) -> Result<Option<WorkloadStatus>, apply::Error> {
         if self.cluster.paused {
-            return Ok(None);
+            return apply::Error::all(failures).map(|()| None);
         }
         let client = &self.context.client;
-        apply::apply_children(client, &build::children(&self.cluster, nodes::is_settled(nodes))).await?;
+        let children = build::children(&self.cluster, nodes::is_settled(nodes));
+        let outcome = apply::apply_children(client, &children, &memory.children).await;
+        memory.children = outcome.known;
+        failures.extend(outcome.needed);
+        if !failures.is_empty() {
+            return apply::Error::all(failures.into_iter().chain(outcome.others)).map(|()| None);
+        }
         let wanted = build::stateful_set(&self.cluster);
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
-        apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await.map(Some)
+        let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
+        let (workload, failure) = workload.map_or_else(|error| (None, Some(error)), |workload| (Some(workload), None));
+        apply::Error::all(failure.into_iter().chain(outcome.others)).map(|()| workload)
     }
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
@@ -302,10 +312,11 @@ impl Pass<'_> {
             workload: applied.as_ref().ok().cloned().flatten(),
             revision: revision.as_deref(),
             pods: self.facts.pods.len(),
-            apply_error: applied.as_ref().err().map(ToString::to_string),
+            apply_error: applied.as_ref().err().map(|error| (error.reason(), error.to_string())),
             alerts: memory.alerting.as_ref().map(Alerting::active),
             now,
         });
+        self.tell(applied).await;
         self.measure(&wanted, nodes, access.projection.document.revision);
         self.report_users(nodes, access, memory, now).await;
         let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
@@ -315,6 +326,16 @@ impl Pass<'_> {
             memory.status_written = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Publishes why children are not as wanted, once for each sentence.
+    async fn tell(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) {
+        let Err(error) = applied else { return };
+        let sentence = error.to_string();
+        let mut conditions = self.facts.cluster.status.iter().flat_map(|status| &status.conditions);
+        if !conditions.any(|condition| condition.message == sentence) {
+            self.context.event(&self.about, EventType::Warning, error.reason(), "Apply", &sentence).await;
+        }
     }
 
     fn measure(&self, status: &MqttClusterStatus, nodes: &[Node], revision: u64) {
@@ -349,7 +370,7 @@ impl Pass<'_> {
             let wanted = user::status::build(&user::status::Observed {
                 user,
                 outcome: access.projection.outcomes.get(&name)?,
-                credential_problem: access.problems.get(&name).map(String::as_str),
+                credential_problem: access.problems.get(&name).map(|(reason, problem)| (*reason, problem.as_str())),
                 anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
                 document: &access.projection.document,
                 nodes,

@@ -46,8 +46,8 @@ pub struct Observed<'a> {
     pub revision: Option<&'a str>,
     /// Pods that exist.
     pub pods: usize,
-    /// What could not be applied.
-    pub apply_error: Option<String>,
+    /// What could not be applied, as a reason and a sentence.
+    pub apply_error: Option<(&'static str, String)>,
     /// Absent: alerts are not evaluated.
     pub alerts: Option<Vec<AlertStatus>>,
     pub now: Timestamp,
@@ -261,7 +261,7 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
             reason::DISKS_LOST,
             "every node came back with an empty volume although the cluster had been formed; restore the volumes, or create the MqttCluster anew to start empty".into(),
         )),
-        _ => observed.apply_error.clone().map(|error| (reason::APPLY_FAILED, error)),
+        _ => observed.apply_error.clone(),
     }
 }
 

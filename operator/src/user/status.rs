@@ -15,8 +15,8 @@ use crate::conditions::{Draft, merge};
 pub struct Observed<'a> {
     pub user: &'a MqttUser,
     pub outcome: &'a Outcome,
-    /// What is wrong with the password's source.
-    pub credential_problem: Option<&'a str>,
+    /// What is wrong with the password's source, as a reason and a sentence.
+    pub credential_problem: Option<(&'static str, &'a str)>,
     /// Revision since which the user stands as it is.
     pub anchor: u64,
     pub document: &'a Document,
@@ -61,7 +61,7 @@ fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
 
 fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
     let total = observed.nodes.len();
-    let problem = observed.credential_problem.unwrap_or("the password is missing");
+    let (cause, problem) = observed.credential_problem.unwrap_or((reason::SECRET_MISSING, "the password is missing"));
     match observed.outcome {
         Outcome::Included if enforcing == total => {
             Draft::new(READY, Some(true), reason::SYNCED, format!("all {total} nodes enforce this user"))
@@ -80,14 +80,11 @@ fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
             );
             Draft::new(READY, Some(false), reason::NODES_NOT_SYNCED, message)
         }
-        Outcome::Kept => Draft::new(
-            READY,
-            Some(false),
-            reason::SECRET_MISSING,
-            format!("{problem}; the last known password stays in force"),
-        ),
+        Outcome::Kept => {
+            Draft::new(READY, Some(false), cause, format!("{problem}; the last known password stays in force"))
+        }
         Outcome::NoCredential => {
-            Draft::new(READY, Some(false), reason::SECRET_MISSING, format!("{problem}; nobody can log in as this user"))
+            Draft::new(READY, Some(false), cause, format!("{problem}; nobody can log in as this user"))
         }
         Outcome::Conflict { winner } => Draft::new(
             READY,

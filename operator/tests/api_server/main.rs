@@ -6,6 +6,7 @@
 mod broker;
 mod formation;
 mod manifests;
+mod names;
 mod passes;
 mod server;
 

@@ -22,6 +22,21 @@ pub fn peer_ca_secret(cluster: &ValidatedCluster, authority: &Authority) -> Secr
     secret(cluster, names_of(cluster).peer_ca, "kubernetes.io/tls", bytes(data))
 }
 
+/// Name, labels and owner of the authority's Secret.
+pub fn peer_ca_metadata(cluster: &ValidatedCluster) -> Secret {
+    Secret { metadata: metadata(cluster, names_of(cluster).peer_ca), ..Secret::default() }
+}
+
+/// Name, labels and owner of the Secret that every broker mounts.
+pub fn peer_tls_metadata(cluster: &ValidatedCluster) -> Secret {
+    Secret { metadata: metadata(cluster, names_of(cluster).peer_tls), ..Secret::default() }
+}
+
+/// Name, labels and owner of the record.
+pub fn access_metadata(cluster: &ValidatedCluster) -> Secret {
+    Secret { metadata: metadata(cluster, names_of(cluster).access_secret), ..Secret::default() }
+}
+
 /// What every broker mounts.
 pub fn peer_tls_secret(cluster: &ValidatedCluster, leaf: &Leaf, bundle: &str) -> Secret {
     let data = [

@@ -40,7 +40,7 @@ struct Case {
     nodes: Vec<Node>,
     phase: Phase,
     step: Step,
-    apply_error: Option<String>,
+    apply_error: Option<(&'static str, String)>,
     alerts: Option<Vec<AlertStatus>>,
     before: Option<MqttClusterStatus>,
     now: i64,
@@ -183,7 +183,9 @@ fn a_refused_revision_is_named_with_its_reason() {
 
 #[test]
 fn what_could_not_be_applied_is_said() {
-    let status = Case { apply_error: Some("failed to apply StatefulSet".into()), ..Case::default() }.status();
+    let status =
+        Case { apply_error: Some((reason::APPLY_FAILED, "failed to apply StatefulSet".into())), ..Case::default() }
+            .status();
     assert!(table(&status).contains(&"Degraded=True/ApplyFailed".to_owned()));
 }
 
