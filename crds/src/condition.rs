@@ -31,6 +31,8 @@ pub mod reason {
     pub const LEADERLESS_GROUPS: &str = "LeaderlessGroups";
     pub const INVALID: &str = "Invalid";
     pub const APPLY_FAILED: &str = "ApplyFailed";
+    /// An object that belongs to another has the name of a child.
+    pub const NAME_TAKEN: &str = "NameTaken";
     pub const SERVING: &str = "Serving";
     pub const NOT_SERVING: &str = "NotServing";
     pub const SETTLED: &str = "Settled";

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::admin;
 use crate::cluster::alerting::Alerting;
+use crate::cluster::apply;
 use crate::metrics::Metrics;
 use crate::options::Options;
 
@@ -43,6 +44,8 @@ pub struct Memory {
     pub(crate) document: Option<Document>,
     /// Name of a user object to the revision since which it stands as it is.
     pub(crate) anchors: BTreeMap<String, u64>,
+    /// What was applied to which child.
+    pub(crate) children: apply::Known,
     pub(crate) alerting: Option<Alerting>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,

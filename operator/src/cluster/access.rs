@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use covey_contract::access::Document;
 use covey_crds::MqttUser;
+use covey_crds::condition::reason;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Client, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 
 use super::apply;
 use super::build;
 use super::dereference::Facts;
 use super::nodes::{self, Node};
+use super::ownership::{Claim, Holder, Taken, claim};
 use super::validate::Basics;
 use crate::access::{self, Candidate, Projection};
 use crate::context::Memory;
@@ -34,33 +36,73 @@ pub enum Error {
 #[derive(Debug)]
 pub(crate) struct Access {
     pub projection: Projection,
-    /// By name of the user object: what is wrong with the password's source.
-    pub problems: BTreeMap<String, credentials::Problem>,
+    /// By name of the user object: what is wrong with the password's source, as a reason and a sentence.
+    pub problems: BTreeMap<String, (&'static str, String)>,
 }
 
+/// By name of the user object: whose the Secret is that has the name of the user's own.
+pub(crate) type TakenSecrets = BTreeMap<String, Taken>;
+
 /// Creates the Secrets of users whose password the operator makes. What cannot be created is missing on this pass, and
-/// its user says so.
-pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) {
-    for user in &facts.users {
+/// its user says so. A password of a former user of the same name is not read: its Secret is about to be deleted.
+pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenSecrets {
+    let mut all = TakenSecrets::new();
+    for user in facts.users.iter().filter(|user| credentials::is_generated(user)) {
         let name = credentials::secret_name(user);
-        if !credentials::is_generated(user) || facts.user_secrets.contains_key(&name) {
-            continue;
-        }
-        match apply::create_secret(client, &credentials::generated(user, &access::generate_password())).await {
-            Ok(Some(secret)) => {
-                facts.user_secrets.insert(name, secret);
+        let wanted = credentials::generated(user, &access::generate_password());
+        let holder = if let Some(live) = facts.user_secrets.get(&name) {
+            former(claim(&wanted, Some(live)))
+        } else {
+            match apply::create_secret(client, &wanted).await {
+                Ok(Some(secret)) => {
+                    facts.user_secrets.insert(name.clone(), secret);
+                    None
+                }
+                Ok(None) => holder(client, user, &wanted).await,
+                Err(error) => {
+                    tracing::warn!(user = %user.name_any(), %error, "failed to create a user's secret");
+                    None
+                }
             }
-            Ok(None) => {
-                tracing::warn!(user = %user.name_any(), secret = %name, "a secret of this name is not the user's");
-            }
-            Err(error) => tracing::warn!(user = %user.name_any(), %error, "failed to create a user's secret"),
+        };
+        if let Some(holder) = holder {
+            facts.user_secrets.remove(&name);
+            all.insert(user.name_any(), Taken { kind: "Secret", name, holder, owner: "user" });
         }
+    }
+    all
+}
+
+/// A labelled Secret of another consents to be read, unless a user that is gone owns it.
+fn former(claim: Claim) -> Option<Holder> {
+    match claim {
+        Claim::Taken(holder @ (Holder::Former { .. } | Holder::Deleting)) => Some(holder),
+        _ => None,
+    }
+}
+
+/// Whose the Secret is that has the name of `wanted`; `None`: the user's, or not known.
+async fn holder(client: &Client, user: &MqttUser, wanted: &Secret) -> Option<Holder> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &user.namespace().unwrap_or_default());
+    let live = secrets.get_opt(&wanted.name_any()).await;
+    let live = live.inspect_err(|error| tracing::warn!(user = %user.name_any(), %error, "failed to read a secret"));
+    match claim(wanted, live.ok().flatten().as_ref()) {
+        Claim::Taken(holder) => Some(holder),
+        Claim::Free | Claim::Owned { .. } | Claim::Orphan { .. } => None,
     }
 }
 
 /// Projects the users; hashing brought passwords takes a while and happens on a thread of its own.
-pub(crate) async fn project(cluster: &Basics, facts: &Facts, nodes: &[Node], memory: &Memory) -> Result<Access, Error> {
-    let (record, claimed) = read_record(facts.access_secret.as_ref());
+pub(crate) async fn project(
+    cluster: &Basics,
+    facts: &Facts,
+    taken: &TakenSecrets,
+    nodes: &[Node],
+    memory: &Memory,
+) -> Result<Access, Error> {
+    let wanted = build::access_metadata(cluster);
+    let own = facts.access_secret.as_ref().filter(|secret| !matches!(claim(&wanted, Some(*secret)), Claim::Taken(_)));
+    let (record, claimed) = read_record(own);
     // The record decides; the memory stands in where somebody has damaged it.
     let previous = record.or_else(|| memory.document.clone());
     let remembered = memory.document.as_ref().map_or(0, |document| document.revision);
@@ -72,17 +114,20 @@ pub(crate) async fn project(cluster: &Basics, facts: &Facts, nodes: &[Node], mem
     let work =
         move || access::project(previous.as_ref(), seen, anonymous.as_deref(), &candidates, &mut access::make_verifier);
     let projection = tokio::task::spawn_blocking(work).await??;
+    for (user, taken) in taken {
+        problems.insert(user.clone(), (reason::NAME_TAKEN, taken.to_string()));
+    }
     Ok(Access { projection, problems })
 }
 
 fn candidate(
     user: &MqttUser,
     secrets: &BTreeMap<String, Secret>,
-    problems: &mut BTreeMap<String, credentials::Problem>,
+    problems: &mut BTreeMap<String, (&'static str, String)>,
 ) -> Candidate {
     let credential = credentials::read(user, secrets);
     if let Err(problem) = &credential {
-        problems.insert(user.name_any(), problem.clone());
+        problems.insert(user.name_any(), (problem.reason(), problem.to_string()));
     }
     access::candidate(user, credential.ok())
 }

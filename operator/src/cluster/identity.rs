@@ -11,6 +11,7 @@ use kube::{Api, Client};
 use super::apply;
 use super::build;
 use super::dereference::Facts;
+use super::ownership::{Claim, Taken, claim};
 use super::validate::Basics;
 use crate::admin::Credentials;
 use crate::peer_ca::{self, Authority};
@@ -24,10 +25,17 @@ pub enum Error {
     Read { name: String, source: Box<kube::Error> },
     #[error("Secret {name} does not hold a usable authority: {source}; delete it to have a new one made")]
     Unusable { name: String, source: peer_ca::Error },
-    #[error("Secret {name} belongs to an earlier cluster of this name; waiting for its deletion")]
-    Foreign { name: String },
     #[error(transparent)]
     Make(#[from] peer_ca::Error),
+}
+
+impl From<Error> for apply::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Apply(error) => error,
+            other => Self::Missing(other.to_string()),
+        }
+    }
 }
 
 /// Makes sure that authority and brokers' certificate exist, and returns what the operator talks with.
@@ -57,7 +65,7 @@ async fn authority(
     now: Timestamp,
 ) -> Result<Authority, Error> {
     if let Some(secret) = live {
-        return read_authority(cluster, secret);
+        return read_authority(client, cluster, secret).await;
     }
     let authority = Authority::generate(&cluster.uid, now)?;
     if apply::create_secret(client, &build::peer_ca_secret(cluster, &authority)).await?.is_some() {
@@ -66,17 +74,27 @@ async fn authority(
     let name = build::names_of(cluster).peer_ca;
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
     let secret = api.get(&name).await.map_err(|source| Error::Read { name, source: Box::new(source) })?;
-    read_authority(cluster, &secret)
+    read_authority(client, cluster, &secret).await
 }
 
-fn read_authority(cluster: &Basics, secret: &Secret) -> Result<Authority, Error> {
+async fn read_authority(client: &Client, cluster: &Basics, secret: &Secret) -> Result<Authority, Error> {
     let name = build::names_of(cluster).peer_ca;
-    let mut owners = secret.metadata.owner_references.iter().flatten();
-    if owners.any(|owner| owner.kind == "MqttCluster" && owner.uid != cluster.uid) {
-        return Err(Error::Foreign { name });
+    let parse = || {
+        let (certificate, key) = (text(secret, names::TLS_CERT), text(secret, names::TLS_KEY));
+        Authority::from_pem(&certificate, &key).map_err(|source| Error::Unusable { name: name.clone(), source })
+    };
+    let wanted = build::peer_ca_metadata(cluster);
+    match claim(&wanted, Some(secret)) {
+        Claim::Taken(holder) => {
+            Err(apply::Error::Taken(Taken { kind: "Secret", name, holder, owner: "cluster" }).into())
+        }
+        Claim::Orphan { .. } => {
+            let authority = parse()?;
+            apply::adopt_secret(client, &wanted, secret).await?;
+            Ok(authority)
+        }
+        Claim::Owned { .. } | Claim::Free => parse(),
     }
-    let (certificate, key) = (text(secret, names::TLS_CERT), text(secret, names::TLS_KEY));
-    Authority::from_pem(&certificate, &key).map_err(|source| Error::Unusable { name, source })
 }
 
 /// Renews the brokers' certificate where it must be, and returns what brokers trust.
@@ -87,8 +105,11 @@ async fn brokers(
     live: Option<&Secret>,
     now: Timestamp,
 ) -> Result<String, Error> {
-    let trusted = live.map(|secret| text(secret, names::TLS_CA)).unwrap_or_default();
-    let certificate = live.map(|secret| text(secret, names::TLS_CERT)).unwrap_or_default();
+    // A certificate names the cluster's uid: what a former cluster left, or another made, is none of this cluster.
+    let wanted = build::peer_tls_metadata(cluster);
+    let own = live.filter(|secret| matches!(claim(&wanted, Some(*secret)), Claim::Owned { .. }));
+    let trusted = own.map(|secret| text(secret, names::TLS_CA)).unwrap_or_default();
+    let certificate = own.map(|secret| text(secret, names::TLS_CERT)).unwrap_or_default();
     if authority.vouches_for(&certificate, now) && trusted.contains(authority.certificate().trim()) {
         return Ok(trusted);
     }

@@ -15,6 +15,7 @@ mod form;
 pub mod formation;
 pub mod identity;
 pub mod nodes;
+pub mod ownership;
 pub mod problem;
 pub mod reconcile;
 pub mod rollout;

@@ -43,8 +43,6 @@ pub enum Error {
     #[error("failed to read the cluster: {0}")]
     Read(#[source] Box<kube::Error>),
     #[error("{0}")]
-    Identity(#[from] identity::Error),
-    #[error("{0}")]
     Access(#[from] access::Error),
     #[error("{0}")]
     Apply(#[from] apply::Error),
@@ -61,7 +59,6 @@ impl Error {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Read(_) => "read",
-            Self::Identity(_) => "identity",
             Self::Access(_) => "access",
             Self::Apply(_) => "apply",
             Self::Form(_) => "form",
@@ -82,28 +79,22 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         *memory = Memory { uid, ..Memory::default() };
     }
     let basics = basics(&facts.cluster);
-    let mut work = validate(&facts.cluster, &context.default_image)
+    let work = validate(&facts.cluster, &context.default_image)
         .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
-    let identity = identity::ensure(&context.client, &basics, &facts, known, Timestamp::now()).await;
-    let failed = match identity {
+    // Without an identity the pass goes on: what needs none is kept up, with the last known identity or without any.
+    let identity = match identity::ensure(&context.client, &basics, &facts, known, Timestamp::now()).await {
         Ok(credentials) => {
             if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
                 memory.clients.clear();
                 memory.credentials = Some(credentials);
             }
-            None
+            Ok(())
         }
-        // Brokers read access from their volume, and those that run may still accept the credentials in memory.
-        Err(error) => {
-            let message = error.to_string();
-            work = work.and(Err(Blocked { reason: reason::APPLY_FAILED, message }));
-            Some(error)
-        }
+        Err(error) => Err(error.into()),
     };
     let about = facts.cluster.object_ref(&());
-    let next = Box::pin(Pass { context, about, basics, work, facts }.run(&mut memory)).await?;
-    failed.map_or(Ok(next), |error| Err(error.into()))
+    Box::pin(Pass { context, about, basics, work, facts }.run(identity, &mut memory)).await
 }
 
 async fn write(context: &Context, live: &mut MqttCluster, wanted: MqttClusterStatus) -> Result<(), Error> {
@@ -135,12 +126,12 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    async fn run(mut self, memory: &mut Memory) -> Result<Action, Error> {
+    async fn run(mut self, identity: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
         let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &self.facts.pods);
         problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
         nodes::poll(memory, &mut nodes).await;
-        access::create_secrets(&self.context.client, &mut self.facts).await;
-        let access = access::project(&self.basics, &self.facts, &nodes, memory).await?;
+        let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
+        let access = access::project(&self.basics, &self.facts, &taken, &nodes, memory).await?;
         access::anchor(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
@@ -149,10 +140,8 @@ impl Pass<'_> {
         if recorded.is_ok() {
             access::push(memory, &mut nodes, document).await;
         }
-        let applied = match recorded {
-            Ok(()) => self.apply(&nodes).await,
-            Err(error) => Err(error),
-        };
+        let needed = identity.err().into_iter().chain(recorded.err()).collect();
+        let applied = self.apply(&nodes, needed, memory).await;
         let phase = self.form(&nodes, memory).await?;
         let step = self.roll(&nodes, &applied, &phase, memory).await?;
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
@@ -176,18 +165,32 @@ impl Pass<'_> {
         }
     }
 
-    /// Applies the children; `None`: they stay as they are.
-    async fn apply(&self, nodes: &[Node]) -> Result<Option<WorkloadStatus>, apply::Error> {
+    /// Applies the children; `None`: they stay as they are. `failures` are those of Secrets that pods need: with one of
+    /// them, or where another such child fails, the StatefulSet stays as it is.
+    async fn apply(
+        &self,
+        nodes: &[Node],
+        mut failures: Vec<apply::Error>,
+        memory: &mut Memory,
+    ) -> Result<Option<WorkloadStatus>, apply::Error> {
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
-            _ => return Ok(None),
+            _ => return apply::Error::all(failures).map(|()| None),
         };
         let client = &self.context.client;
-        apply::apply_children(client, &build::children(cluster, nodes::is_settled(nodes))).await?;
+        let children = build::children(cluster, nodes::is_settled(nodes));
+        let outcome = apply::apply_children(client, &children, &memory.children).await;
+        memory.children = outcome.known;
+        failures.extend(outcome.needed);
+        if !failures.is_empty() {
+            return apply::Error::all(failures.into_iter().chain(outcome.others)).map(|()| None);
+        }
         let wanted = build::stateful_set(cluster);
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
-        apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await.map(Some)
+        let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
+        let (workload, failure) = workload.map_or_else(|error| (None, Some(error)), |workload| (Some(workload), None));
+        apply::Error::all(failure.into_iter().chain(outcome.others)).map(|()| workload)
     }
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
@@ -317,10 +320,11 @@ impl Pass<'_> {
             workload: applied.as_ref().ok().cloned().flatten(),
             revision: revision.as_deref(),
             pods: self.facts.pods.len(),
-            apply_error: applied.as_ref().err().map(ToString::to_string),
+            apply_error: applied.as_ref().err().map(|error| (error.reason(), error.to_string())),
             alerts: memory.alerting.as_ref().map(Alerting::active),
             now,
         });
+        self.tell(applied).await;
         self.measure(&wanted, nodes, access.projection.document.revision);
         self.report_users(nodes, access, memory, now).await;
         let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
@@ -336,6 +340,16 @@ impl Pass<'_> {
             memory.status_written = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Publishes why children are not as wanted, once for each sentence.
+    async fn tell(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) {
+        let Err(error) = applied else { return };
+        let sentence = error.to_string();
+        let mut conditions = self.facts.cluster.status.iter().flat_map(|status| &status.conditions);
+        if !conditions.any(|condition| condition.message == sentence) {
+            self.context.event(&self.about, EventType::Warning, error.reason(), "Apply", &sentence).await;
+        }
     }
 
     fn measure(&self, status: &MqttClusterStatus, nodes: &[Node], revision: u64) {
@@ -370,7 +384,7 @@ impl Pass<'_> {
             let wanted = user::status::build(&user::status::Observed {
                 user,
                 outcome: access.projection.outcomes.get(&name)?,
-                credential_problem: access.problems.get(&name),
+                credential_problem: access.problems.get(&name).map(|(reason, problem)| (*reason, problem.as_str())),
                 anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
                 document: &access.projection.document,
                 nodes,

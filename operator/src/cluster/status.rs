@@ -55,8 +55,8 @@ pub struct Observed<'a> {
     pub revision: Option<&'a str>,
     /// Pods that exist.
     pub pods: usize,
-    /// What could not be applied.
-    pub apply_error: Option<String>,
+    /// What could not be applied, as a reason and a sentence.
+    pub apply_error: Option<(&'static str, String)>,
     /// Absent: alerts are not evaluated.
     pub alerts: Option<Vec<AlertStatus>>,
     pub now: Timestamp,
@@ -266,10 +266,9 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
             "every node came back with an empty volume although the cluster had been formed; restore the volumes, or create the MqttCluster anew to start empty".into(),
         )),
         _ => match (observed.blocked, &observed.apply_error) {
-            (None, None) => None,
-            (None, Some(error)) => Some((reason::APPLY_FAILED, error.clone())),
+            (None, error) => error.clone(),
             (Some(blocked), None) => Some((blocked.reason, blocked.message.clone())),
-            (Some(blocked), Some(error)) => Some((blocked.reason, format!("{}; {error}", blocked.message))),
+            (Some(blocked), Some((_, error))) => Some((blocked.reason, format!("{}; {error}", blocked.message))),
         },
     }
 }

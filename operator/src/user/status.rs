@@ -15,8 +15,8 @@ use crate::conditions::{Draft, merge};
 pub struct Observed<'a> {
     pub user: &'a MqttUser,
     pub outcome: &'a Outcome,
-    /// What is wrong with the password's source.
-    pub credential_problem: Option<&'a credentials::Problem>,
+    /// What is wrong with the password's source, as a reason and a sentence.
+    pub credential_problem: Option<(&'static str, &'a str)>,
     /// Revision since which the user stands as it is.
     pub anchor: u64,
     pub document: &'a Document,
@@ -61,9 +61,7 @@ fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
 
 fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
     let total = observed.nodes.len();
-    let problem = observed.credential_problem;
-    let cause = problem.map_or(reason::SECRET_MISSING, credentials::Problem::reason);
-    let problem = problem.map_or_else(|| "the password is missing".to_owned(), ToString::to_string);
+    let (cause, problem) = observed.credential_problem.unwrap_or((reason::SECRET_MISSING, "the password is missing"));
     match observed.outcome {
         Outcome::Included if enforcing == total => {
             Draft::new(READY, Some(true), reason::SYNCED, format!("all {total} nodes enforce this user"))

@@ -7,6 +7,7 @@ mod access;
 mod broker;
 mod formation;
 mod manifests;
+mod names;
 mod passes;
 mod rights;
 mod server;

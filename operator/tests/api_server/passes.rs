@@ -20,8 +20,13 @@ use super::{clusters, rights, started, users};
 
 /// An operator that has just started, with the rights that the chart gives it.
 pub(crate) fn context(client: &Client) -> Arc<Context> {
+    context_with(rights::operator(client))
+}
+
+/// An operator with the rights of its client.
+pub(crate) fn context_with(client: Client) -> Arc<Context> {
     let options = Options { instance: Some("test".into()), ..Options::default() };
-    Arc::new(Context::new(rights::operator(client), Metrics::new("test").unwrap(), &options))
+    Arc::new(Context::new(client, Metrics::new("test").unwrap(), &options))
 }
 
 pub(crate) async fn create_cluster(client: &Client, spec: serde_json::Value) {

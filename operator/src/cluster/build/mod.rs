@@ -19,7 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource as _;
 use sha2::{Digest as _, Sha256};
 
-pub use secrets::{access_secret, peer_ca_secret, peer_tls_secret};
+pub use secrets::{
+    access_metadata, access_secret, peer_ca_metadata, peer_ca_secret, peer_tls_metadata, peer_tls_secret,
+};
 pub use stateful_set::stateful_set;
 
 use super::validate::{Owner, ValidatedCluster};

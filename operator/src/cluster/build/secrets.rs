@@ -24,6 +24,24 @@ pub fn peer_ca_secret<'a>(cluster: impl Into<Owner<'a>>, authority: &Authority) 
     secret(cluster, names_of(cluster).peer_ca, "kubernetes.io/tls", bytes(data))
 }
 
+/// Name, labels and owner of the authority's Secret.
+pub fn peer_ca_metadata<'a>(cluster: impl Into<Owner<'a>>) -> Secret {
+    let cluster = cluster.into();
+    Secret { metadata: metadata(cluster, names_of(cluster).peer_ca), ..Secret::default() }
+}
+
+/// Name, labels and owner of the Secret that every broker mounts.
+pub fn peer_tls_metadata<'a>(cluster: impl Into<Owner<'a>>) -> Secret {
+    let cluster = cluster.into();
+    Secret { metadata: metadata(cluster, names_of(cluster).peer_tls), ..Secret::default() }
+}
+
+/// Name, labels and owner of the record.
+pub fn access_metadata<'a>(cluster: impl Into<Owner<'a>>) -> Secret {
+    let cluster = cluster.into();
+    Secret { metadata: metadata(cluster, names_of(cluster).access_secret), ..Secret::default() }
+}
+
 /// What every broker mounts.
 pub fn peer_tls_secret<'a>(cluster: impl Into<Owner<'a>>, leaf: &Leaf, bundle: &str) -> Secret {
     let cluster = cluster.into();

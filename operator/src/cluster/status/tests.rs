@@ -42,7 +42,7 @@ struct Case {
     phase: Phase,
     step: Step,
     blocked: Option<Blocked>,
-    apply_error: Option<String>,
+    apply_error: Option<(&'static str, String)>,
     alerts: Option<Vec<AlertStatus>>,
     before: Option<MqttClusterStatus>,
     now: i64,
@@ -187,7 +187,9 @@ fn a_refused_revision_is_named_with_its_reason() {
 
 #[test]
 fn what_could_not_be_applied_is_said() {
-    let status = Case { apply_error: Some("failed to apply StatefulSet".into()), ..Case::default() }.status();
+    let status =
+        Case { apply_error: Some((reason::APPLY_FAILED, "failed to apply StatefulSet".into())), ..Case::default() }
+            .status();
     assert!(table(&status).contains(&"Degraded=True/ApplyFailed".to_owned()));
 }
 
@@ -212,7 +214,12 @@ fn an_invalid_spec_is_named_and_everything_else_is_said_as_ever() {
     assert_eq!(status_of(&status.conditions, "AclSynced"), Some("True"));
     assert_eq!((status.conditions.len(), status.nodes.len()), (8, 3));
     assert!(is_news(Some(&before), &status));
-    let unwritten = Case { blocked: Some(blocked), apply_error: Some("no access".into()), ..Case::default() }.status();
+    let unwritten = Case {
+        blocked: Some(blocked),
+        apply_error: Some((reason::APPLY_FAILED, "no access".into())),
+        ..Case::default()
+    }
+    .status();
     assert_eq!(unwritten.conditions[0].message, "replicas must not be 2; no access");
     assert!(!is_news(Some(&status), &status));
 }

@@ -1,0 +1,294 @@
+//! Objects that have the name of a child and are not the cluster's: nothing of them changes, and the status says so.
+
+use std::sync::Arc;
+
+use covey_operator::cluster::reconcile::reconcile;
+use covey_operator::context::Context;
+use kube::Client;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use serde_json::{Value, json};
+
+use super::passes::{self, context};
+use super::started;
+
+/// Kind and name of every object that the operator writes for cluster `prod` and its user `worker`.
+const CHILDREN: [(&str, &str); 10] = [
+    ("ServiceAccount", "prod-broker"),
+    ("Service", "prod-peers"),
+    ("Service", "prod"),
+    ("ConfigMap", "prod-config"),
+    ("PodDisruptionBudget", "prod"),
+    ("StatefulSet", "prod"),
+    ("Secret", "prod-access"),
+    ("Secret", "prod-peer-tls"),
+    ("Secret", "prod-peer-ca"),
+    ("Secret", "worker-mqtt"),
+];
+
+/// Children without which a pod cannot start.
+const NEEDED_BY_PODS: [(&str, &str); 6] = [
+    ("ServiceAccount", "prod-broker"),
+    ("Service", "prod-peers"),
+    ("ConfigMap", "prod-config"),
+    ("Secret", "prod-access"),
+    ("Secret", "prod-peer-tls"),
+    ("Secret", "prod-peer-ca"),
+];
+
+const CLUSTER: &str = "MqttCluster";
+const USER: &str = "MqttUser";
+
+fn group_version(kind: &str) -> (&'static str, &'static str) {
+    match kind {
+        "StatefulSet" => ("apps", "v1"),
+        "PodDisruptionBudget" => ("policy", "v1"),
+        CLUSTER | USER => ("covey.io", "v1alpha1"),
+        _ => ("", "v1"),
+    }
+}
+
+/// A namespace of its own for each case, so that one API server serves them all.
+struct Case {
+    client: Client,
+    namespace: String,
+    context: Arc<Context>,
+}
+
+impl Case {
+    async fn new(client: &Client, namespace: &str) -> Self {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Namespace"));
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        api.create(&PostParams::default(), &DynamicObject::new(namespace, &resource)).await.unwrap();
+        Self { client: client.clone(), namespace: namespace.to_owned(), context: context(client) }
+    }
+
+    fn api(&self, kind: &str) -> Api<DynamicObject> {
+        let (group, version) = group_version(kind);
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    async fn create(&self, kind: &str, name: &str, mut object: Value) -> Value {
+        let (group, version) = group_version(kind);
+        object["metadata"]["name"] = json!(name);
+        object["kind"] = json!(kind);
+        object["apiVersion"] = if group.is_empty() { json!(version) } else { json!(format!("{group}/{version}")) };
+        let object = serde_json::from_value(object).unwrap();
+        serde_json::to_value(self.api(kind).create(&PostParams::default(), &object).await.unwrap()).unwrap()
+    }
+
+    async fn get(&self, kind: &str, name: &str) -> Option<Value> {
+        self.api(kind).get_opt(name).await.unwrap().map(|object| serde_json::to_value(object).unwrap())
+    }
+
+    async fn merge(&self, kind: &str, name: &str, patch: Value) {
+        self.api(kind).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    async fn delete(&self, kind: &str, name: &str) {
+        self.api(kind).delete(name, &DeleteParams::default()).await.unwrap();
+        // An API server without controllers: nothing but this removes what waits for a finalizer.
+        assert!(self.get(kind, name).await.is_none(), "{kind} {name} is still there");
+    }
+
+    /// The cluster with its user; returns the cluster's uid.
+    async fn create_cluster(&self, spec: Value) -> String {
+        let cluster = self.create(CLUSTER, "prod", json!({"spec": spec})).await;
+        cluster["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    /// A pass; it may fail, and the status says why.
+    async fn pass(&self) -> Result<(), String> {
+        let pass = Box::pin(reconcile(&self.context, &self.namespace, "prod")).await;
+        pass.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn condition(&self, kind: &str, name: &str, type_: &str) -> Value {
+        let object = self.get(kind, name).await.unwrap();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+    }
+
+    async fn controller(&self, kind: &str, name: &str) -> Option<String> {
+        let object = self.get(kind, name).await?;
+        let owners = object["metadata"]["ownerReferences"].as_array()?.clone();
+        owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str().map(str::to_owned)
+    }
+
+    /// Asserts that the conditions say that the name of this child is taken.
+    async fn assert_taken(&self, kind: &str, name: &str, sentence: &str) {
+        let about = format!("{kind} {name}");
+        let conditions = if name == "worker-mqtt" {
+            vec![(self.condition(USER, "worker", "Ready").await, "False")]
+        } else {
+            vec![
+                (self.condition(CLUSTER, "prod", "Ready").await, "False"),
+                (self.condition(CLUSTER, "prod", "Degraded").await, "True"),
+            ]
+        };
+        for (condition, status) in conditions {
+            assert_eq!((&condition["reason"], &condition["status"]), (&json!("NameTaken"), &json!(status)), "{about}");
+            let message = condition["message"].as_str().unwrap();
+            assert!(message.contains(&about) && message.contains(sentence), "{message}");
+        }
+    }
+}
+
+/// An object as somebody else would have made it.
+fn foreign(kind: &str) -> Value {
+    match kind {
+        "Service" => json!({"spec": {"selector": {"app": "mosquitto"}, "ports": [{"name": "mqtt", "port": 1883}]}}),
+        "PodDisruptionBudget" => {
+            json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "mosquitto"}}}})
+        }
+        "StatefulSet" => json!({"spec": {
+            "serviceName": "mosquitto",
+            "selector": {"matchLabels": {"app": "mosquitto"}},
+            "template": {
+                "metadata": {"labels": {"app": "mosquitto"}},
+                "spec": {"containers": [{"name": "mosquitto", "image": "mosquitto"}]}
+            }
+        }}),
+        "ConfigMap" => json!({"data": {"mosquitto.conf": "listener 1883"}}),
+        "Secret" => json!({"stringData": {"password": "of-somebody-else"}}),
+        _ => json!({}),
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_the_clusters_is_left_alone() {
+    let Some(server) = started().await else { return };
+    for (index, (kind, name)) in CHILDREN.into_iter().enumerate() {
+        let case = Case::new(&server.client, &format!("taken-{index}")).await;
+        let before = case.create(kind, name, foreign(kind)).await;
+        let uid = case.create_cluster(json!({"replicas": 3})).await;
+        case.create(USER, "worker", json!({"spec": {"clusterRef": {"name": "prod"}}})).await;
+        for _ in 0..3 {
+            drop(case.pass().await);
+        }
+        assert_eq!(case.get(kind, name).await.unwrap(), before, "{kind} {name} was changed");
+        case.assert_taken(kind, name, "exists and does not belong to this").await;
+        the_others_exist(&case, (kind, name)).await;
+
+        case.delete(kind, name).await;
+        case.pass().await.unwrap();
+        case.pass().await.unwrap();
+        for (kind, name) in CHILDREN {
+            let owner = case.controller(kind, name).await;
+            assert!(owner.is_some(), "{kind} {name} has no controller");
+            assert!(name == "worker-mqtt" || owner.as_ref() == Some(&uid), "{kind} {name}");
+        }
+        assert_eq!(case.condition(CLUSTER, "prod", "Ready").await["reason"], "Forming");
+        assert_eq!(case.condition(USER, "worker", "Ready").await["reason"], "NodesNotSynced");
+    }
+}
+
+async fn the_others_exist(case: &Case, taken: (&str, &str)) {
+    for other in CHILDREN.into_iter().filter(|other| *other != taken) {
+        let waits = (other.0 == "StatefulSet" && NEEDED_BY_PODS.contains(&taken))
+            || (other.1 == "prod-peer-tls" && taken.1 == "prod-peer-ca");
+        let (kind, name) = other;
+        let owner = case.controller(kind, name).await;
+        assert_eq!(owner.is_none(), waits, "{kind} {name} beside a foreign {} {}", taken.0, taken.1);
+    }
+}
+
+#[tokio::test]
+async fn objects_of_a_former_cluster_are_waited_for() {
+    let Some(server) = started().await else { return };
+    for (index, (kind, name)) in CHILDREN.into_iter().enumerate() {
+        let case = Case::new(&server.client, &format!("former-{index}")).await;
+        let (owner, owner_name) = if name == "worker-mqtt" { (USER, "worker") } else { (CLUSTER, "prod") };
+        let mut former = foreign(kind);
+        former["metadata"] = json!({
+            "labels": {"covey.io/cluster": "prod", "covey.io/user": "worker"},
+            "ownerReferences": [{
+                "apiVersion": "covey.io/v1alpha1", "kind": owner, "name": owner_name,
+                "uid": "6d0c8a52-0000-4000-8000-000000000000", "controller": true
+            }]
+        });
+        let before = case.create(kind, name, former).await;
+        case.create_cluster(json!({"replicas": 1})).await;
+        case.create(USER, "worker", json!({"spec": {"clusterRef": {"name": "prod"}}})).await;
+        drop(case.pass().await);
+        assert_eq!(case.get(kind, name).await.unwrap(), before, "{kind} {name} was changed");
+        case.assert_taken(kind, name, &format!("belongs to an earlier {owner} {owner_name}: waiting for")).await;
+        // The garbage collector, which does not run here.
+        case.delete(kind, name).await;
+        case.pass().await.unwrap();
+        assert!(case.controller(kind, name).await.is_some(), "{kind} {name} was not made");
+    }
+}
+
+#[tokio::test]
+async fn what_an_orphaning_deletion_leaves_is_adopted() {
+    let Some(server) = started().await else { return };
+    let mut case = Case::new(&server.client, "orphans").await;
+    // An adoption adds an owner to a live object. Where OwnerReferencesPermissionEnforcement is on, as it is here, that takes
+    // the right to delete the object, which the chart does not give: there the leftovers have to be deleted by hand.
+    case.context = passes::context_with(server.client.clone());
+    let former = case.create_cluster(json!({"replicas": 3})).await;
+    case.pass().await.unwrap();
+    let children: Vec<_> = CHILDREN.into_iter().filter(|(_, name)| *name != "worker-mqtt").collect();
+    let mut uids = vec![];
+    for (kind, name) in &children {
+        // What the garbage collector does for `kubectl delete --cascade=orphan`.
+        case.merge(kind, name, json!({"metadata": {"ownerReferences": null}})).await;
+        uids.push(case.get(kind, name).await.unwrap()["metadata"]["uid"].clone());
+    }
+    case.delete(CLUSTER, "prod").await;
+    let uid = case.create_cluster(json!({"replicas": 3})).await;
+    assert_ne!(uid, former);
+    case.pass().await.unwrap();
+    for ((kind, name), before) in children.iter().zip(uids) {
+        assert_eq!(case.controller(kind, name).await.as_deref(), Some(uid.as_str()), "{kind} {name}");
+        assert_eq!(case.get(kind, name).await.unwrap()["metadata"]["uid"], before, "{kind} {name} was replaced");
+    }
+    labels_alone_are_no_evidence(&server.client).await;
+}
+
+/// Labels get copied together with a manifest.
+async fn labels_alone_are_no_evidence(client: &Client) {
+    let case = Case::new(client, "copied").await;
+    let labels = json!({
+        "covey.io/cluster": "prod", "app.kubernetes.io/name": "covey", "app.kubernetes.io/instance": "prod",
+        "app.kubernetes.io/component": "broker", "app.kubernetes.io/managed-by": "covey",
+    });
+    let mut copy = foreign("Service");
+    copy["metadata"] = json!({"labels": labels});
+    let before = case.create("Service", "prod", copy).await;
+    case.create_cluster(json!({"replicas": 1})).await;
+    drop(case.pass().await);
+    assert_eq!(case.get("Service", "prod").await.unwrap(), before);
+    case.assert_taken("Service", "prod", "exists and does not belong to this cluster").await;
+}
+
+#[tokio::test]
+async fn a_child_that_the_server_refuses_stops_no_other() {
+    let Some(server) = started().await else { return };
+    let case = Case::new(&server.client, "refused").await;
+    let uid = case.create_cluster(json!({"replicas": 3, "service": {"annotations": {"bad key!": "x"}}})).await;
+    let error = case.pass().await.unwrap_err();
+    assert!(error.contains("failed to apply Service prod"), "{error}");
+    assert!(case.get("Service", "prod").await.is_none());
+    for (kind, name) in CHILDREN.into_iter().filter(|(kind, name)| (*kind, *name) != ("Service", "prod")) {
+        let wanted = (name != "worker-mqtt").then_some(uid.as_str());
+        assert_eq!(case.controller(kind, name).await.as_deref(), wanted, "{kind} {name}");
+    }
+    assert_eq!(case.condition(CLUSTER, "prod", "Ready").await["reason"], "ApplyFailed");
+}
+
+/// Who creates an object owns its fields in another way than who applies it: both must let go of a field.
+#[tokio::test]
+async fn a_field_that_is_no_longer_wanted_goes() {
+    let Some(server) = started().await else { return };
+    let case = Case::new(&server.client, "fields").await;
+    case.create_cluster(json!({"replicas": 1, "service": {"annotations": {"example.org/a": "1"}}})).await;
+    case.pass().await.unwrap();
+    let annotation = |service: Value| service["metadata"]["annotations"]["example.org/a"].clone();
+    assert_eq!(annotation(case.get("Service", "prod").await.unwrap()), "1");
+    case.merge(CLUSTER, "prod", json!({"spec": {"service": {"annotations": null}}})).await;
+    case.pass().await.unwrap();
+    assert_eq!(annotation(case.get("Service", "prod").await.unwrap()), Value::Null);
+}
