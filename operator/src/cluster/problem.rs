@@ -161,9 +161,9 @@ pub(crate) async fn explain_missing(client: &Client, stateful_set: Option<&State
 
 /// The newest attempt to create the pod or its claim tells whether it failed, and why.
 fn of_missing(pod: &str, events: &[Event]) -> Option<Problem> {
-    let attempt = format!("create Pod {pod} in StatefulSet ");
-    let attempts =
-        events.iter().filter(|event| event.message.as_deref().is_some_and(|text| text.starts_with(&attempt)));
+    // `Create Pod NAME in ...` or `create Claim CLAIM for Pod NAME in ...`: the case of the verb differs between versions.
+    let attempt = format!(" Pod {pod} in StatefulSet ");
+    let attempts = events.iter().filter(|event| event.message.as_deref().is_some_and(|text| text.contains(&attempt)));
     let newest = attempts.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
     let failed = newest.reason.as_deref() == Some("FailedCreate");
     let text = newest.message.as_deref().unwrap_or_default();
