@@ -55,7 +55,7 @@ where
     if let Some(former) = owners.iter().find(|one| owner.is_some_and(|owner| is_former(owner, one))) {
         return Claim::Taken(Holder::Former { kind: former.kind.clone(), name: former.name.clone() });
     }
-    if let Some(other) = owners.iter().find(|one| one.controller == Some(true)).or(owners.first()) {
+    if let Some(other) = owners.iter().find(|one| one.controller == Some(true)).or_else(|| owners.first()) {
         return Claim::Taken(Holder::Object { kind: other.kind.clone(), name: other.name.clone() });
     }
     let labelled = wanted.labels().iter().all(|(key, value)| live.labels().get(key) == Some(value));

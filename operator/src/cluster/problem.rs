@@ -177,10 +177,12 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the cases read better without references")]
     fn pod(status: Value) -> Option<Problem> {
         of_pod(&serde_json::from_value(json!({"metadata": {"name": "mosaic-2"}, "status": status})).unwrap())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the cases read better without references")]
     fn container(state: Value, last: Value, restarts: u32) -> Option<Problem> {
         pod(json!({
             "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}],

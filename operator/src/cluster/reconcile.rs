@@ -141,7 +141,7 @@ impl Pass<'_> {
             access::push(memory, &mut nodes, document).await;
         }
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
-        let applied = self.apply(&nodes, needed, memory).await;
+        let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
         let phase = self.form(&nodes, memory).await?;
         let step = self.roll(&nodes, &applied, &phase, memory).await?;
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
@@ -179,7 +179,7 @@ impl Pass<'_> {
         };
         let client = &self.context.client;
         let children = build::children(cluster, nodes::is_settled(nodes));
-        let outcome = apply::apply_children(client, &children, &memory.children).await;
+        let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);
         if !failures.is_empty() {

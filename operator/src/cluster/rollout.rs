@@ -171,7 +171,9 @@ mod tests {
             revisions.into_iter().zip(0..).map(|(revision, ordinal)| node(ordinal, revision)).collect();
         let members: Vec<Member> =
             nodes.iter().map(|node| Member { ordinal: node.ordinal, node_id: format!("n{}", node.ordinal) }).collect();
-        nodes.iter_mut().for_each(|node| node.report.as_mut().unwrap().members.clone_from(&members));
+        for node in &mut nodes {
+            node.report.as_mut().unwrap().members.clone_from(&members);
+        }
         nodes
     }
 
@@ -305,7 +307,9 @@ mod tests {
     #[test]
     fn a_cluster_whose_every_pod_is_broken_heals_pod_by_pod_once_the_template_is_corrected() {
         let mut nodes = nodes(["broken", "broken", "broken"]);
-        nodes.iter_mut().for_each(|node| fail(node, 300, Some(Cause::ImagePull)));
+        for node in &mut nodes {
+            fail(node, 300, Some(Cause::ImagePull));
+        }
         assert_eq!(replaced(&nodes), Some((0, false)));
         nodes[0].pod.as_mut().unwrap().revision = Some("new".into());
         nodes[0].problem = None;

@@ -70,7 +70,8 @@ async fn access_goes_on(client: &Client, context: &Arc<Context>, node: &broker::
     let mut wanted = vec![newcomer, "worker"];
     wanted.sort_unstable();
     assert_eq!(node.state.lock().users, wanted);
-    assert_eq!(node.state.lock().access.revision, document(client).await.revision);
+    let recorded = document(client).await.revision;
+    assert_eq!(node.state.lock().access.revision, recorded);
     assert_eq!(user_condition(client, newcomer).await.reason, "Synced");
     assert_eq!(user_condition(client, "worker").await.reason, "Synced");
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");

@@ -93,9 +93,6 @@ impl Service<Request<Body>> for Impersonated {
 async fn the_operator_of_these_tests_may_delete_nothing() {
     let Some(server) = started().await else { return };
     let operator = operator(&server.client);
-    fn forbidden<T>(result: Result<T, kube::Error>) -> bool {
-        matches!(result, Err(kube::Error::Api(status)) if status.code == 403)
-    }
     let everything = ListParams::default();
     let secrets: Api<Secret> = Api::namespaced(operator.clone(), "default");
     assert!(secrets.list(&everything).await.is_ok());
@@ -107,4 +104,8 @@ async fn the_operator_of_these_tests_may_delete_nothing() {
     let users: Api<MqttUser> = Api::namespaced(operator.clone(), "default");
     assert!(forbidden(users.delete("any", &DeleteParams::default()).await));
     assert!(forbidden(Api::<ClusterRole>::all(operator).list(&everything).await));
+}
+
+fn forbidden<T>(result: Result<T, kube::Error>) -> bool {
+    matches!(result, Err(kube::Error::Api(status)) if status.code == 403)
 }

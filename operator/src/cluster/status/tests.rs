@@ -224,8 +224,8 @@ fn an_invalid_spec_is_named_and_everything_else_is_said_as_ever() {
     assert!(!is_news(Some(&status), &status));
 }
 
-fn stuck(cause: Cause, message: &str) -> Option<Problem> {
-    Some(Problem { cause, message: message.into() })
+fn stuck(cause: Cause, message: &str) -> Problem {
+    Problem { cause, message: message.into() }
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn while_a_cluster_is_formed_the_cause_that_keeps_a_pod_from_starting_is_named()
     let mut nodes = nodes();
     nodes[1].pod = None;
     nodes[1].report = None;
-    nodes[1].problem = stuck(Cause::NotCreated, "cannot be created: exceeded quota");
+    nodes[1].problem = Some(stuck(Cause::NotCreated, "cannot be created: exceeded quota"));
     let phase = Phase::Forming { waiting: "waiting for node 1 to answer".into() };
     let status = Case { nodes, phase, ..Case::default() }.status();
     assert_eq!(
@@ -247,7 +247,7 @@ fn while_a_cluster_is_formed_the_cause_that_keeps_a_pod_from_starting_is_named()
 fn a_stopped_rollout_is_degraded_and_does_not_progress() {
     let mut nodes = nodes();
     nodes[2].report = None;
-    nodes[2].problem = stuck(Cause::ImagePull, "cannot pull image covey:9 (ErrImagePull: no)");
+    nodes[2].problem = Some(stuck(Cause::ImagePull, "cannot pull image covey:9 (ErrImagePull: no)"));
     let step = Step::Stopped { reason: "mosaic-2 runs the new template and ...".into() };
     let status = Case { nodes, step, ..Case::default() }.status();
     let table = table(&status);
