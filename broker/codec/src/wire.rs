@@ -14,7 +14,7 @@ use crate::varint;
 #[derive(Debug)]
 pub(crate) struct Reader {
     bytes: Bytes,
-    /// What becomes of user properties.
+    /// How user properties are decoded.
     pub(crate) policy: UserPropertyPolicy,
 }
 

@@ -17,7 +17,7 @@ enum Stage {
     Received,
 }
 
-/// See the module. As many as the session has in flight: at most the client's receive maximum.
+/// Deliveries above QoS 0 without their last acknowledgement: at most as many as the client's receive maximum.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries(BTreeMap<PacketId, Stage>);
 

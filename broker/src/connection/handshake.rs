@@ -45,7 +45,7 @@ where
         let output = Output::new(version, connect.properties.maximum_packet_size);
         tokio::select! {
             done = admit(connect, peer, context) => {
-                // Whoever is admitted is held to the bounds of its session.
+                // An admitted client is bounded by its session instead.
                 drop(room);
                 done.map(|admitted| (admitted, output))
             }

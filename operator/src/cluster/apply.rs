@@ -158,7 +158,7 @@ where
         match self.api.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await {
             Ok(released) => Ok(released),
             Err(error) => {
-                tracing::debug!(kind = self.kind, %name, %error, "failed to release a creator's fields; the next pass does");
+                tracing::debug!(kind = self.kind, %name, %error, "failed to release a creator's fields");
                 Ok(applied)
             }
         }

@@ -22,13 +22,7 @@ const (
 // TestWorker is the department's story: jobs go on being published while what the worker depends on goes away.
 func TestWorker(t *testing.T) {
 	ensureReady(t)
-	worker := user(t, "worker", `  clientIdPattern: "deploy.*"
-  acl:
-  - {allow: [Subscribe], topics: ["jobs/#"]}
-`)
-	dispatcher := user(t, "dispatcher", `  acl:
-  - {allow: [Publish], topics: ["jobs/#"]}
-`)
+	worker, dispatcher := department(t)
 	t.Run("the pod it is connected to is deleted", func(t *testing.T) {
 		s := begin(t, "pod", jobs, rate, worker, dispatcher)
 		s.published(200)
@@ -62,6 +56,19 @@ func TestWorker(t *testing.T) {
 		})
 	}
 	ensureReady(t)
+}
+
+// department makes the two users of the story.
+func department(t *testing.T) (worker, dispatcher login) {
+	t.Helper()
+	worker = user(t, "worker", `  clientIdPattern: "deploy.*"
+  acl:
+  - {allow: [Subscribe], topics: ["jobs/#"]}
+`)
+	dispatcher = user(t, "dispatcher", `  acl:
+  - {allow: [Publish], topics: ["jobs/#"]}
+`)
+	return worker, dispatcher
 }
 
 // story is one run of worker and publisher.

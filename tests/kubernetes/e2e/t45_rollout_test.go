@@ -52,8 +52,7 @@ func TestRolloutFaults(t *testing.T) {
 	inNamespace(t, "rollout")
 	mustApply(t, clusterManifest("roll", ""))
 	ensureReady(t)
-	worker := user(t, "worker", "  clientIdPattern: \"deploy.*\"\n  acl:\n  - {allow: [Subscribe], topics: [\"jobs/#\"]}\n")
-	dispatcher := user(t, "dispatcher", "  acl:\n  - {allow: [Publish], topics: [\"jobs/#\"]}\n")
+	worker, dispatcher := department(t)
 	s := begin(t, "rollout", 2400, 12, worker, dispatcher)
 	for _, f := range faults {
 		if !t.Run(f.name, func(t *testing.T) { survives(t, f) }) {

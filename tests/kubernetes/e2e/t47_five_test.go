@@ -14,8 +14,7 @@ func TestFiveNodes(t *testing.T) {
 	inNamespace(t, "five")
 	mustApply(t, clusterManifest("five", ""))
 	ensureReady(t)
-	worker := user(t, "worker", "  clientIdPattern: \"deploy.*\"\n  acl:\n  - {allow: [Subscribe], topics: [\"jobs/#\"]}\n")
-	dispatcher := user(t, "dispatcher", "  acl:\n  - {allow: [Publish], topics: [\"jobs/#\"]}\n")
+	worker, dispatcher := department(t)
 	s := begin(t, "five", 4500, 30, worker, dispatcher)
 	s.published(100)
 
