@@ -256,6 +256,7 @@ impl Pass<'_> {
         let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
         let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &pods);
+        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
         nodes::poll(memory, &mut nodes).await;
         Ok(rollout::next(&nodes, revision, Timestamp::now()))
     }
