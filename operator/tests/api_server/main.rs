@@ -1,5 +1,9 @@
-//! The operator against a real API server: what only an API server can show. It needs `KUBERNETES_BIN`, a folder with
-//! `etcd`, `kube-apiserver` and `helm`; without it every test here prints that it was skipped.
+//! The operator against a real API server: what only an API server can show. The tests are ignored unless they are asked
+//! for, since they need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and `helm`:
+//!
+//! ```text
+//! KUBERNETES_BIN=DIR cargo test -p covey-operator --test api_server -- --include-ignored
+//! ```
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -21,12 +25,12 @@ use kube::{Client, ResourceExt as _};
 use server::Server;
 
 /// A server with our definitions installed.
-async fn started() -> Option<Server> {
-    let binaries = server::binaries()?;
+async fn started() -> Server {
+    let binaries = server::binaries();
     let server = Server::start(&binaries).await;
     install(&server.client).await;
     rights::install(&server.client, &binaries).await;
-    Some(server)
+    server
 }
 
 async fn install(client: &Client) {
