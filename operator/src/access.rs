@@ -233,9 +233,8 @@ pub fn make_verifier(credential: &Credential) -> Result<Verifier, Error> {
 }
 
 fn hmac_verifier(password: &[u8], salt: &[u8]) -> Verifier {
-    let mac = Hmac::<Sha256>::new_from_slice(salt).map(|mac| mac.chain_update(password).finalize().into_bytes());
-    // HMAC takes a key of any length.
-    let mac = mac.map(|mac| mac.to_vec()).unwrap_or_default();
+    let keyed = Hmac::<Sha256>::new_from_slice(salt).expect("HMAC takes a key of any length");
+    let mac = keyed.chain_update(password).finalize().into_bytes();
     Verifier::HmacSha256 { salt: STANDARD.encode(salt), mac: STANDARD.encode(mac) }
 }
 

@@ -3,7 +3,7 @@
 //! Nothing here is needed to be right: whatever the memory holds can be lost at any time, and is made again from the
 //! API server and the nodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use covey_contract::access::Document;
@@ -46,6 +46,8 @@ pub struct Memory {
     pub(crate) anchors: BTreeMap<String, u64>,
     /// What was applied to which child.
     pub(crate) children: apply::Known,
+    /// ConfigMaps in use when the others were last deleted; absent before the first time.
+    pub(crate) configs_in_use: Option<BTreeSet<String>>,
     pub(crate) alerting: Option<Alerting>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,

@@ -11,7 +11,7 @@ use covey_crds::condition::reason;
 use covey_crds::{MqttCluster, MqttClusterStatus, MqttUser, WorkloadStatus};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
 use kube::api::{DeleteParams, EvictParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -24,7 +24,7 @@ use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use super::status::{self, Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
-use super::{access, apply, build, form, identity, problem};
+use super::{access, apply, build, configs, form, identity, problem};
 use crate::context::{Context, Memory};
 use crate::metrics::ClusterFacts;
 use crate::user;
@@ -189,8 +189,21 @@ impl Pass<'_> {
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
         let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
+        self.collect_configs(&children.config_map, memory).await;
         let (workload, failure) = workload.map_or_else(|error| (None, Some(error)), |workload| (Some(workload), None));
         apply::Error::all(failure.into_iter().chain(outcome.others)).map(|()| workload)
+    }
+
+    /// Deletes ConfigMaps that nothing needs, when what is needed has changed. A failure is tried again on the next pass.
+    async fn collect_configs(&self, wanted: &ConfigMap, memory: &mut Memory) {
+        let in_use = configs::in_use(wanted, self.facts.stateful_set.as_ref(), &self.facts.pods);
+        if memory.configs_in_use.as_ref() == Some(&in_use) {
+            return;
+        }
+        match configs::collect(&self.context.client, wanted, &in_use).await {
+            Ok(()) => memory.configs_in_use = Some(in_use),
+            Err(error) => tracing::warn!(%error, "failed to delete ConfigMaps that no pod mounts"),
+        }
     }
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use covey_operator::cluster::reconcile::reconcile;
 use covey_operator::context::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -13,7 +13,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::passes::{context, create_cluster, create_user, document, pass};
-use super::{broker, clusters, started, users};
+use super::{broker, clusters, config_maps, started, users};
 
 /// Passes the schema and is more than a number of bytes can be.
 const TOO_LARGE: &str = "99999999999Ti";
@@ -37,7 +37,7 @@ async fn set(client: &Client, spec: Value) {
 async fn children(client: &Client) -> Vec<Option<String>> {
     let namespace = "default";
     vec![
-        Api::<ConfigMap>::namespaced(client.clone(), namespace).get("prod-config").await.unwrap().resource_version(),
+        config_maps(client, namespace).await[0].resource_version(),
         Api::<StatefulSet>::namespaced(client.clone(), namespace).get("prod").await.unwrap().resource_version(),
         Api::<PodDisruptionBudget>::namespaced(client.clone(), namespace).get("prod").await.unwrap().resource_version(),
     ]

@@ -9,6 +9,7 @@
 
 mod access;
 mod broker;
+mod configs;
 mod formation;
 mod manifests;
 mod names;
@@ -17,8 +18,9 @@ mod rights;
 mod server;
 
 use covey_crds::{MqttCluster, MqttUser};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, ResourceExt as _};
 
@@ -41,6 +43,12 @@ async fn install(client: &Client) {
         let established = await_condition(api.clone(), &name, conditions::is_crd_established());
         tokio::time::timeout(std::time::Duration::from_secs(30), established).await.unwrap().unwrap();
     }
+}
+
+/// The configuration files of cluster `prod` in a namespace, by name.
+async fn config_maps(client: &Client, namespace: &str) -> Vec<ConfigMap> {
+    let of_cluster = ListParams::default().labels("covey.io/cluster=prod");
+    Api::<ConfigMap>::namespaced(client.clone(), namespace).list(&of_cluster).await.unwrap().items
 }
 
 fn clusters(client: &Client) -> Api<MqttCluster> {

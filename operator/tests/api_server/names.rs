@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use covey_operator::cluster::reconcile::reconcile;
 use covey_operator::context::Context;
-use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::passes::{self, context};
-use super::started;
+use super::{config_maps, started};
 
-/// Kind and name of every object that the operator writes for cluster `prod` and its user `worker`.
-const CHILDREN: [(&str, &str); 10] = [
+/// Kind and name of every object that the operator writes for cluster `prod` and its user `worker`, but for the ConfigMap,
+/// whose name nobody knows before.
+const CHILDREN: [(&str, &str); 9] = [
     ("ServiceAccount", "prod-broker"),
     ("Service", "prod-peers"),
     ("Service", "prod"),
-    ("ConfigMap", "prod-config"),
     ("PodDisruptionBudget", "prod"),
     ("StatefulSet", "prod"),
     ("Secret", "prod-access"),
@@ -27,10 +27,9 @@ const CHILDREN: [(&str, &str); 10] = [
 ];
 
 /// Children without which a pod cannot start.
-const NEEDED_BY_PODS: [(&str, &str); 6] = [
+const NEEDED_BY_PODS: [(&str, &str); 5] = [
     ("ServiceAccount", "prod-broker"),
     ("Service", "prod-peers"),
-    ("ConfigMap", "prod-config"),
     ("Secret", "prod-access"),
     ("Secret", "prod-peer-tls"),
     ("Secret", "prod-peer-ca"),
@@ -193,6 +192,29 @@ async fn the_others_exist(case: &Case, taken: (&str, &str)) {
         let owner = case.controller(kind, name).await;
         assert_eq!(owner.is_none(), waits, "{kind} {name} beside a foreign {} {}", taken.0, taken.1);
     }
+}
+
+/// The name of the ConfigMap is known once it exists: it is taken afterwards.
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_config_map_that_is_not_the_clusters_is_left_alone() {
+    let server = started().await;
+    let case = Case::new(&server.client, "taken-config").await;
+    case.create_cluster(json!({"replicas": 3})).await;
+    case.pass().await.unwrap();
+    let name = config_maps(&server.client, "taken-config").await[0].name_any();
+    case.delete("StatefulSet", "prod").await;
+    case.delete("ConfigMap", &name).await;
+    let before = case.create("ConfigMap", &name, foreign("ConfigMap")).await;
+    for _ in 0..3 {
+        drop(case.pass().await);
+    }
+    assert_eq!(case.get("ConfigMap", &name).await.unwrap(), before);
+    case.assert_taken("ConfigMap", &name, "exists and does not belong to this").await;
+    assert!(case.get("StatefulSet", "prod").await.is_none(), "its pods could not start");
+    case.delete("ConfigMap", &name).await;
+    case.pass().await.unwrap();
+    assert!(case.controller("StatefulSet", "prod").await.is_some());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Response};
 use covey_crds::{MqttCluster, MqttUser};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
@@ -91,13 +91,15 @@ impl Service<Request<Body>> for Impersonated {
 /// Without this the other tests could pass as an administrator.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
-async fn the_operator_of_these_tests_may_delete_nothing() {
+async fn the_operator_of_these_tests_may_delete_config_maps_and_nothing_else() {
     let server = started().await;
     let operator = operator(&server.client);
     let everything = ListParams::default();
     let secrets: Api<Secret> = Api::namespaced(operator.clone(), "default");
     assert!(secrets.list(&everything).await.is_ok());
     assert!(forbidden(secrets.delete("any", &DeleteParams::default()).await));
+    let config_maps: Api<ConfigMap> = Api::namespaced(operator.clone(), "default");
+    assert!(!forbidden(config_maps.delete("any", &DeleteParams::default()).await));
     let pods: Api<Pod> = Api::namespaced(operator.clone(), "default");
     assert!(forbidden(pods.delete("any", &DeleteParams::default()).await));
     let clusters: Api<MqttCluster> = Api::namespaced(operator.clone(), "default");

@@ -1,4 +1,7 @@
-//! The ConfigMap with the brokers' configuration file.
+//! The ConfigMap with the brokers' configuration file: one for each content, and immutable.
+//!
+//! The pod template names it, so that a pod which restarts reads the file that it was created with, whatever the manifest
+//! says by now; [`crate::cluster::configs`] deletes those that no pod needs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,20 +9,25 @@ use std::path::Path;
 use covey_contract::{config, names};
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{ValidatedCluster, broker_config, kubernetes_peers, metadata, names_of};
+use super::{ValidatedCluster, broker_config, hash, kubernetes_peers, metadata};
 
 pub(super) fn build(cluster: &ValidatedCluster) -> ConfigMap {
     ConfigMap {
-        metadata: metadata(cluster, names_of(cluster).config_map),
+        metadata: metadata(cluster, name(cluster)),
+        immutable: Some(true),
         data: Some(BTreeMap::from([(file_name(), text(cluster))])),
         ..ConfigMap::default()
     }
 }
 
-/// The file's text; its hash is in the pod template, so that a change rolls the pods.
-pub(super) fn text(cluster: &ValidatedCluster) -> String {
+/// Name of the ConfigMap. It changes with the content, so that a change rolls the pods.
+pub(super) fn name(cluster: &ValidatedCluster) -> String {
+    format!("{}-config-{}", cluster.name, hash(&text(cluster)))
+}
+
+fn text(cluster: &ValidatedCluster) -> String {
     let config = broker_config(cluster, kubernetes_peers(cluster), config::Paths::default());
-    config.to_yaml().unwrap_or_default()
+    config.to_yaml().expect("a configuration is numbers and texts, which YAML can hold")
 }
 
 fn file_name() -> String {

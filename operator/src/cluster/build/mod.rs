@@ -87,7 +87,6 @@ pub fn kubernetes_peers(cluster: &ValidatedCluster) -> config::Peers {
 pub struct Names {
     pub client_service: String,
     pub peers_service: String,
-    pub config_map: String,
     pub access_secret: String,
     pub peer_ca: String,
     pub peer_tls: String,
@@ -106,7 +105,6 @@ pub fn names(name: &str) -> Names {
     Names {
         client_service: name.to_owned(),
         peers_service: format!("{name}-peers"),
-        config_map: format!("{name}-config"),
         access_secret: format!("{name}-access"),
         peer_ca: format!("{name}-peer-ca"),
         peer_tls: format!("{name}-peer-tls"),
@@ -156,8 +154,9 @@ fn metadata<'a>(cluster: impl Into<Owner<'a>>, name: String) -> ObjectMeta {
 }
 
 /// SHA-256 of what serde makes of a value, in hex, shortened to 16 digits.
+#[expect(clippy::missing_panics_doc, reason = "what comes from the API server or goes to it is JSON")]
 pub fn hash<T: serde::Serialize>(value: &T) -> String {
-    let json = serde_json::to_vec(value).unwrap_or_default();
+    let json = serde_json::to_vec(value).expect("an object of the API server is JSON");
     Sha256::digest(json).iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 

@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{ValidatedCluster, config_map, hash, labels, metadata, names_of, selector};
+use super::{ValidatedCluster, config_map, labels, metadata, names_of, selector};
 
 /// User and group of the broker process.
 const USER: i64 = 65_532;
@@ -83,11 +83,7 @@ fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
 fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
     let grace = cluster.drain.deadline.as_secs().saturating_add(STOP_SECONDS);
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels(cluster)),
-            annotations: Some(BTreeMap::from([("covey.io/config-hash".into(), hash(&config_map::text(cluster)))])),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels(cluster)), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             service_account_name: Some(names_of(cluster).service_account),
             automount_service_account_token: Some(false),
@@ -180,7 +176,7 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     let config = Volume {
         name: "config".into(),
         config_map: Some(ConfigMapVolumeSource {
-            name: names.config_map,
+            name: config_map::name(cluster),
             default_mode: Some(0o440),
             ..ConfigMapVolumeSource::default()
         }),
