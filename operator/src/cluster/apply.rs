@@ -63,14 +63,10 @@ impl Error {
         }
     }
 
-    /// All failures as one; `Ok` if there are none.
-    pub fn all(failures: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+    /// Returns all failures as one; `None` if there are none.
+    pub fn join(failures: impl IntoIterator<Item = Self>) -> Option<Self> {
         let mut failures: Vec<Self> = failures.into_iter().collect();
-        match failures.len() {
-            0 => Ok(()),
-            1 => failures.pop().map_or(Ok(()), Err),
-            _ => Err(Self::Several(failures)),
-        }
+        if failures.len() > 1 { Some(Self::Several(failures)) } else { failures.pop() }
     }
 }
 

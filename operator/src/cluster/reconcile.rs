@@ -115,6 +115,36 @@ fn is_same_pod(one: &Step, other: &Step) -> bool {
     }
 }
 
+/// What became of the children.
+enum Applied {
+    /// They stay as they are: the cluster is paused, or its spec is not valid.
+    Kept,
+    /// All of them are as wanted.
+    Done(WorkloadStatus),
+    Failed(apply::Error),
+}
+
+impl Applied {
+    /// The outcome where the StatefulSet was not applied.
+    fn without_workload(failures: Vec<apply::Error>) -> Self {
+        apply::Error::join(failures).map_or(Self::Kept, Self::Failed)
+    }
+
+    fn error(&self) -> Option<&apply::Error> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Kept | Self::Done(_) => None,
+        }
+    }
+
+    fn workload(&self) -> Option<&WorkloadStatus> {
+        match self {
+            Self::Done(workload) => Some(workload),
+            Self::Kept | Self::Failed(_) => None,
+        }
+    }
+}
+
 /// A pass over a cluster.
 struct Pass<'a> {
     context: &'a Arc<Context>,
@@ -145,7 +175,9 @@ impl Pass<'_> {
         let phase = self.form(&nodes, memory).await?;
         let step = self.roll(&nodes, &applied, &phase, memory).await?;
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
-        applied?;
+        if let Applied::Failed(error) = applied {
+            return Err(error.into());
+        }
         let forming = matches!(phase, Phase::Forming { .. }) && self.held().is_none();
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
@@ -165,33 +197,35 @@ impl Pass<'_> {
         }
     }
 
-    /// Applies the children; `None`: they stay as they are. `failures` are those of Secrets that pods need: with one of
-    /// them, or where another such child fails, the StatefulSet stays as it is.
-    async fn apply(
-        &self,
-        nodes: &[Node],
-        mut failures: Vec<apply::Error>,
-        memory: &mut Memory,
-    ) -> Result<Option<WorkloadStatus>, apply::Error> {
+    /// Applies the children. `failures` are those of Secrets that pods need: with one of them, or where another such child
+    /// fails, the StatefulSet stays as it is.
+    async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
-            _ => return apply::Error::all(failures).map(|()| None),
+            _ => return Applied::without_workload(failures),
         };
         let client = &self.context.client;
         let children = build::children(cluster, nodes::is_settled(nodes));
         let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);
-        if !failures.is_empty() {
-            return apply::Error::all(failures.into_iter().chain(outcome.others)).map(|()| None);
+        let can_start = failures.is_empty();
+        failures.extend(outcome.others);
+        if !can_start {
+            return Applied::without_workload(failures);
         }
         let wanted = build::stateful_set(cluster);
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
         let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
         self.collect_configs(&children.config_map, memory).await;
-        let (workload, failure) = workload.map_or_else(|error| (None, Some(error)), |workload| (Some(workload), None));
-        apply::Error::all(failure.into_iter().chain(outcome.others)).map(|()| workload)
+        match workload {
+            Ok(workload) => apply::Error::join(failures).map_or(Applied::Done(workload), Applied::Failed),
+            Err(error) => {
+                failures.push(error);
+                Applied::without_workload(failures)
+            }
+        }
     }
 
     /// Deletes ConfigMaps that nothing needs, when what is needed has changed. A failure is tried again on the next pass.
@@ -218,28 +252,19 @@ impl Pass<'_> {
     }
 
     /// Template revision of the StatefulSet, once its controller has seen what was applied.
-    fn revision(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) -> Option<String> {
+    fn revision(&self, applied: &Applied) -> Option<String> {
         let live = self.facts.stateful_set.as_ref()?;
-        let generation = match applied {
-            Ok(Some(workload)) => Some(workload.generation),
-            _ => live.metadata.generation,
-        };
+        let generation = applied.workload().map(|workload| workload.generation).or(live.metadata.generation);
         let status = live.status.as_ref()?;
         let seen = status.observed_generation.is_some() && status.observed_generation >= generation;
         seen.then(|| status.update_revision.clone()).flatten()
     }
 
-    async fn roll(
-        &self,
-        nodes: &[Node],
-        applied: &Result<Option<WorkloadStatus>, apply::Error>,
-        phase: &Phase,
-        memory: &mut Memory,
-    ) -> Result<Step, Error> {
+    async fn roll(&self, nodes: &[Node], applied: &Applied, phase: &Phase, memory: &mut Memory) -> Result<Step, Error> {
         let revision = self.revision(applied);
         let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
         // Disks that are not the cluster's are evidence: no pod that holds one is touched.
-        if self.held().is_some() || applied.is_err() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
+        if self.held().is_some() || applied.error().is_some() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
             return Ok(Step::Idle);
         }
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
@@ -316,7 +341,7 @@ impl Pass<'_> {
         &mut self,
         nodes: &[Node],
         access: &access::Access,
-        applied: &Result<Option<WorkloadStatus>, apply::Error>,
+        applied: &Applied,
         phase: &Phase,
         step: &Step,
         memory: &mut Memory,
@@ -331,10 +356,10 @@ impl Pass<'_> {
             phase,
             step,
             projection: Some(&access.projection),
-            workload: applied.as_ref().ok().cloned().flatten(),
+            workload: applied.workload().cloned(),
             revision: revision.as_deref(),
             pods: self.facts.pods.len(),
-            apply_error: applied.as_ref().err().map(|error| (error.reason(), error.to_string())),
+            apply_error: applied.error().map(|error| (error.reason(), error.to_string())),
             alerts: memory.alerting.as_ref().map(Alerting::active),
             now,
         });
@@ -357,8 +382,8 @@ impl Pass<'_> {
     }
 
     /// Publishes why children are not as wanted, once for each sentence.
-    async fn tell(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) {
-        let Err(error) = applied else { return };
+    async fn tell(&self, applied: &Applied) {
+        let Some(error) = applied.error() else { return };
         let sentence = error.to_string();
         let mut conditions = self.facts.cluster.status.iter().flat_map(|status| &status.conditions);
         if !conditions.any(|condition| condition.message == sentence) {
