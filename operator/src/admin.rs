@@ -21,8 +21,9 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
 use crate::peer_ca::{self, Leaf};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Leaders move one group after the other.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Leaders move one group after the other. What is left after this time moves on the next pass: access changes must not wait
+/// for it.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a broker did not do as asked.
 #[derive(Debug, thiserror::Error)]

@@ -71,13 +71,15 @@ fn first_members(replicas: u32) -> std::ops::Range<u32> {
 
 fn begin(known: Known<'_>, answers: &[Answer], fresh_id: &str) -> Decision {
     let carried: Vec<&Answer> = answers.iter().filter(|answer| !answer.cluster_id.is_empty()).collect();
+    let first_members = first_members(known.replicas);
+    let carried_by_first = carried.iter().filter(|answer| first_members.contains(&answer.ordinal)).count();
     let ids: BTreeSet<&str> = carried.iter().map(|answer| answer.cluster_id.as_str()).collect();
     let missing = missing(known.replicas, answers);
-    let first = usize::try_from(known.replicas.min(FIRST_MEMBERS)).unwrap_or(usize::MAX);
     match (ids.len(), ids.first()) {
         (0, _) if missing.is_empty() => Decision::Record(formation(fresh_id, known.replicas, answers.iter())),
-        // One disk with an id among silent nodes proves little: a majority must carry it.
-        (1, Some(id)) if carried.len() * 2 > first => {
+        // One disk with an id among silent nodes proves little: a majority of the first members must carry it. The others
+        // do not count: with a foreign id they may answer before the first members do.
+        (1, Some(id)) if carried_by_first * 2 > first_members.len() => {
             Decision::Adopt(formation(id, known.replicas, carried.iter().copied()))
         }
         (0 | 1, _) => Decision::Wait { missing },
@@ -228,5 +230,14 @@ mod tests {
         assert_eq!(go_on(Some("c1"), &swapped), Decision::Lost);
         assert!(matches!(go_on(None, &swapped), Decision::Record(formation) if formation.cluster_id == "c1"));
         assert_eq!(go_on(Some("c1"), &swapped[..2]), Decision::Wait { missing: vec![2] });
+    }
+
+    #[test]
+    fn disks_that_are_not_first_members_alone_are_not_adopted() {
+        let known = Known { replicas: 5, recorded: None, born: None };
+        let late = [answer(3, "other"), answer(4, "other")];
+        assert_eq!(decide(known, &late, "fresh"), Decision::Wait { missing: vec![0, 1, 2] });
+        let two_of_three = [answer(0, "c1"), answer(1, "c1"), answer(4, "c1")];
+        assert!(matches!(decide(known, &two_of_three, "fresh"), Decision::Adopt(_)));
     }
 }

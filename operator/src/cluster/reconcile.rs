@@ -172,9 +172,17 @@ impl Pass<'_> {
         }
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
-        let phase = self.form(&nodes, memory).await?;
-        let step = self.roll(&nodes, &applied, &phase, memory).await?;
+        let formed = self.form(&nodes, memory).await;
+        let rolled = match &formed {
+            Ok(phase) => self.roll(&nodes, &applied, phase, memory).await,
+            Err(_) => Ok(Step::Idle),
+        };
+        // What failed is in the status as well: an operator without a right would otherwise leave the last status for ever.
+        let phase = formed.as_ref().map_or_else(|error| self.phase_without(error), Phase::clone);
+        let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
+        formed?;
+        rolled?;
         if let Applied::Failed(error) = applied {
             return Err(error.into());
         }
@@ -249,6 +257,11 @@ impl Pass<'_> {
         form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
             .await
             .map_err(|error| Error::Form(Box::new(error)))
+    }
+
+    /// What is known of the formation where it could not be carried on.
+    fn phase_without(&self, error: &Error) -> Phase {
+        if form::is_born(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting: error.to_string() } }
     }
 
     /// Template revision of the StatefulSet, once its controller has seen what was applied.

@@ -121,7 +121,10 @@ pub fn is_urgent(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) 
 fn version(observed: &Observed<'_>) -> Version {
     let reported = observed.nodes.iter().filter_map(|node| node.report.as_ref()).map(|report| report.version.clone());
     let before = observed.cluster.status.as_ref().and_then(|status| status.version.as_ref());
-    let current = reported.min().or_else(|| before.map(|version| version.current.clone())).unwrap_or_default();
+    let current = reported
+        .min_by_key(|version| (semver::Version::parse(version).ok(), version.clone()))
+        .or_else(|| before.map(|version| version.current.clone()))
+        .unwrap_or_default();
     let pending = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
     Version { current, pending: pending.into_iter().map(|node| node.name.clone()).collect() }
 }

@@ -276,3 +276,13 @@ fn a_group_is_leaderless_only_when_no_node_knows_its_leader() {
     assert!(table(&status).contains(&"QuorumHealthy=False/LeaderlessGroups".to_owned()));
     assert!(table(&status).contains(&"Degraded=True/LeaderlessGroups".to_owned()), "a person has to know");
 }
+
+#[test]
+fn the_version_of_a_cluster_is_the_lowest_by_number_and_not_by_text() {
+    let mut nodes = nodes();
+    for (node, version) in nodes.iter_mut().zip(["0.10.0", "0.9.0", "0.10.0-rc.1"]) {
+        node.report.as_mut().unwrap().version = version.into();
+    }
+    let status = Case { nodes, ..Case::default() }.status();
+    assert_eq!(status.version.unwrap().current, "0.9.0");
+}
