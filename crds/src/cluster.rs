@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
-use crate::value::{Cpu, Percent, Quantity, Time};
+use crate::value::{Cpu, Percent, Quantity, Time, at_least, between, fits, some_cores};
 
 /// A clustered MQTT broker.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +56,8 @@ use crate::value::{Cpu, Percent, Quantity, Time};
      "message": "replicas must stay at 3 or more once it was: fewer nodes cannot hold three copies"},
     {"rule": "self.replicas >= oldSelf.replicas",
      "message": "replicas can only grow: moving a node's copies away before it is removed is not supported yet"},
+    {"rule": fits("self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
+     "message": "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory"},
 ])))]
 pub struct MqttClusterSpec {
     /// Number of nodes: 1, 3, 5, ... It can grow, never shrink.
@@ -131,11 +133,17 @@ impl Default for MqttClusterSpec {
 pub struct Image {
     /// Repository, with the registry where one is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 255), extend("x-kubernetes-validations" = json!([
+        {"rule": "self.matches('^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$')",
+         "message": "image.repository must look like registry.example.org/team/covey, without tag and digest"}
+    ])))]
     pub repository: Option<String>,
     /// Tag; without one, the operator's version.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = json!([
+        {"rule": "self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')",
+         "message": "image.tag must consist of letters, digits, dots, dashes and underscores"}
+    ])))]
     pub tag: Option<String>,
     /// Digest such as sha256:...; it decides when it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,7 +239,8 @@ pub enum ExternalTrafficPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": "!string(self.maxPacketSize).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.maxPacketSize)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0",
+    {"rule": at_least("self.maxPacketSize", "1Ki"), "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"},
+    {"rule": "!string(self.maxPacketSize).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0",
      "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"}
 ])))]
 pub struct Mqtt {
@@ -246,7 +255,7 @@ pub struct Mqtt {
     /// Topic aliases that a client may use; 0 is none.
     #[schemars(range(min = 0, max = 65535))]
     pub topic_alias_maximum: u16,
-    /// Retained messages in the whole cluster, in bytes.
+    /// Retained messages in the whole cluster, in bytes. Every node keeps all of them in memory: at most half of resources.limits.memory.
     pub max_retained_bytes: Quantity,
 }
 
@@ -258,7 +267,7 @@ impl Default for Mqtt {
             max_packet_size: Quantity::new("256Ki"),
             receive_maximum: broker.receive_maximum,
             topic_alias_maximum: broker.topic_alias_maximum,
-            max_retained_bytes: Quantity::new("1Gi"),
+            max_retained_bytes: Quantity::new("256Mi"),
         }
     }
 }
@@ -268,7 +277,8 @@ impl Default for Mqtt {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "!has(self.expiryWhenUnset) || !self.expiryWhenUnset.matches('^([0-9]+[hms])+$') || !self.expiryMax.matches('^([0-9]+[hms])+$') || duration(self.expiryWhenUnset) <= duration(self.expiryMax)",
-     "message": "sessions.expiryWhenUnset must not exceed sessions.expiryMax: lower it, or leave it out to get 2h or expiryMax, whichever is less"}
+     "message": "sessions.expiryWhenUnset must not exceed sessions.expiryMax: lower it, or leave it out to get 2h or expiryMax, whichever is less"},
+    {"rule": at_least("self.maxQueuedBytes", "1Ki"), "message": "sessions.maxQueuedBytes must be at least 1Ki: a session could queue nothing"},
 ])))]
 pub struct Sessions {
     /// Expiry of a session whose MQTT 5 client set CleanStart 0 and no Session Expiry Interval; absent: 2h or expiryMax, whichever is less. 0s takes the specification's word: it ends with the connection.
@@ -313,8 +323,10 @@ pub enum QueueFullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": "!self.lease.matches('^([0-9]+[hms])+$') || duration(self.lease) >= duration('3s') && duration(self.lease) <= duration('60s')",
-     "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"}
+    {"rule": between("self.lease", "3s", "60s"),
+     "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"},
+    {"rule": between("self.closeClientsAfter", "1s", "10m"),
+     "message": "fence.closeClientsAfter must be between 1s and 10m: sooner, every hiccup closes all clients; later, wills and takeovers wait for it"},
 ])))]
 pub struct Fence {
     /// A node may serve this long after it was last in touch with a majority; 3s or more.
@@ -336,8 +348,7 @@ impl Default for Fence {
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "self.size == oldSelf.size && self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
      "message": "storage.size, accessMode and storageClassName cannot change in this version: grow the claims themselves, or create another cluster"},
-    {"rule": "!string(self.size).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.size)).compareTo(quantity('64Mi')) >= 0",
-     "message": "storage.size must be at least 64Mi"},
+    {"rule": at_least("self.size", "64Mi"), "message": "storage.size must be at least 64Mi"},
 ])))]
 pub struct Storage {
     /// Size of a node's volume, at least 64Mi.
@@ -348,7 +359,10 @@ pub struct Storage {
     pub access_mode: AccessMode,
     /// StorageClass; absent: the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = json!([
+        {"rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+         "message": "storage.storageClassName must be the name of a StorageClass: lower case letters, digits, dashes and dots"}
+    ])))]
     pub storage_class_name: Option<String>,
     /// What happens to the claims when the MqttCluster is deleted.
     pub deletion_policy: DeletionPolicy,
@@ -403,6 +417,10 @@ pub struct Rollout {
 /// How a node that stops sends its clients away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": between("self.deadline", "0s", "1h"),
+     "message": "rollout.drain.deadline must not exceed 1h: rollouts and drains of machines wait for it"}
+])))]
 pub struct Drain {
     /// Clients sent away per second.
     #[schemars(range(min = 1, max = 100_000))]
@@ -451,6 +469,16 @@ impl Default for Alerts {
 /// Processor and memory of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": fits("self.requests.memory", 1, "self.limits.memory"),
+     "message": "resources.requests.memory must not exceed resources.limits.memory, which is 1Gi unless you set it"},
+    {"rule": fits("self.requests.cpu", 1, "self.limits.cpu"),
+     "message": "resources.requests.cpu must not exceed resources.limits.cpu"},
+    {"rule": at_least("self.limits.memory", "128Mi"), "message": "resources.limits.memory must be at least 128Mi"},
+    {"rule": at_least("self.requests.memory", "1Mi"), "message": "resources.requests.memory must be at least 1Mi"},
+    {"rule": some_cores("self.limits.cpu"), "message": "resources.limits.cpu must be more than 0"},
+    {"rule": some_cores("self.requests.cpu"), "message": "resources.requests.cpu must be more than 0"},
+])))]
 pub struct Resources {
     /// What the scheduler sets aside.
     pub requests: ResourceList,

@@ -163,17 +163,11 @@ pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedC
         },
         mqtt: mqtt(spec, &mut problems),
         sessions: sessions(spec, &mut problems),
-        fence: config::Fence {
-            lease: problems.time("fence.lease", &spec.fence.lease),
-            close_clients_after: problems.time("fence.closeClientsAfter", &spec.fence.close_clients_after),
-        },
+        fence: fence(spec, &mut problems),
         storage: storage(spec, &mut problems),
-        drain: config::Drain {
-            rate: spec.rollout.drain.rate,
-            deadline: problems.time("rollout.drain.deadline", &spec.rollout.drain.deadline),
-        },
+        drain: drain(spec, &mut problems),
         anonymous: anonymous(spec, &mut problems),
-        requests: amounts("resources.requests", &spec.resources.requests, &mut problems),
+        requests: requests(spec, &mut problems),
         limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
     };
     let config = super::build::broker_config(&validated, config::Peers::default(), config::Paths::default());
@@ -249,11 +243,29 @@ fn sessions(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Sessions
         },
         max_subscriptions: spec.sessions.max_subscriptions,
     };
+    problems.expect(sessions.max_queued_bytes >= 1024, "sessions.maxQueuedBytes must be at least 1Ki");
     problems.expect(
         sessions.expiry_when_unset <= sessions.expiry_max,
         "sessions.expiryWhenUnset must not exceed sessions.expiryMax",
     );
     sessions
+}
+
+fn fence(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Fence {
+    let close_clients_after = problems.time("fence.closeClientsAfter", &spec.fence.close_clients_after);
+    problems.expect(
+        (Duration::from_secs(1)..=Duration::from_mins(10)).contains(&close_clients_after),
+        "fence.closeClientsAfter must be between 1s and 10m",
+    );
+    config::Fence { lease: problems.time("fence.lease", &spec.fence.lease), close_clients_after }
+}
+
+fn drain(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Drain {
+    let drain = &spec.rollout.drain;
+    let deadline = problems.time("rollout.drain.deadline", &drain.deadline);
+    problems.expect(deadline <= Duration::from_hours(1), "rollout.drain.deadline must not exceed 1h");
+    problems.expect(drain.rate > 0, "rollout.drain.rate must be at least 1");
+    config::Drain { rate: drain.rate, deadline }
 }
 
 fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage {
@@ -292,11 +304,38 @@ fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<acce
     rules.ok().filter(|_| spec.acl.anonymous)
 }
 
+/// What the scheduler sets aside, and how the amounts of a spec have to fit together.
+fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String, String> {
+    let (requests, limits) = (&spec.resources.requests, &spec.resources.limits);
+    let memory = |list: &covey_crds::ResourceList| list.memory.as_ref().and_then(Quantity::bytes);
+    let cores = |list: &covey_crds::ResourceList| list.cpu.as_ref().and_then(covey_crds::Cpu::cores);
+    let exceeds = |one: Option<u64>, other: Option<u64>| one.zip(other).is_some_and(|(one, other)| one > other);
+    problems.expect(
+        !exceeds(memory(requests), memory(limits)),
+        "resources.requests.memory must not exceed resources.limits.memory",
+    );
+    problems.expect(
+        !cores(requests).zip(cores(limits)).is_some_and(|(request, limit)| request > limit),
+        "resources.requests.cpu must not exceed resources.limits.cpu",
+    );
+    problems.expect(
+        memory(limits).is_none_or(|bytes| bytes >= 128 << 20),
+        "resources.limits.memory must be at least 128Mi",
+    );
+    let retained = spec.mqtt.max_retained_bytes.bytes().map(|bytes| bytes.saturating_mul(2));
+    problems.expect(
+        !exceeds(retained, memory(limits)),
+        "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory",
+    );
+    amounts("resources.requests", requests, problems)
+}
+
 fn amounts(field: &str, list: &covey_crds::ResourceList, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut amounts = BTreeMap::new();
     if let Some(cpu) = &list.cpu {
-        let valid = cpu.is_valid();
-        problems.expect(valid, &format!("{field}.cpu: must be a number of cores such as 500m or 2"));
+        let cores = cpu.cores();
+        problems.expect(cores.is_some(), &format!("{field}.cpu: must be a number of cores such as 500m or 2"));
+        problems.expect(cores != Some(0.0), &format!("{field}.cpu must be more than 0"));
         amounts.insert("cpu".to_owned(), cpu.as_str().to_owned());
     }
     if let Some(memory) = &list.memory {
@@ -349,6 +388,14 @@ mod tests {
                 "# must be the last level",
             ),
             ("{resources: {limits: {memory: much}}}", "resources.limits.memory"),
+            ("{resources: {limits: {memory: 64Mi}}, mqtt: {maxRetainedBytes: 1Mi}}", "at least 128Mi"),
+            ("{resources: {requests: {memory: 2Gi}}}", "must not exceed resources.limits.memory"),
+            ("{resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}", "must not exceed resources.limits.cpu"),
+            ("{resources: {limits: {cpu: 0}}}", "limits.cpu must be more than 0"),
+            ("{mqtt: {maxRetainedBytes: 1Gi}}", "half of resources.limits.memory"),
+            ("{sessions: {maxQueuedBytes: 0}}", "maxQueuedBytes must be at least 1Ki"),
+            ("{fence: {closeClientsAfter: 0s}}", "between 1s and 10m"),
+            ("{rollout: {drain: {deadline: 2h}}}", "must not exceed 1h"),
         ] {
             let error = validated(spec).unwrap_err().to_string();
             assert!(error.contains(sentence), "{spec}: {error}");
