@@ -70,7 +70,7 @@ pub struct MqttClusterSpec {
         {"rule": "has(self.repository) || !has(self.tag) && !has(self.digest)", "message": "image.tag and image.digest need image.repository"}
     ])))]
     pub image: Image,
-    /// Stops the operator from changing anything but status. Brokers run on, and so do access changes.
+    /// Stops the operator from changing the brokers. They run on; access changes, the disruption budget and the status are kept up.
     pub paused: bool,
     /// Where clients connect. A change rolls the pods.
     #[schemars(length(min = 1, max = 8), extend(

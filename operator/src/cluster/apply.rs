@@ -17,6 +17,7 @@ use covey_crds::condition::reason;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -194,6 +195,17 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
         }
     }
     outcome
+}
+
+/// Settles the disruption budget alone, where there is one already: it keeps drains away from nodes that the cluster needs,
+/// also while nothing else is applied.
+pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &mut Known) -> Result<(), Error> {
+    let child = Child::new(client, "PodDisruptionBudget", wanted);
+    let live = child.api.get_opt(&wanted.name_any()).await.map_err(|error| child.failed(error))?;
+    if matches!(claim(wanted, live.as_ref()), Claim::Owned { .. }) {
+        known.extend(child.settle(known).await?);
+    }
+    Ok(())
 }
 
 /// Applies a Secret unless the live one has the same owner and data.

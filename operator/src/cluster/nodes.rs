@@ -159,10 +159,27 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     nodes.iter().filter_map(answer).collect()
 }
 
+/// The nodes that are members; all of them while no node knows of any member, as before the cluster is formed. A node that
+/// has not joined yet, because the cluster is growing, has nothing that the others could lose.
+pub fn members(nodes: &[Node]) -> Vec<&Node> {
+    let joined = member_ordinals(nodes);
+    nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
+}
+
+/// Number of pods that may be unavailable at a time: one while every group has its voters in sync, none otherwise. A pod
+/// that has not joined and is not ready comes on top: it is unavailable already, and must not keep the machines of the
+/// others from being drained.
+pub fn disruption_budget(nodes: &[Node]) -> u32 {
+    let members = members(nodes);
+    let is_waiting = |node: &&Node| !node.is_ready() && !members.iter().any(|member| member.ordinal == node.ordinal);
+    let waiting = nodes.iter().filter(is_waiting).count();
+    if is_settled(members.iter().copied()) { u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1) } else { 0 }
+}
+
 /// Returns whether every node answers, knows the leader of every group that it holds, and misses no voter's entries in a
 /// group that it leads.
-pub fn is_settled(nodes: &[Node]) -> bool {
-    nodes.iter().all(|node| {
+pub fn is_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
+    nodes.into_iter().all(|node| {
         node.report
             .as_ref()
             .is_some_and(|report| report.groups.iter().all(|group| group.has_leader) && report.groups_out_of_sync == 0)
@@ -180,7 +197,7 @@ pub fn leaderless_groups(nodes: &[Node]) -> usize {
 }
 
 /// Ordinals of the members that the nodes know of; empty before the cluster is formed.
-pub fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
+fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
     let reports = nodes.iter().filter_map(|node| node.report.as_ref());
     reports.flat_map(|report| &report.members).map(|member| member.ordinal).collect()
 }

@@ -1,7 +1,7 @@
 //! One pass over one cluster. The steps are in the files beside this one; here is their order, and what happens when one
 //! of them fails.
 //!
-//! Invariant: access, status, alerts and metrics are kept up on every pass. An invalid spec and an authority that cannot be
+//! Invariant: access, the disruption budget, status, alerts and metrics are kept up on every pass. An invalid spec and an authority that cannot be
 //! used stop only what needs them: changes of children, formation, rollouts.
 
 use std::sync::Arc;
@@ -210,10 +210,14 @@ impl Pass<'_> {
     async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
-            _ => return Applied::without_workload(failures),
+            _ => {
+                let budget = build::pdb(&self.basics, self.replicas(), nodes::disruption_budget(nodes));
+                failures.extend(apply::keep_budget(&self.context.client, &budget, &mut memory.children).await.err());
+                return Applied::without_workload(failures);
+            }
         };
         let client = &self.context.client;
-        let children = build::children(cluster, nodes::is_settled(nodes));
+        let children = build::children(cluster, nodes::disruption_budget(nodes));
         let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);

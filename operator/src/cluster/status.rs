@@ -125,8 +125,13 @@ fn version(observed: &Observed<'_>) -> Version {
         .min_by_key(|version| (semver::Version::parse(version).ok(), version.clone()))
         .or_else(|| before.map(|version| version.current.clone()))
         .unwrap_or_default();
-    let pending = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
-    Version { current, pending: pending.into_iter().map(|node| node.name.clone()).collect() }
+    Version { current, pending: pending(observed) }
+}
+
+/// Names of the pods that do not run the current template.
+fn pending(observed: &Observed<'_>) -> Vec<String> {
+    let outdated = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
+    outdated.into_iter().map(|node| node.name.clone()).collect()
 }
 
 fn quorum(observed: &Observed<'_>) -> Quorum {
@@ -313,6 +318,10 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::PROGRESSING, Some(status), reason, message);
     match (observed.phase, observed.step) {
         (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
+        _ if observed.paused && !pending(observed).is_empty() => {
+            let pending = pending(observed).join(", ");
+            draft(false, reason::PAUSED, format!("{pending} run an earlier template; spec.paused is set"))
+        }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why }) => draft(false, reason::NEW_TEMPLATE_FAILS, why.clone()),
         (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),

@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource as _;
 use sha2::{Digest as _, Sha256};
 
+pub use pdb::pdb;
 pub use secrets::{
     access_metadata, access_secret, peer_ca_metadata, peer_ca_secret, peer_tls_metadata, peer_tls_secret,
 };
@@ -36,14 +37,14 @@ pub struct Children {
     pub pdb: PodDisruptionBudget,
 }
 
-/// Builds them. `settled` is whether every group has all its voters in sync: while it has not, no pod may be evicted.
-pub fn children(cluster: &ValidatedCluster, settled: bool) -> Children {
+/// Builds them. `budget` is the number of pods that may be unavailable at a time.
+pub fn children(cluster: &ValidatedCluster, budget: u32) -> Children {
     Children {
         service_account: service_account::build(cluster),
         config_map: config_map::build(cluster),
         peers_service: services::peers(cluster),
         client_service: services::client(cluster),
-        pdb: pdb::build(cluster, settled),
+        pdb: pdb(cluster, cluster.replicas, budget),
     }
 }
 

@@ -41,6 +41,7 @@ struct Case {
     nodes: Vec<Node>,
     phase: Phase,
     step: Step,
+    paused: bool,
     blocked: Option<Blocked>,
     apply_error: Option<(&'static str, String)>,
     alerts: Option<Vec<AlertStatus>>,
@@ -54,6 +55,7 @@ impl Default for Case {
             nodes: nodes(),
             phase: Phase::Formed,
             step: Step::Idle,
+            paused: false,
             blocked: None,
             apply_error: None,
             alerts: Some(vec![]),
@@ -70,7 +72,7 @@ impl Case {
         let projection = projection();
         build(&Observed {
             cluster: &cluster,
-            paused: false,
+            paused: self.paused,
             blocked: self.blocked.as_ref(),
             nodes: &self.nodes,
             phase: &self.phase,
@@ -285,4 +287,17 @@ fn the_version_of_a_cluster_is_the_lowest_by_number_and_not_by_text() {
     }
     let status = Case { nodes, ..Case::default() }.status();
     assert_eq!(status.version.unwrap().current, "0.9.0");
+}
+
+#[test]
+fn a_pause_with_pods_of_an_earlier_template_is_not_called_settled() {
+    let mut case = Case::default();
+    case.paused = true;
+    for (node, revision) in case.nodes.iter_mut().zip(["r", "earlier", "r"]) {
+        node.pod.as_mut().unwrap().revision = Some(revision.into());
+    }
+    let status = case.status();
+    let progressing = status.conditions.iter().find(|condition| condition.type_ == "Progressing").unwrap();
+    assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "Paused"));
+    assert!(progressing.message.contains("mosaic-1 run an earlier template"), "{}", progressing.message);
 }
