@@ -15,8 +15,8 @@ use covey_contract::proto::{Member, StatusReply};
 use covey_crds::{Formation, MqttCluster};
 use covey_operator::access::Projection;
 use covey_operator::admin::{Client, Credentials};
-use covey_operator::cluster::build;
 use covey_operator::cluster::validate::{self, ValidatedCluster};
+use covey_operator::cluster::{build, nodes};
 use covey_operator::formation::{self, Answer, Decision, Known};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -253,7 +253,11 @@ impl Cluster {
                 let formation = self.state.formation.clone().unwrap_or_default();
                 self.record_formation(formation, true)
             }
-            Decision::Formed | Decision::Wait { .. } | Decision::Foreign { .. } | Decision::Lost => Ok(()),
+            Decision::Formed
+            | Decision::Wait { .. }
+            | Decision::Foreign { .. }
+            | Decision::TooFew { .. }
+            | Decision::Lost => Ok(()),
         }
     }
 
@@ -332,6 +336,9 @@ impl Cluster {
                 let disks = disks.iter().map(|(ordinal, id)| format!("{} of cluster {id}", self.name(*ordinal)));
                 let disks: Vec<String> = disks.collect();
                 sentences.push(format!("these brokers have disks of other clusters, nothing is done: {}", disks.join(", ")));
+            }
+            Decision::TooFew { members } => {
+                sentences.push(format!("the disks belong to a cluster of {members} brokers; set replicas: {members}"));
             }
             Decision::Lost => sentences.push(
                 "every broker came back with an empty disk; put the data back, or move the folder of the cluster aside \
@@ -414,7 +421,12 @@ impl Broker {
 }
 
 fn answer(status: &StatusReply) -> Answer {
-    Answer { ordinal: status.ordinal, node_id: status.node_id.clone(), cluster_id: status.cluster_id.clone() }
+    Answer {
+        ordinal: status.ordinal,
+        node_id: status.node_id.clone(),
+        cluster_id: status.cluster_id.clone(),
+        members: nodes::members_of(status),
+    }
 }
 
 fn config_file(folder: &Path) -> PathBuf {

@@ -67,6 +67,7 @@ pub(crate) async fn form(
             }
             Phase::Foreign { disks }
         }
+        Decision::TooFew { members } => Phase::TooFew { members },
         Decision::Lost => Phase::Lost,
     })
 }

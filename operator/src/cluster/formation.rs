@@ -6,6 +6,8 @@
 //!  nothing ----------------------------------------> Record ----------------------> Initialize ... -> Formed
 //!     |    disks agree on one id                                                        (idempotent)
 //!     +----------------------------------------------> Adopt
+//!     |    disks that know of more members than there are replicas
+//!     +----------------------------------------------> TooFew: their other nodes hold sessions
 //!     |    two ids, or another than the recorded one
 //!     +----------------------------------------------> Foreign: nothing is touched
 //! ```
@@ -26,6 +28,8 @@ pub struct Answer {
     pub node_id: String,
     /// Empty: the node belongs to no cluster.
     pub cluster_id: String,
+    /// Number of nodes that the members which the node knows of need: the highest ordinal and one. 0: it knows of none.
+    pub members: u32,
 }
 
 /// What is known before any node is asked.
@@ -47,6 +51,8 @@ pub enum Decision {
     Record(Formation),
     /// The disks are a cluster already: write its id and members.
     Adopt(Formation),
+    /// The disks are a cluster of more nodes: without the others, sessions would be missing.
+    TooFew { members: u32 },
     /// Tell these ordinals, with the recorded members.
     Initialize { ordinals: Vec<u32> },
     /// The cluster exists.
@@ -80,6 +86,10 @@ fn begin(known: Known<'_>, answers: &[Answer], fresh_id: &str) -> Decision {
         // One disk with an id among silent nodes proves little: a majority of the first members must carry it. The others
         // do not count: with a foreign id they may answer before the first members do.
         (1, Some(id)) if carried_by_first * 2 > first_members.len() => {
+            let members = carried.iter().map(|answer| answer.members).max().unwrap_or_default();
+            if members > known.replicas {
+                return Decision::TooFew { members };
+            }
             Decision::Adopt(formation(id, known.replicas, carried.iter().copied()))
         }
         (0 | 1, _) => Decision::Wait { missing },
@@ -141,7 +151,7 @@ mod tests {
     use super::*;
 
     fn answer(ordinal: u32, cluster_id: &str) -> Answer {
-        Answer { ordinal, node_id: format!("n{ordinal}"), cluster_id: cluster_id.into() }
+        Answer { ordinal, node_id: format!("n{ordinal}"), cluster_id: cluster_id.into(), members: 0 }
     }
 
     fn answers(ids: &[&str]) -> Vec<Answer> {
@@ -219,6 +229,15 @@ mod tests {
         assert!(matches!(begin(&answers(&["c9", "c9"])), Decision::Adopt(_)));
         assert_eq!(begin(&answers(&["c9"])), Decision::Wait { missing: vec![1, 2] });
         assert_eq!(begin(&answers(&["c9", "", ""])), Decision::Wait { missing: vec![] });
+    }
+
+    #[test]
+    fn disks_of_five_nodes_are_not_adopted_by_three() {
+        let mut disks = answers(&["c9", "c9", "c9"]);
+        disks[2].members = 5;
+        assert_eq!(begin(&disks), Decision::TooFew { members: 5 });
+        let known = Known { replicas: 5, recorded: None, born: None };
+        assert!(matches!(decide(known, &disks, "fresh"), Decision::Adopt(_)));
     }
 
     #[test]

@@ -154,9 +154,15 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
             ordinal: node.ordinal,
             node_id: report.node_id.clone(),
             cluster_id: report.cluster_id.clone(),
+            members: members_of(report),
         })
     };
     nodes.iter().filter_map(answer).collect()
+}
+
+/// Number of nodes that the members which a node knows of need; 0 where it knows of none.
+pub fn members_of(report: &StatusReply) -> u32 {
+    report.members.iter().map(|member| member.ordinal.saturating_add(1)).max().unwrap_or_default()
 }
 
 /// The nodes that are members; all of them while no node knows of any member, as before the cluster is formed. A node that

@@ -281,7 +281,10 @@ impl Pass<'_> {
         let revision = self.revision(applied);
         let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
         // Disks that are not the cluster's are evidence: no pod that holds one is touched.
-        if self.held().is_some() || applied.error().is_some() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
+        if self.held().is_some()
+            || applied.error().is_some()
+            || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::Lost)
+        {
             return Ok(Step::Idle);
         }
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };

@@ -28,6 +28,10 @@ pub enum Phase {
     Foreign {
         disks: Vec<(u32, String)>,
     },
+    /// The disks are those of a cluster with more nodes.
+    TooFew {
+        members: u32,
+    },
     /// Every disk was lost after the birth.
     Lost,
 }
@@ -147,7 +151,7 @@ fn quorum(observed: &Observed<'_>) -> Quorum {
     let state = match observed.phase {
         Phase::Forming { .. } => "Forming",
         Phase::Lost => "Lost",
-        Phase::Foreign { .. } => "Unknown",
+        Phase::Foreign { .. } | Phase::TooFew { .. } => "Unknown",
         Phase::Formed if reports.is_empty() => "Unknown",
         Phase::Formed if in_touch.len() * 2 <= nodes.len() => "Lost",
         Phase::Formed if leaderless > 0 || in_touch.len() < nodes.len() => "Degraded",
@@ -269,6 +273,13 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
             );
             Some((reason::FOREIGN_DISK, message))
         }
+        Phase::TooFew { members } => Some((
+            reason::INVALID,
+            format!(
+                "replicas: the volumes belong to a cluster of {members} nodes, and the missing nodes hold sessions; set replicas: {members}, or delete the claims data-{}-* to start empty",
+                observed.cluster.metadata.name.as_deref().unwrap_or_default()
+            ),
+        )),
         Phase::Lost => Some((
             reason::DISKS_LOST,
             "every node came back with an empty volume although the cluster had been formed; restore the volumes, or create the MqttCluster anew to start empty".into(),

@@ -301,3 +301,10 @@ fn a_pause_with_pods_of_an_earlier_template_is_not_called_settled() {
     assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "Paused"));
     assert!(progressing.message.contains("mosaic-1 run an earlier template"), "{}", progressing.message);
 }
+
+#[test]
+fn volumes_of_a_larger_cluster_are_named_with_the_way_out() {
+    let status = Case { phase: Phase::TooFew { members: 5 }, ..Case::default() }.status();
+    assert_eq!(table(&status)[0], "Ready=False/Invalid");
+    assert!(status.conditions[0].message.contains("set replicas: 5"), "{}", status.conditions[0].message);
+}
