@@ -1,6 +1,6 @@
-//! What is known of the nodes: their pods from the API server, their own word over the admin line.
+//! The observed state of the nodes: their pods from the API server, and their status reports over the admin connection.
 //!
-//! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, whether or not it answers.
+//! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, even without an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use super::problem::{self, Problem};
 use crate::admin::Client;
 use crate::context::Memory;
 
-/// A node that does not answer within this is not in touch.
+/// Time that a node has to answer a status request.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Label that the StatefulSet controller puts on a pod.
+/// Label with the template revision, set by the StatefulSet controller.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// One node.
@@ -27,54 +27,54 @@ pub struct Node {
     pub ordinal: u32,
     /// Name of the pod.
     pub name: String,
-    /// Absent: there is no such pod.
+    /// Absent if the pod does not exist.
     pub pod: Option<PodFacts>,
-    /// Absent: the node does not answer.
+    /// Absent if the node did not answer.
     pub report: Option<StatusReply>,
-    /// Why its broker does not run; absent: nothing is known to be wrong.
+    /// Why its broker does not run. Absent if no problem is known.
     pub problem: Option<Problem>,
 }
 
-/// What the API server knows of a pod.
+/// The state of a pod in the API server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodFacts {
     pub uid: String,
     pub ip: Option<String>,
     /// The pod's Ready condition.
     pub ready: bool,
-    /// When the Ready condition became false; absent while it is true, and before the kubelet has written it.
+    /// When the Ready condition became false. Absent while it is true, and before the kubelet has written it.
     pub unready_since: Option<Timestamp>,
     pub terminating: bool,
-    /// Template revision that it runs.
+    /// Template revision of the pod.
     pub revision: Option<String>,
 }
 
 impl Node {
-    /// Whether the node serves clients: its own word, and the kubelet's.
+    /// Returns whether the node serves clients, as reported by both the node and the kubelet.
     pub fn is_ready(&self) -> bool {
         self.pod.as_ref().is_some_and(|pod| pod.ready && !pod.terminating)
             && self.report.as_ref().is_some_and(|report| report.ready)
     }
 
-    /// Whether the node enforces this access revision.
+    /// Returns whether the node enforces this access revision and has refused no newer one.
     pub fn enforces(&self, revision: u64, hash: &str) -> bool {
         let access = self.report.as_ref().and_then(|report| report.access.as_ref());
         access.is_some_and(|access| access.revision == revision && access.hash == hash && access.rejected_revision == 0)
     }
 
-    /// The access revision that it enforces; absent: unknown.
+    /// Returns the access revision that the node enforces, 0 if it has none, or `None` if it does not answer.
     pub fn revision(&self) -> Option<u64> {
         self.report.as_ref().map(|report| report.access.as_ref().map_or(0, |access| access.revision))
     }
 
-    /// Highest access revision that it has seen, enforced or refused.
+    /// Returns the highest access revision that the node has enforced or refused.
     pub fn seen_revision(&self) -> u64 {
         let access = self.report.as_ref().and_then(|report| report.access.as_ref());
         access.map_or(0, |access| access.revision.max(access.rejected_revision))
     }
 }
 
-/// The pods' facts, one entry per ordinal.
+/// Returns the nodes as their pods show them, one entry per ordinal.
 pub fn from_pods(cluster_name: &str, replicas: u32, pods: &[Pod]) -> Vec<Node> {
     let node = |ordinal: u32| {
         let name = format!("{cluster_name}-{ordinal}");
@@ -99,7 +99,8 @@ fn facts(pod: &Pod) -> PodFacts {
     }
 }
 
-/// A client for the node, kept between reconciles; absent: the node has no address.
+/// Returns a client for the node, reused between reconciles. `None` if the node has no address or no client can be
+/// made.
 pub(crate) fn client(memory: &mut Memory, node: &Node) -> Option<Client> {
     let host = node.pod.as_ref()?.ip.clone()?;
     if let Some(client) = memory.clients.get(&host) {
@@ -112,13 +113,13 @@ pub(crate) fn client(memory: &mut Memory, node: &Node) -> Option<Client> {
             Some(client)
         }
         Err(error) => {
-            tracing::warn!(node = %node.name, %error, "failed to prepare a line to the node");
+            tracing::warn!(node = %node.name, %error, "failed to set up the connection to a node");
             None
         }
     }
 }
 
-/// Asks all nodes at once.
+/// Requests the status of all nodes in parallel and stores their reports. Drops the clients of addresses that are gone.
 pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
     let addresses: Vec<String> =
         nodes.iter().filter_map(|node| node.pod.as_ref().and_then(|pod| pod.ip.clone())).collect();
@@ -134,7 +135,7 @@ pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
                     None
                 }
                 Err(error) => {
-                    tracing::debug!(node = %node.name, %error, "the node does not answer");
+                    tracing::debug!(node = %node.name, %error, "node did not answer");
                     None
                 }
             }
@@ -147,7 +148,7 @@ pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
     }
 }
 
-/// What the nodes say about their disks.
+/// Returns what the answering nodes report about their disks.
 pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     let answer = |node: &Node| {
         node.report.as_ref().map(|report| Answer {
@@ -159,8 +160,8 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     nodes.iter().filter_map(answer).collect()
 }
 
-/// Returns whether every node answers, knows the leader of every group that it holds, and misses no voter's entries in a
-/// group that it leads.
+/// Returns whether every node answers, knows the leader of every group of which it is a replica, and has all voters in
+/// sync in the groups that it leads.
 pub fn is_settled(nodes: &[Node]) -> bool {
     nodes.iter().all(|node| {
         node.report
@@ -169,8 +170,8 @@ pub fn is_settled(nodes: &[Node]) -> bool {
     })
 }
 
-/// Number of groups whose leader no node knows. A node that is cut off from its peers knows none of its own; that says
-/// nothing about a group of which another node knows the leader.
+/// Returns the number of groups whose leader no node knows. A node that is cut off from its peers knows no leader, so a
+/// group counts only if none of its replicas knows one.
 pub fn leaderless_groups(nodes: &[Node]) -> usize {
     let mut known = BTreeMap::<u32, bool>::new();
     for group in nodes.iter().filter_map(|node| node.report.as_ref()).flat_map(|report| &report.groups) {
@@ -179,7 +180,7 @@ pub fn leaderless_groups(nodes: &[Node]) -> usize {
     known.values().filter(|has_leader| !**has_leader).count()
 }
 
-/// Ordinals of the members that the nodes know of; empty before the cluster is formed.
+/// Returns the ordinals of the members that the nodes know of. Empty before the cluster is formed.
 pub fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
     let reports = nodes.iter().filter_map(|node| node.report.as_ref());
     reports.flat_map(|report| &report.members).map(|member| member.ordinal).collect()

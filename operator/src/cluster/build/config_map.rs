@@ -1,4 +1,4 @@
-//! The ConfigMap with the brokers' configuration file.
+//! Builds the ConfigMap with the brokers' configuration file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(super) fn build(cluster: &ValidatedCluster) -> ConfigMap {
     }
 }
 
-/// The file's text; its hash is in the pod template, so that a change rolls the pods.
+/// Returns the text of the file. The pod template carries its hash, so that a change rolls the pods.
 pub(super) fn text(cluster: &ValidatedCluster) -> String {
     let config = broker_config(cluster, kubernetes_peers(cluster), config::Paths::default());
     config.to_yaml().unwrap_or_default()
