@@ -1,5 +1,5 @@
-//! The operator against a real API server: what only an API server can show. It needs `KUBERNETES_BIN`, a folder with
-//! `etcd`, `kube-apiserver` and `helm`; without it every test here prints that it was skipped.
+//! Tests the operator against a real API server. They need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and
+//! `helm`; without it every test prints that it was skipped.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ use kube::{Client, ResourceExt as _};
 
 use server::Server;
 
-/// A server with our definitions installed.
+/// Starts an API server with the CRDs and the operator's ClusterRole installed. `None` without `KUBERNETES_BIN`.
 async fn started() -> Option<Server> {
     let binaries = server::binaries()?;
     let server = Server::start(&binaries).await;

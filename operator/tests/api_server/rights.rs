@@ -1,5 +1,5 @@
-//! The operator of these tests acts as the ServiceAccount that the chart binds to its ClusterRole, so that a right which the
-//! chart does not give fails the test that needs it. What the tests do themselves they do as an administrator.
+//! The operator of these tests acts as the ServiceAccount that the chart binds to its ClusterRole, so that a permission
+//! missing in the chart fails the test that needs it. The tests themselves act as an administrator.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ const RELEASE_NAMESPACE: &str = "covey-system";
 const OPERATOR: &str = "system:serviceaccount:covey-system:covey-operator";
 const GROUPS: [&str; 3] = ["system:serviceaccounts", "system:serviceaccounts:covey-system", "system:authenticated"];
 
-/// Installs the ClusterRole and its binding as `helm template` renders them, and waits until they count.
+/// Installs the ClusterRole and its binding as `helm template` renders them, and waits until they are in force.
 pub(crate) async fn install(client: &Client, binaries: &Path) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/covey");
     let helm = Command::new(binaries.join("helm"))
@@ -62,7 +62,7 @@ where
     Api::<K>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
 }
 
-/// A client with the operator's rights, over an administrator's connection.
+/// Returns a client with the operator's permissions, by impersonation over an administrator's connection.
 pub(crate) fn operator(administrator: &Client) -> Client {
     Client::new(Impersonated(administrator.clone()), "default")
 }
@@ -88,7 +88,7 @@ impl Service<Request<Body>> for Impersonated {
     }
 }
 
-/// Without this the other tests could pass as an administrator.
+/// Proves that the tests do not run the operator as an administrator by mistake.
 #[tokio::test]
 async fn the_operator_of_these_tests_may_delete_nothing() {
     let Some(server) = started().await else { return };

@@ -1,5 +1,5 @@
-//! A real API server on this machine's loopback: etcd and kube-apiserver, nothing else. No kubelet, no controllers: what
-//! needs them is not shown here.
+//! A real API server on the loopback interface: etcd and kube-apiserver only. Nothing that needs a kubelet or a
+//! controller can be tested with it.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -13,10 +13,10 @@ use tokio::sync::{Mutex, MutexGuard};
 
 const TOKEN: &str = "admin-token-of-a-test";
 
-/// One at a time: tests share the machine's cores, and the loopback addresses of their nodes.
+/// Held by the test that runs: tests would compete for the cores and the loopback addresses of their nodes.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// A running API server; it ends, and its files go, when this is dropped.
+/// A running API server. Dropping it stops the processes and deletes their files.
 pub(crate) struct Server {
     processes: Vec<Child>,
     folder: PathBuf,
@@ -34,11 +34,11 @@ impl Drop for Server {
     }
 }
 
-/// The folder with the binaries, from `KUBERNETES_BIN`; without it the test says so and shows nothing.
+/// Returns the folder with the binaries from `KUBERNETES_BIN`. If it is not set, prints that the test is skipped.
 pub(crate) fn binaries() -> Option<PathBuf> {
     let folder = option_env_at_run_time("KUBERNETES_BIN").map(PathBuf::from);
     if folder.is_none() {
-        // Not a print macro: the test harness would swallow its output when the test passes.
+        // Not a print macro, whose output the test harness hides when the test passes.
         let text = b"SKIPPED: set KUBERNETES_BIN to a folder with etcd, kube-apiserver and helm to run this test\n";
         std::io::stderr().write_all(text).unwrap();
     }
@@ -111,7 +111,7 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
     std::fs::write(&tokens, format!("{TOKEN},admin,admin,\"system:masters\"\n")).unwrap();
     Command::new(binaries.join("kube-apiserver"))
         .args(["--etcd-servers", etcd_url, "--bind-address", "127.0.0.1"])
-        // Never bound, never contacted: loopback is refused here.
+        // Only announced, never bound or contacted; a loopback address is refused here.
         .args(["--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none"])
         .args(["--secure-port", &port.to_string(), "--cert-dir", &folder.join("certs").to_string_lossy()])
         .args(["--service-account-issuer", "https://kubernetes.default.svc"])
@@ -119,7 +119,7 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
         .args(["--service-account-signing-key-file", &private.to_string_lossy()])
         .args(["--token-auth-file", &tokens.to_string_lossy(), "--authorization-mode", "RBAC"])
         .args(["--disable-admission-plugins", "ServiceAccount"])
-        // OpenShift has it on; what it asks of the operator's rights is asked here too.
+        // OpenShift enables this plugin, which requires more permissions of the operator.
         .args(["--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"])
         .args(["--service-cluster-ip-range", "10.96.0.0/16"])
         .stdout(log(folder, "kube-apiserver"))
@@ -133,7 +133,7 @@ fn log(folder: &Path, name: &str) -> Stdio {
     Stdio::from(file)
 }
 
-/// Ports that were free a moment ago; all are held until all are known, so that they differ.
+/// Returns distinct ports that were free a moment ago. All are bound until all are known, so that they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap());
