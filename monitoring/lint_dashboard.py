@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Checks dashboards as far as that goes without a Grafana.
+"""Checks dashboards without a Grafana.
 
-monitoring/lint_dashboard.py [FILE...]      default: those of the chart
+monitoring/lint_dashboard.py [FILE...]      default: the dashboards of the chart
 
-Every panel has a title, a description and a unit; every query goes to the data source variable, names namespace and
-cluster, takes counters only under a rate with $__rate_interval, and parses (promtool); panels neither overlap nor share
-an id; the alerts' links lead to a dashboard that exists.
+Every panel has a title, a description and a unit. Every query uses the data source variable, selects namespace and
+cluster, uses counters only in a rate over $__rate_interval, and parses (promtool). Panels neither overlap nor share an
+id. The links of the alerts name a dashboard that exists.
 """
 import json
 import pathlib
@@ -27,7 +27,7 @@ def dashboards(files):
 
 
 def panels(of):
-    """All panels that show something, those in folded rows included."""
+    """Yields all panels except rows, including those in collapsed rows."""
     for panel in of.get("panels", []):
         yield from panels(panel)
         if panel["type"] != "row":
@@ -35,7 +35,7 @@ def panels(of):
 
 
 def filled(expr):
-    """The query with the variables as Grafana would put them in."""
+    """Returns the query with the variables replaced, as Grafana does."""
     return re.sub(r"\$\{?(\w+)\}?", lambda found: VALUES[found[1]], expr)
 
 
@@ -118,7 +118,7 @@ def faults(files):
         uids.add(dashboard["uid"])
         found = [f"{panel.get('title')}: {fault}" for panel in panels(dashboard) for fault in panel_faults(panel)]
         found += [*layout_faults(dashboard), *template_faults(dashboard)]
-        # What promtool says about a query with an unknown variable helps nobody.
+        # promtool's errors about queries with unknown variables would only repeat the faults found above.
         found += [] if found else syntax_faults(dashboard)
         yield from (f"{file.name}: {fault}" for fault in found)
     for uid in set(re.findall(r"/d/([\w-]+)", (HERE / "rules.yml").read_text())) - uids:

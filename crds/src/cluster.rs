@@ -1,4 +1,4 @@
-//! `MqttCluster`: a clustered MQTT broker. Only fields that work are here.
+//! `MqttCluster`: a clustered MQTT broker. A field is added only together with its implementation.
 
 #![expect(clippy::duplicated_attributes, reason = "every printer column has a name, a type and a path")]
 
@@ -14,7 +14,7 @@ use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
 use crate::value::{Cpu, Percent, Quantity, Time, at_least, between, fits, some_cores};
 
-/// A clustered MQTT broker.
+/// Desired state of the cluster.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "covey.io",
@@ -27,7 +27,7 @@ use crate::value::{Cpu, Percent, Quantity, Time, at_least, between, fits, some_c
     namespaced,
     status = "MqttClusterStatus",
     derive = "PartialEq",
-    doc = "A clustered MQTT broker that keeps what it acknowledged. Every field has a default: replicas and storage.size are the ones to think about.",
+    doc = "A clustered MQTT broker that keeps every message it acknowledges. All fields have defaults; decide on replicas and storage.size.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -51,57 +51,57 @@ use crate::value::{Cpu, Percent, Quantity, Time, at_least, between, fits, some_c
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "self.replicas != 2", "message": "replicas must not be 2: two nodes have no majority when one is lost; use 1 or 3"},
     {"rule": "self.replicas < 4 || self.replicas % 2 == 1 || self.allowEvenReplicas",
-     "message": "replicas must be odd: an even node adds no tolerance of failures; set allowEvenReplicas: true if you want the capacity"},
+     "message": "replicas must be odd: an even node adds no fault tolerance; set allowEvenReplicas: true if you want the capacity"},
     {"rule": "oldSelf.replicas < 3 || self.replicas >= 3",
-     "message": "replicas must stay at 3 or more once it was: fewer nodes cannot hold three copies"},
+     "message": "replicas cannot go below 3 again: fewer nodes cannot hold three copies"},
     {"rule": "self.replicas >= oldSelf.replicas",
-     "message": "replicas can only grow: moving a node's copies away before it is removed is not supported yet"},
+     "message": "replicas can only grow: moving data away from a node before its removal is not supported yet"},
     {"rule": fits("self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
      "message": "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory"},
 ])))]
 pub struct MqttClusterSpec {
-    /// Number of nodes: 1, 3, 5, ... It can grow, never shrink.
+    /// Number of nodes, 1 to 99; default 3. Never 2; odd unless allowEvenReplicas is true. It can only grow. A change rolls the pods.
     #[schemars(range(min = 1, max = 99))]
     pub replicas: u32,
-    /// Permits 4, 6, ... nodes: more capacity, no more tolerance of failures.
+    /// Permits 4, 6, ... nodes. An even node adds capacity but no fault tolerance. Default false.
     pub allow_even_replicas: bool,
-    /// The broker's image; without one, the operator's own (the chart's `image`). A change rolls the pods one at a time.
+    /// Image of the brokers. Default: the operator's own image. A change replaces the pods one at a time.
     #[schemars(extend("x-kubernetes-validations" = json!([
         {"rule": "has(self.repository) || !has(self.tag) && !has(self.digest)", "message": "image.tag and image.digest need image.repository"}
     ])))]
     pub image: Image,
-    /// Stops the operator from changing the brokers. They run on; access changes, the disruption budget and the status are kept up.
+    /// Stops formation, rollouts and changes of child objects. Brokers, access changes, the disruption budget, alerts and status go on. Default false.
     pub paused: bool,
-    /// Where clients connect. A change rolls the pods.
+    /// Ports for MQTT clients, 1 to 8, with unique names and numbers. A change rolls the pods.
     #[schemars(length(min = 1, max = 8), extend(
         "x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"],
         "x-kubernetes-validations" = json!([
-            {"rule": "self.all(a, self.exists_one(b, b.port == a.port))", "message": "every listener needs a port of its own"}
+            {"rule": "self.all(a, self.exists_one(b, b.port == a.port))", "message": "every listener needs a unique port"}
         ])
     ))]
     pub listeners: Vec<Listener>,
-    /// The Service that clients use; it has the cluster's name.
+    /// The Service that clients connect to. It has the name of the MqttCluster. A change does not restart pods.
     pub service: Service,
-    /// Limits of the MQTT side. A change rolls the pods.
+    /// Limits of MQTT connections and messages. A change rolls the pods.
     pub mqtt: Mqtt,
-    /// Limits of sessions and their queues. A change rolls the pods.
+    /// Limits of sessions and their queues. A change rolls the pods; a session gets it when its client next connects.
     pub sessions: Sessions,
-    /// Shards of durable sessions; fixed at birth. Few cores want few shards.
+    /// Number of shards (Raft groups) of durable sessions, 1 to 128; default 8. Cannot change. Use fewer with few CPU cores.
     #[schemars(range(min = 1, max = 128), extend("x-kubernetes-validations" = json!([
-        {"rule": "self == oldSelf", "message": "shards is fixed at birth: create another cluster"}
+        {"rule": "self == oldSelf", "message": "shards cannot change after creation: create another cluster"}
     ])))]
     pub shards: u16,
-    /// When a node outside the cluster stops serving. A change rolls the pods.
+    /// When a node that has lost contact with the majority stops serving clients. A change rolls the pods.
     pub fence: Fence,
-    /// The disk of each node.
+    /// The volume of each node.
     pub storage: Storage,
-    /// How pods are replaced.
+    /// How pods are stopped and replaced.
     pub rollout: Rollout,
-    /// Access that is not a user's.
+    /// Access of clients that connect without a user name.
     pub acl: Acl,
     /// Alerts that the operator evaluates from the nodes' metrics.
     pub alerts: Alerts,
-    /// Processor and memory of a node. A change rolls the pods.
+    /// CPU and memory of each broker container. A change rolls the pods.
     pub resources: Resources,
 }
 
@@ -127,35 +127,35 @@ impl Default for MqttClusterSpec {
     }
 }
 
-/// An image reference in parts.
+/// Parts of an image reference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Image {
-    /// Repository, with the registry where one is needed.
+    /// Repository, with the registry host if it is not the default one. Absent: the operator's own image.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), extend("x-kubernetes-validations" = json!([
         {"rule": "self.matches('^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$')",
          "message": "image.repository must look like registry.example.org/team/covey, without tag and digest"}
     ])))]
     pub repository: Option<String>,
-    /// Tag; without one, the operator's version.
+    /// Tag. Default: the operator's version. Needs repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = json!([
         {"rule": "self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')",
          "message": "image.tag must consist of letters, digits, dots, dashes and underscores"}
     ])))]
     pub tag: Option<String>,
-    /// Digest such as sha256:...; it decides when it is set.
+    /// Digest such as sha256:..., used instead of the tag. Needs repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = json!([
         {"rule": "self == '' || self.matches('^[a-z0-9]+:[0-9a-f]{32,}$')", "message": "digest must look like sha256:<hexadecimal digits>"}
     ])))]
     pub digest: Option<String>,
-    /// When a node's kubelet pulls the image.
+    /// When the kubelet pulls the image. Default IfNotPresent.
     pub pull_policy: PullPolicy,
 }
 
-/// When an image is pulled.
+/// When the kubelet pulls an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PullPolicy {
     Always,
@@ -164,21 +164,21 @@ pub enum PullPolicy {
     Never,
 }
 
-/// A port for clients.
+/// A port that MQTT clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// Name of the port, unique.
+    /// Unique name of the port: at most 15 lower case letters, digits and single dashes.
     #[schemars(length(min = 1, max = 15), extend("x-kubernetes-validations" = json!([
         {"rule": "self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$') && !self.contains('--')",
          "message": "a listener's name is a port name: lower case letters, digits and single dashes, a letter first"},
         {"rule": "!(self in ['peer', 'admin', 'http'])", "message": "peer, admin and http are names of the broker's own ports"}
     ])))]
     pub name: String,
-    /// Transport: mqtt is MQTT 5 and 3.1.1 over TCP.
+    /// Protocol of the port. The only value, mqtt, is MQTT 5.0 and 3.1.1 over TCP without TLS.
     #[serde(default)]
     pub protocol: Protocol,
-    /// TCP port of the pod and of the Service.
+    /// Unique TCP port of the pods and of the Service, 1024 to 65535.
     #[schemars(range(min = 1024, max = 65535), extend("x-kubernetes-validations" = json!([
         {"rule": "!(self in [7883, 7884, 9464])", "message": "7883, 7884 and 9464 are the broker's own ports"}
     ])))]
@@ -199,7 +199,7 @@ pub enum Protocol {
     Mqtt,
 }
 
-/// The Service that clients use.
+/// The Service that clients connect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -207,18 +207,18 @@ pub enum Protocol {
      "message": "externalTrafficPolicy needs service.type NodePort or LoadBalancer"}
 ])))]
 pub struct Service {
-    /// How the Service is reached.
+    /// How the Service is exposed. Default ClusterIP.
     #[serde(rename = "type")]
     pub type_: ServiceType,
-    /// Annotations for it, as load balancers want them.
+    /// Annotations of the Service, for example for a load balancer. At most 64.
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
-    /// Local keeps the client's address.
+    /// Local preserves the client's source address. Needs type NodePort or LoadBalancer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<ExternalTrafficPolicy>,
 }
 
-/// How a Service is reached.
+/// How a Service is exposed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ServiceType {
     #[default]
@@ -228,14 +228,14 @@ pub enum ServiceType {
     LoadBalancer,
 }
 
-/// Where traffic from outside may go.
+/// Which brokers take traffic from outside the Kubernetes cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExternalTrafficPolicy {
     Cluster,
     Local,
 }
 
-/// Limits of the MQTT side.
+/// Limits of MQTT connections and messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -244,18 +244,18 @@ pub enum ExternalTrafficPolicy {
      "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"}
 ])))]
 pub struct Mqtt {
-    /// Connections that one node admits.
+    /// Client connections that one node accepts, 1 to 1000000; default 20000. Further ones are refused with 0x97.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections_per_node: u32,
-    /// Largest packet, 1Ki to 16Mi.
+    /// Largest MQTT packet in bytes, 1Ki to 16Mi; default 256Ki. A larger one is refused with 0x95.
     pub max_packet_size: Quantity,
-    /// Publishes at QoS 1 and 2 that a client may have unacknowledged.
+    /// QoS 1 and 2 publishes that a client may have unacknowledged (Receive Maximum), 1 to 65535; default 64.
     #[schemars(range(min = 1, max = 65535))]
     pub receive_maximum: u16,
-    /// Topic aliases that a client may use; 0 is none.
+    /// Topic aliases that a client may use, 0 to 65535; default 32; 0 disables them.
     #[schemars(range(min = 0, max = 65535))]
     pub topic_alias_maximum: u16,
-    /// Retained messages in the whole cluster, in bytes. Every node keeps all of them in memory: at most half of resources.limits.memory.
+    /// Bytes of retained messages in the cluster; default 256Mi, at most half of resources.limits.memory. Every node holds all in memory. Further ones are refused with 0x97.
     pub max_retained_bytes: Quantity,
 }
 
@@ -281,19 +281,19 @@ impl Default for Mqtt {
     {"rule": at_least("self.maxQueuedBytes", "1Ki"), "message": "sessions.maxQueuedBytes must be at least 1Ki: a session could queue nothing"},
 ])))]
 pub struct Sessions {
-    /// Expiry of a session whose MQTT 5 client set CleanStart 0 and no Session Expiry Interval; absent: 2h or expiryMax, whichever is less. 0s takes the specification's word: it ends with the connection.
+    /// Expiry of a session whose MQTT 5 client sets Clean Start 0 and no Session Expiry Interval. Default: 2h, or expiryMax if that is less. 0s ends the session with its connection, as MQTT 5 specifies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expiry_when_unset: Option<Time>,
-    /// Upper bound of every session's expiry, and the expiry of a 3.1.1 session.
+    /// Upper bound of every session's expiry, and the expiry of MQTT 3.1.1 sessions with Clean Session 0. Default 168h.
     pub expiry_max: Time,
-    /// Messages that wait for one session.
+    /// Messages queued for one session, 1 to 10000000; default 100000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_queued_messages: u32,
-    /// Bytes that wait for one session.
+    /// Bytes queued for one session; default 64Mi.
     pub max_queued_bytes: Quantity,
-    /// What a full queue does: RejectNewest keeps what it holds and refuses the new message.
+    /// What happens to a message for a full queue. RejectNewest, the only value, keeps the queue and rejects the message.
     pub queue_full_policy: QueueFullPolicy,
-    /// Subscriptions of one session.
+    /// Subscriptions of one session, 1 to 100000; default 1000. A further one is refused with 0x97.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_subscriptions: u32,
 }
@@ -312,14 +312,14 @@ impl Default for Sessions {
     }
 }
 
-/// What a full queue does with a message.
+/// What happens to a message for a full queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum QueueFullPolicy {
     #[default]
     RejectNewest,
 }
 
-/// When a node outside the cluster stops serving.
+/// When a node that has lost contact with the majority stops serving clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -329,9 +329,9 @@ pub enum QueueFullPolicy {
      "message": "fence.closeClientsAfter must be between 1s and 10m: sooner, every hiccup closes all clients; later, wills and takeovers wait for it"},
 ])))]
 pub struct Fence {
-    /// A node may serve this long after it was last in touch with a majority; 3s or more.
+    /// Time that a node may serve clients after its last contact with the majority, 3s to 60s; default 3s.
     pub lease: Time,
-    /// A node whose lease lapsed closes its clients after this time, so that they go where they are served.
+    /// Time from the end of the lease until the node closes its client connections, so that clients go to another node; default 5s.
     pub close_clients_after: Time,
 }
 
@@ -342,29 +342,29 @@ impl Default for Fence {
     }
 }
 
-/// The disk of each node.
+/// The volume of each node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "self.size == oldSelf.size && self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-     "message": "storage.size, accessMode and storageClassName cannot change in this version: grow the claims themselves, or create another cluster"},
+     "message": "storage.size, accessMode and storageClassName cannot change in this version: create another cluster"},
     {"rule": at_least("self.size", "64Mi"), "message": "storage.size must be at least 64Mi"},
 ])))]
 pub struct Storage {
-    /// Size of a node's volume, at least 64Mi.
+    /// Size of each node's volume in bytes, at least 64Mi; default 10Gi. Cannot change.
     pub size: Quantity,
-    /// Part of the volume to keep free. Not enforced yet: the broker stores new messages below it.
+    /// Part of the volume to keep free, 0% to 99%; default 10%. Not enforced yet: the broker stores new messages below it. A change rolls the pods.
     pub reserve: Percent,
-    /// How the volume is attached; ReadWriteOncePod where the driver is CSI.
+    /// Access mode of the volume claims; default ReadWriteOnce. ReadWriteOncePod needs a CSI driver. Cannot change.
     pub access_mode: AccessMode,
-    /// StorageClass; absent: the default one.
+    /// StorageClass of the volume claims. Default: the default class of the Kubernetes cluster. Cannot change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = json!([
         {"rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
          "message": "storage.storageClassName must be the name of a StorageClass: lower case letters, digits, dashes and dots"}
     ])))]
     pub storage_class_name: Option<String>,
-    /// What happens to the claims when the MqttCluster is deleted.
+    /// Whether the volume claims are kept (Retain, the default) or deleted (Delete) when the MqttCluster is deleted.
     pub deletion_policy: DeletionPolicy,
 }
 
@@ -380,7 +380,7 @@ impl Default for Storage {
     }
 }
 
-/// How a volume is attached.
+/// Access mode of a volume claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AccessMode {
     #[default]
@@ -389,7 +389,7 @@ pub enum AccessMode {
 }
 
 impl AccessMode {
-    /// As a claim spells it.
+    /// The name of the mode in a PersistentVolumeClaim.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ReadWriteOnce => "ReadWriteOnce",
@@ -398,7 +398,7 @@ impl AccessMode {
     }
 }
 
-/// What happens to claims.
+/// What happens to the volume claims when the cluster is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     #[default]
@@ -406,15 +406,15 @@ pub enum DeletionPolicy {
     Delete,
 }
 
-/// How pods are replaced.
+/// How pods are stopped and replaced.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rollout {
-    /// How a node that stops sends its clients away.
+    /// How a stopping node disconnects its clients. A change rolls the pods.
     pub drain: Drain,
 }
 
-/// How a node that stops sends its clients away.
+/// How a stopping node disconnects its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -422,10 +422,10 @@ pub struct Rollout {
      "message": "rollout.drain.deadline must not exceed 1h: rollouts and drains of machines wait for it"}
 ])))]
 pub struct Drain {
-    /// Clients sent away per second.
+    /// Clients disconnected per second, 1 to 100000; default 200.
     #[schemars(range(min = 1, max = 100_000))]
     pub rate: u32,
-    /// After this, what is left is closed at once; a pod has a minute more to stop.
+    /// Time after which the remaining clients are disconnected at once; default 30s. The pod gets 60s more to stop.
     pub deadline: Time,
 }
 
@@ -436,7 +436,7 @@ impl Default for Drain {
     }
 }
 
-/// Access that is not a user's.
+/// Access of clients that connect without a user name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -445,9 +445,9 @@ impl Default for Drain {
      "message": "anonymousRules cannot use {clientId} or {username}: an anonymous client could choose its own topics"},
 ])))]
 pub struct Acl {
-    /// Admits clients without user name and password. They may do what anonymousRules allow, and nothing else.
+    /// Accepts clients without user name and password, limited to what anonymousRules allow. Default false. A change rolls the pods.
     pub anonymous: bool,
-    /// What anonymous clients may do.
+    /// Access rules of anonymous clients, at most 32. A change does not restart pods.
     #[schemars(length(max = 32))]
     pub anonymous_rules: Vec<AclRule>,
 }
@@ -456,7 +456,7 @@ pub struct Acl {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Alerts {
-    /// Evaluate the built-in alerts: condition Alerting, Events, status.alerts. Off where Prometheus does it all.
+    /// Evaluates the built-in alerts and reports them in condition Alerting, Events and status.alerts. Default true; false if Prometheus alone evaluates alerts.
     pub builtin: bool,
 }
 
@@ -466,7 +466,7 @@ impl Default for Alerts {
     }
 }
 
-/// Processor and memory of a node.
+/// CPU and memory of each broker container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -480,9 +480,9 @@ impl Default for Alerts {
     {"rule": some_cores("self.requests.cpu"), "message": "resources.requests.cpu must be more than 0"},
 ])))]
 pub struct Resources {
-    /// What the scheduler sets aside.
+    /// Amounts that the scheduler reserves. Default cpu 100m and memory 256Mi.
     pub requests: ResourceList,
-    /// What the node may not exceed.
+    /// Amounts that the container may not exceed. Default memory 1Gi, no limit on cpu.
     pub limits: ResourceList,
 }
 
@@ -495,11 +495,11 @@ impl Default for Resources {
     }
 }
 
-/// Amounts.
+/// Amounts of CPU and memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ResourceList {
-    /// Cores, such as 500m or 2.
+    /// CPU cores, such as 500m or 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
     /// Bytes, such as 512Mi.

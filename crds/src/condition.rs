@@ -1,18 +1,18 @@
-//! Condition types and reasons. They are part of the API: scripts wait on them.
+//! Condition types and reasons. They are part of the API: scripts wait for them.
 
-/// Every node is ready and runs the wanted configuration.
+/// Every node is ready, and nothing prevents the spec from being applied.
 pub const READY: &str = "Ready";
-/// At least one node serves clients and the cluster can acknowledge.
+/// At least one node serves clients and the cluster can acknowledge messages.
 pub const AVAILABLE: &str = "Available";
-/// Something is being formed, rolled or scaled.
+/// The cluster is being formed, or pods are being started or replaced.
 pub const PROGRESSING: &str = "Progressing";
-/// Fewer nodes serve than wanted, or something needs a person.
+/// Fewer nodes serve than desired, or a problem needs manual intervention.
 pub const DEGRADED: &str = "Degraded";
-/// A majority is in touch and every group has a leader.
+/// A majority of the nodes is in contact and every group has a leader.
 pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
 /// Every node enforces the current access revision.
 pub const ACL_SYNCED: &str = "AclSynced";
-/// An alert fires.
+/// At least one built-in alert is firing.
 pub const ALERTING: &str = "Alerting";
 /// Changes are not applied because `spec.paused` is set.
 pub const PAUSED: &str = "Paused";
@@ -31,14 +31,14 @@ pub mod reason {
     pub const LEADERLESS_GROUPS: &str = "LeaderlessGroups";
     pub const INVALID: &str = "Invalid";
     pub const APPLY_FAILED: &str = "ApplyFailed";
-    /// An object that belongs to another has the name of a child.
+    /// An object that does not belong to the cluster has the name of a child.
     pub const NAME_TAKEN: &str = "NameTaken";
     pub const SERVING: &str = "Serving";
     pub const NOT_SERVING: &str = "NotServing";
     pub const SETTLED: &str = "Settled";
     pub const ROLLING: &str = "Rolling";
     pub const STARTING: &str = "Starting";
-    /// A pod of the new template does not start; the rollout stops and keeps the other pods.
+    /// A pod of the new template does not start. The rollout stops and keeps the other pods.
     pub const NEW_TEMPLATE_FAILS: &str = "NewTemplateFails";
     pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
     pub const CONTAINER_START_FAILED: &str = "ContainerStartFailed";
@@ -59,7 +59,7 @@ pub mod reason {
     pub const NODES_NOT_SYNCED: &str = "NodesNotSynced";
     pub const CONFLICT: &str = "Conflict";
     pub const SECRET_MISSING: &str = "SecretMissing";
-    /// The Secret holds a password that no client would send, such as one with a line break at its end.
+    /// The Secret holds a password that clients are unlikely to send, such as one that ends in a line break.
     pub const INVALID_PASSWORD: &str = "InvalidPassword";
     pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
 }

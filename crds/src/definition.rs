@@ -1,4 +1,4 @@
-//! CustomResourceDefinitions from the types: what the derive cannot say is added here, and the YAML is written.
+//! Generates the CustomResourceDefinitions: adds what the derive cannot express, and writes them as YAML.
 //!
 //! `cargo run -p covey-crds --example generate` writes `crds/yaml/`; a test fails when those files are stale.
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{MqttCluster, MqttUser};
 
-/// Why the definitions cannot be written.
+/// Why the definitions could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to build a CustomResourceDefinition: {0}")]
@@ -17,7 +17,7 @@ pub enum Error {
     Write(#[from] serde_saphyr::ser::Error),
 }
 
-/// Rules about the whole object: a rule on `metadata` can only stand at the root.
+/// Validation rules on the whole object. Kubernetes permits rules on `metadata` only at the root of the schema.
 const CLUSTER_RULES: [(&str, &str); 1] = [(
     "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 45",
     "the name of an MqttCluster becomes part of host names: at most 45 lower case letters, digits and dashes, a letter first",
@@ -28,17 +28,23 @@ const USER_RULES: [(&str, &str); 1] = [(
     "the name of an MqttUser becomes a label and the name of a Secret: at most 58 characters",
 )];
 
-/// Every definition of this group, as the API server takes it.
+/// Returns every definition of the API group `covey.io`, ready for the API server.
+///
+/// # Errors
+/// If a definition cannot be converted to or from JSON.
 pub fn all() -> Result<Vec<CustomResourceDefinition>, Error> {
     Ok(vec![finish(&MqttCluster::crd(), &CLUSTER_RULES)?, finish(&MqttUser::crd(), &USER_RULES)?])
 }
 
-/// Name of a definition's file.
+/// Returns the file name of a definition in `crds/yaml/`.
 pub fn file_name(definition: &CustomResourceDefinition) -> String {
     format!("{}.yaml", definition.metadata.name.as_deref().unwrap_or("unnamed"))
 }
 
-/// A definition as YAML.
+/// Returns a definition as YAML, with a comment that marks it as generated.
+///
+/// # Errors
+/// If the definition cannot be written as YAML.
 pub fn to_yaml(definition: &CustomResourceDefinition) -> Result<String, Error> {
     let text = serde_saphyr::to_string(definition)?;
     Ok(format!("# Generated from the types by `cargo run -p covey-crds --example generate`; do not edit.\n{text}"))
@@ -59,7 +65,7 @@ fn finish(
     serde_json::from_value(value)
 }
 
-/// Drops formats that the API server does not know, and `nullable`: a null then means "absent" and takes the default.
+/// Removes formats that the API server does not know, and `nullable`: a null then takes the default like an absent field.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -1,8 +1,8 @@
 //! The custom resources of `covey.io/v1alpha1`, and the CustomResourceDefinitions generated from them.
 //!
-//! The operator, `covey local` and the client verbs read these types; `crds/yaml/` is what a cluster installs. Invariant:
-//! every rule that the API server can hold is in the schema, with a sentence, and every default is in the schema too, so
-//! that `kubectl get -o yaml` shows what is in force.
+//! The operator and `covey local` read these types; the chart installs `crds/yaml/`. Invariant: every rule that the API
+//! server can check is in the schema, with a message, and every default is in the schema too, so that
+//! `kubectl get -o yaml` shows the values in force.
 
 mod cluster;
 mod definition;
@@ -25,5 +25,5 @@ pub use status::{
 pub use user::{Authentication, ClusterRef, MqttUser, MqttUserSpec, MqttUserStatus, Password, SecretRef};
 pub use value::{Cpu, Percent, Quantity, Time};
 
-/// Condition types and reasons, spelled once.
+/// Condition types and reasons.
 pub mod condition;

@@ -1,11 +1,11 @@
-//! One access rule: the shape that `MqttUser` and the anonymous rules of `MqttCluster` share.
+//! The access rule that `MqttUser` and the anonymous rules of `MqttCluster` share.
 
 use covey_contract::access;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// What a rule speaks of.
+/// Action that a rule applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Action {
     Publish,
@@ -19,29 +19,29 @@ pub enum Action {
     {"rule": "has(self.allow) != has(self.deny)",
      "message": "a rule has either allow or deny, with a list of Publish and Subscribe"},
     {"rule": "!(has(self.allow) && self.allow.exists(a, a == 'Publish') || has(self.deny) && self.deny.exists(a, a == 'Publish')) || !self.topics.exists(t, t == '$share' || t.startsWith('$share/'))",
-     "message": "nobody publishes to $share: name the topic itself, without $share/<name>/"},
+     "message": "clients cannot publish to $share: name the topic itself, without $share/<name>/"},
     {"rule": "has(self.allow) && self.allow.exists(a, a == 'Publish') || has(self.deny) && self.deny.exists(a, a == 'Publish') || !self.topics.exists(t, t == '$share' || t.startsWith('$share/'))",
-     "message": "a shared subscription is checked by its filter: leave out $share/<name>/"},
+     "message": "a shared subscription is checked against its filter: leave out $share/<name>/"},
     {"rule": "!has(self.retain) || has(self.allow) && self.allow.exists(a, a == 'Publish') || has(self.deny) && self.deny.exists(a, a == 'Publish')",
-     "message": "retain speaks of published messages: it needs Publish among the actions"},
+     "message": "retain applies to published messages: it needs Publish among the actions"},
 ])))]
 pub struct AclRule {
     /// Actions that this rule allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub allow: Option<Vec<Action>>,
-    /// Actions that this rule denies; it wins over every allow.
+    /// Actions that this rule denies. A deny wins over every allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub deny: Option<Vec<Action>>,
-    /// Topic filters. `+` is one level, a last `#` is the rest; `{username}` and `{clientId}` stand for one whole level.
+    /// Topic filters, 1 to 32. `+` matches one level, a final `#` all further levels. `{username}` and `{clientId}` stand for one whole level.
     #[schemars(length(min = 1, max = 32), schema_with = "topics")]
     pub topics: Vec<String>,
-    /// Highest QoS that the rule speaks of; absent: all.
+    /// Highest QoS that the rule applies to, 0 to 2. Absent: every QoS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2))]
     pub max_qos: Option<u8>,
-    /// Only messages with this retain flag; absent: both.
+    /// Retain flag of the messages that the rule applies to. Absent: both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain: Option<bool>,
 }
@@ -71,7 +71,10 @@ fn topics(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 }
 
 impl AclRule {
-    /// The rule as the access document has it; the error is a sentence for the person who wrote the rule.
+    /// Converts the rule for the access document. `has_pattern` is whether the user has a client id pattern.
+    ///
+    /// # Errors
+    /// A sentence for the author of the rule if it has neither or both of `allow` and `deny`, or cannot be enforced.
     pub fn to_access(&self, has_pattern: bool) -> Result<access::Rule, String> {
         let (effect, actions) = match (&self.allow, &self.deny) {
             (Some(actions), None) => (access::Effect::Allow, actions),

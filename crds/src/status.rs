@@ -1,116 +1,122 @@
-//! What the operator observed of an `MqttCluster`. Per-client facts never go here.
+//! The status of an `MqttCluster`. It holds no data per client: its size must not grow with the number of clients.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the operator observed.
+/// Observed state of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MqttClusterStatus {
-    /// Generation of the spec that this status speaks of.
+    /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The cluster's birth certificate: every disk of it carries this id.
+    /// Id of the cluster (a UUID), stored on the volume of every node. Set once a node reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
-    /// Pods that exist.
+    /// Number of pods that exist.
     pub replicas: i32,
-    /// Nodes that are ready.
+    /// Number of ready nodes.
     pub ready_replicas: i32,
-    /// Ready nodes of all, as in 3/3.
+    /// Ready nodes of all nodes, such as 3/3.
     pub ready: String,
-    /// Selector of the pods, for the scale subresource.
+    /// Label selector of the pods, for the scale subresource.
     pub selector: String,
-    /// Versions that run.
+    /// Versions of the running brokers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
-    /// Whether the cluster can acknowledge.
+    /// Whether the cluster can acknowledge messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quorum: Option<Quorum>,
-    /// Sums over the nodes.
+    /// Totals of the cluster, written at most every 10 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub totals: Option<Totals>,
-    /// The access document.
+    /// The access document that the nodes should enforce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acl: Option<AccessStatus>,
-    /// One entry per node.
+    /// State of each node.
     pub nodes: Vec<NodeStatus>,
-    /// Who forms the cluster; written before any node is told to.
+    /// Id and first members of the cluster. Written before any node is told to form the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub formation: Option<Formation>,
-    /// What was last applied as StatefulSet.
+    /// The StatefulSet as last applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadStatus>,
-    /// Number of alerts that fire.
+    /// Number of firing alerts.
     pub alerts_firing: i32,
-    /// Alerts that fire, at most 20.
+    /// Firing alerts, at most 20.
     pub alerts: Vec<AlertStatus>,
-    /// Ready, Available, Progressing, Degraded, QuorumHealthy, AclSynced, Alerting, Paused.
+    /// Conditions Ready, Available, Progressing, Degraded, QuorumHealthy, AclSynced, Alerting and Paused.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// Versions that run.
+/// Versions of the running brokers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Version {
-    /// Lowest version that a node reports.
+    /// Lowest version that any node reports.
     pub current: String,
-    /// Pods that still run an earlier template.
+    /// Pods that run an earlier template.
     pub pending: Vec<String>,
 }
 
-/// Whether the cluster can acknowledge.
+/// Whether the cluster can acknowledge messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Quorum {
     /// Healthy, Degraded, Lost, Forming or Unknown.
     pub state: String,
-    /// Node that leads the meta group.
+    /// Pod of the node that leads the meta group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meta_leader: Option<String>,
-    /// Groups without a leader, by the node that misses most.
+    /// Number of groups whose leader no node knows.
     pub leaderless_groups: i64,
 }
 
-/// Sums over the nodes.
+/// Totals of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Totals {
+    /// Connected clients.
     pub connections: i64,
+    /// Durable sessions.
     pub sessions: i64,
+    /// Retained messages. Every node holds all of them, so this is the largest number that a node reports.
     pub retained: i64,
 }
 
-/// The access document in force.
+/// The access document that the nodes should enforce.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AccessStatus {
-    /// `r<number>:<hash>`.
+    /// Revision of the document, `r<number>:<hash>`.
     pub revision: String,
+    /// Users in the document. Anonymous clients count as one user.
     pub users: i64,
+    /// Rules of all users in the document.
     pub rules: i64,
-    /// Nodes that enforce this revision.
+    /// Number of nodes that enforce this revision.
     pub nodes_in_sync: i64,
 }
 
-/// One node.
+/// State of one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// Name of the pod.
     pub name: String,
+    /// Number of the pod in the StatefulSet, from 0.
     pub ordinal: i32,
-    /// Made once per disk.
+    /// Id of the node's volume, 16 hexadecimal digits, generated once per volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
-    /// Raised at each start.
+    /// Number that increases with each start of the broker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<i64>,
     /// Running, Draining, NotReady, Forming, Unreachable, Missing or Foreign.
     pub state: String,
-    /// Checks that fail, where the node is not ready.
+    /// Readiness checks that fail.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_checks: Vec<String>,
     /// Whether the node is a member of the cluster.
@@ -118,51 +124,60 @@ pub struct NodeStatus {
     /// Access revision that the node enforces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acl_revision: Option<String>,
+    /// Connected clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<i64>,
+    /// Durable sessions in the shards that the node leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions: Option<i64>,
+    /// Free space of the volume in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_free_percent: Option<i64>,
 }
 
-/// Who forms the cluster.
+/// Id and first members of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Formation {
+    /// Id of the cluster, a UUID.
     pub cluster_id: String,
+    /// First members, at most three. Other nodes join them.
     pub members: Vec<FormationMember>,
 }
 
-/// A first member.
+/// A first member of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FormationMember {
+    /// Number of the pod in the StatefulSet.
     pub ordinal: u32,
+    /// Id of the volume that the node had at formation.
     pub node_id: String,
 }
 
-/// What was last applied as StatefulSet: it is applied again only when one of these differs.
+/// The StatefulSet as last applied. It is applied again only when one of these values differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkloadStatus {
-    /// Hash of what the operator wants.
+    /// Hash of the desired StatefulSet.
     pub hash: String,
     /// UID of the StatefulSet.
     pub uid: String,
-    /// Its generation after the last apply.
+    /// Generation of the StatefulSet after it was applied.
     pub generation: i64,
 }
 
-/// An alert that fires.
+/// A firing alert.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AlertStatus {
+    /// Name of the alert.
     pub name: String,
+    /// One of info, warning and critical.
     pub severity: String,
-    /// The pod it is about; absent: the cluster.
+    /// Pod that the alert is about. Absent: the whole cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// When it began to fire, RFC 3339.
+    /// Time at which it began to fire, RFC 3339.
     pub since: String,
 }

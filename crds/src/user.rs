@@ -1,4 +1,4 @@
-//! `MqttUser`: who may connect to a cluster, and what they may do there.
+//! `MqttUser`: the credentials and access rules of one user of a cluster.
 
 #![expect(clippy::duplicated_attributes, reason = "every printer column has a name, a type and a path")]
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::rule::AclRule;
 
-/// A user of an MqttCluster: credentials and access rules. Its Ready condition is True when every node enforces them.
+/// Desired state of the user.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "covey.io",
@@ -45,30 +45,30 @@ use crate::rule::AclRule;
      "message": "username cannot change: create another MqttUser"},
 ])))]
 pub struct MqttUserSpec {
-    /// The MqttCluster, in the same namespace.
+    /// The MqttCluster of the user, in the same namespace.
     pub cluster_ref: ClusterRef,
-    /// The MQTT user name; absent: the name of this object. Unique in the cluster: the oldest MqttUser wins.
+    /// MQTT user name. Default: the name of this object. Cannot change. If several MqttUsers of a cluster have it, the oldest one keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = json!([
         {"rule": "!self.matches('[[:cntrl:]]')", "message": "username must not contain a line break or another control character"}
     ])))]
     pub username: Option<String>,
-    /// Client ids that this user may take; `*` is any run without / + #. Absent: any.
+    /// Client ids that the user may connect with; `*` stands for any characters except / + #. Absent: any client id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = json!([
         {"rule": "!self.matches('[/+#]')", "message": "clientIdPattern must not contain / + or #: use * for any run of other characters"}
     ])))]
     pub client_id_pattern: Option<String>,
-    /// How the user proves who they are.
+    /// How the user authenticates.
     #[serde(default)]
     pub authentication: Authentication,
-    /// What the user may do; what no rule allows is denied.
+    /// Access rules, at most 32. What no rule allows is denied. A change takes effect without a restart.
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub acl: Vec<AclRule>,
 }
 
-/// Names the cluster.
+/// Reference to an MqttCluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterRef {
@@ -77,11 +77,11 @@ pub struct ClusterRef {
     pub name: String,
 }
 
-/// How a user proves who they are.
+/// How a user authenticates.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Authentication {
-    /// A password: generated, or from a Secret of yours.
+    /// A password that the operator generates, or one from an existing Secret.
     pub password: Password,
 }
 
@@ -93,10 +93,10 @@ pub struct Authentication {
      "message": "exactly one of generate: true and secretRef must be set"}
 ])))]
 pub struct Password {
-    /// The operator makes one and keeps it in Secret `<name of this object>-mqtt`, keys username and password.
+    /// Generates a password and stores it in Secret `<name of this object>-mqtt` under the keys username and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generate: Option<bool>,
-    /// A Secret in this namespace with the label covey.io/user: <name of this object>.
+    /// An existing Secret in this namespace. It must have the label covey.io/user: <name of this object>.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 }
@@ -114,7 +114,7 @@ pub struct SecretRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key that holds the password: 1 to 65535 bytes without control characters, so without a line break at the end.
+    /// Key that holds the password, 1 to 65535 bytes without control characters and line breaks. Default password.
     #[serde(default = "default_key")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
@@ -125,32 +125,32 @@ fn default_key() -> String {
 }
 
 impl MqttUser {
-    /// The MQTT user name in force.
+    /// Returns the MQTT user name: `spec.username`, or else the name of the object.
     pub fn username(&self) -> &str {
         self.spec.username.as_deref().or(self.metadata.name.as_deref()).unwrap_or_default()
     }
 }
 
-/// What the operator observed.
+/// Observed state of the user.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MqttUserStatus {
-    /// Generation of the spec that this status speaks of.
+    /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Secret with the credentials.
+    /// Name of the Secret with the password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// Access revision since which this user stands as it is, `r<number>:<hash>`.
+    /// Access revision since which this user is unchanged, `r<number>:<hash>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acl_revision: Option<String>,
-    /// Nodes that enforce it, of all, as in 3/3.
+    /// Nodes that enforce this user of all nodes, such as 3/3.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub synced_nodes: Option<String>,
-    /// Clients connected as this user.
+    /// Number of clients connected as this user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connected_clients: Option<i64>,
-    /// Ready: every node enforces this user.
+    /// Condition Ready: True when every node enforces this user.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

@@ -1,5 +1,5 @@
-//! Scalars of the resources: quantities, durations, percentages. The schema holds their form by CEL, so that a bad one is
-//! refused with a sentence; the parse functions here say the same for manifests that no API server has seen.
+//! Scalars of the resources: quantities, durations, percentages. The schema checks their format with CEL rules. The
+//! parse functions here check it again, for manifests that did not pass through an API server.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Bytes, as Kubernetes writes them: `256Ki`, `64Mi`, `10Gi`, or a plain number.
+/// A number of bytes in Kubernetes notation: `256Ki`, `64Mi`, `10Gi`, or a plain number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(String);
 
-/// Processor time, as Kubernetes writes it: `500m` or `2`.
+/// A number of CPU cores in Kubernetes notation: `500m` or `2`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Cpu(String);
 
-/// A duration such as `90s`, `10m` or `1h30m`; whole seconds.
+/// A duration in whole seconds, such as `90s`, `10m` or `1h30m`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(String);
@@ -67,6 +67,7 @@ pub(crate) fn between(field: &str, least: &str, most: &str) -> String {
 }
 
 impl Quantity {
+    /// Wraps a text without checking it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -75,7 +76,7 @@ impl Quantity {
         &self.0
     }
 
-    /// The number of bytes; `None` when the text is not a quantity or does not fit.
+    /// Returns the number of bytes, or `None` if the text is not a quantity or exceeds `u64`.
     pub fn bytes(&self) -> Option<u64> {
         let split = self.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.0.len());
         let (digits, suffix) = self.0.split_at_checked(split)?;
@@ -96,6 +97,7 @@ impl Quantity {
 }
 
 impl Cpu {
+    /// Wraps a text without checking it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -104,7 +106,8 @@ impl Cpu {
         &self.0
     }
 
-    /// The number of cores; `None` when the text is neither a number of cores nor of thousandths.
+    /// Returns the number of cores. `None` if the text is neither a number of cores nor, with the suffix `m`, of
+    /// thousandths of a core.
     pub fn cores(&self) -> Option<f64> {
         let number = self.0.strip_suffix('m').unwrap_or(&self.0);
         let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
@@ -115,6 +118,7 @@ impl Cpu {
 }
 
 impl Time {
+    /// Wraps a text without checking it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -123,7 +127,7 @@ impl Time {
         &self.0
     }
 
-    /// The duration; `None` when the text is not one or does not fit.
+    /// Returns the duration, or `None` if the text is not a duration or exceeds `u64` seconds.
     pub fn duration(&self) -> Option<Duration> {
         let mut total: u64 = 0;
         let mut number: Option<u64> = None;
@@ -156,18 +160,19 @@ impl From<Duration> for Time {
 }
 
 impl Percent {
+    /// Wraps a text without checking it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// 0 to 99; `None` when the text is not a percentage.
+    /// Returns the percentage, 0 to 99, or `None` if the text is not one.
     pub fn value(&self) -> Option<u8> {
         let digits = self.0.strip_suffix('%').filter(|digits| digits.len() <= 2)?;
         digits.bytes().all(|c| c.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
     }
 }
 
-/// A quantity in YAML may be a bare number.
+/// A quantity as YAML may spell it: a text or a bare number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {

@@ -1,4 +1,4 @@
-//! The YAML that is checked in is the YAML of the types, and small enough for `kubectl apply`.
+//! The checked-in YAML matches the types and is small enough for `kubectl apply`.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ fn the_checked_in_yaml_is_current() {
         let wanted = covey_crds::to_yaml(definition).unwrap();
         assert!(found == wanted, "{} is stale: cargo run -p covey-crds --example generate", file.display());
     }
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), definitions.len(), "a file too many in crds/yaml");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), definitions.len(), "crds/yaml has an unexpected file");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Writes what comes from the alert catalogue (rules, runbook) and the chart's copy of the CRDs.
+//! Generates the Prometheus rules and the runbook from the alert catalogue, and copies the CRDs into the chart.
 //!
-//! `cargo run -p covey-operator --example generate_monitoring`, after each change of the catalogue or of the CRDs.
+//! Run `cargo run -p covey-operator --example generate_monitoring` after each change of the catalogue or of the CRDs.
 
 use std::{fs, path::Path};
 
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     copy_crds(&root.join(CRDS), &root.join(CHART_CRDS))
 }
 
-/// A page of an alert that is no more must go.
+/// Removes all pages, so that no page of a removed alert is left.
 fn clear_runbook(folder: &Path) -> anyhow::Result<()> {
     if folder.is_dir() {
         for entry in fs::read_dir(folder)? {

@@ -1,7 +1,7 @@
-//! The operator's line to one broker: gRPC over mutually authenticated TLS.
+//! The operator's admin client for one broker: gRPC over mutual TLS.
 //!
-//! The cluster reconcile calls it; `covey local` calls it with loopback addresses. Invariant: an answer is only believed
-//! when the certificate was issued by the cluster's authority *and* names the cluster's broker role.
+//! The cluster reconcile uses it; `covey local` uses it with loopback addresses. Invariant: the client accepts a server
+//! only if the cluster's authority issued its certificate *and* the certificate names the cluster's broker role.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +21,11 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
 use crate::peer_ca::{self, Leaf};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Leaders move one group after the other. What is left after this time moves on the next pass: access changes must not wait
-/// for it.
+/// The broker moves its leaderships one group after the other. What is left after this time moves on the next pass, because
+/// access changes wait for the pass.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a broker did not do as asked.
+/// Why a request to a broker failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to prepare the connection: {0}")]
@@ -42,24 +42,27 @@ impl From<tonic::Status> for Error {
     }
 }
 
-/// Who asks, whom it trusts, and in which cluster.
+/// The operator's credentials for the brokers of one cluster.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     pub cluster_uid: String,
-    /// Trusted authorities, as PEM.
+    /// Trusted certificate authorities, as PEM.
     pub ca: String,
-    /// Leaf with the operator's URI.
+    /// Certificate with the operator's URI, and its key.
     pub leaf: Leaf,
 }
 
-/// A connection to one broker; cheap to clone, reconnects by itself.
+/// A connection to one broker. Cheap to clone; reconnects automatically.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: AdminClient<Channel>,
 }
 
 impl Client {
-    /// Prepares a connection to `host:port`; it is made with the first request. `timeout` bounds each request.
+    /// Prepares a connection to `host:port`; the first request connects, within `timeout` and at most 1.5 s.
+    ///
+    /// # Errors
+    /// If the host is not a valid address or the credentials cannot be parsed.
     pub fn new(host: &str, port: u16, credentials: &Credentials, timeout: Duration) -> Result<Self, Error> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let tls = ClientTlsConfig::new()
@@ -73,26 +76,38 @@ impl Client {
         Ok(Self { inner })
     }
 
-    /// What the node says of itself.
+    /// Requests the status of the node.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, refuses, or does not answer within `timeout`.
     pub async fn status(&mut self, timeout: Duration) -> Result<StatusReply, Error> {
         Ok(self.inner.status(bounded(StatusRequest {}, timeout)).await?.into_inner())
     }
 
-    /// Forms the cluster; idempotent.
+    /// Initializes the node as one of the first `members` of a cluster. Idempotent.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, does not answer within `timeout`, is not listed, or is in another cluster.
     pub async fn initialize(&mut self, cluster_id: &str, members: Vec<Member>, timeout: Duration) -> Result<(), Error> {
         let request = InitializeRequest { cluster_id: cluster_id.to_owned(), members };
         self.inner.initialize(bounded(request, timeout)).await?;
         Ok(())
     }
 
-    /// Hands over an access document (JSON) and returns what the node enforces now.
+    /// Sends an access document (JSON) and returns what the node enforces now: the higher revision wins.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, refuses the document, or does not answer within `timeout`.
     pub async fn apply_access(&mut self, document: Vec<u8>, timeout: Duration) -> Result<AccessStatus, Error> {
         let request = ApplyAccessRequest { document: document.into() };
         let reply = self.inner.apply_access(bounded(request, timeout)).await?.into_inner();
         Ok(reply.access.unwrap_or_default())
     }
 
-    /// Moves every leadership away; returns how many are left.
+    /// Moves the leadership of every group to another node, and returns how many groups the node still leads.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached or does not answer within 30 s.
     pub async fn transfer_leaders(&mut self) -> Result<u32, Error> {
         let request = bounded(TransferLeadersRequest {}, TRANSFER_TIMEOUT);
         Ok(self.inner.transfer_leaders(request).await?.into_inner().left)
@@ -105,7 +120,7 @@ fn bounded<T>(message: T, timeout: Duration) -> tonic::Request<T> {
     request
 }
 
-/// The library's verification, and then the role.
+/// Verifies a certificate as rustls does, and that it names the broker role of the cluster.
 #[derive(Debug)]
 struct BrokerVerifier {
     inner: Arc<WebPkiServerVerifier>,

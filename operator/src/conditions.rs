@@ -1,15 +1,15 @@
-//! Conditions: one place that knows when a transition is one.
+//! Builds the conditions of a status.
 //!
-//! Invariant: `lastTransitionTime` changes only when `status` does; a pass that finds nothing new writes nothing.
+//! Invariant: `lastTransitionTime` changes only when `status` changes: the same drafts yield the same conditions.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// A condition before it has a time.
+/// A condition without its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     pub type_: &'static str,
-    /// `None` is `Unknown`.
+    /// True, False, or `None` for Unknown.
     pub status: Option<bool>,
     pub reason: &'static str,
     pub message: String,
@@ -21,7 +21,7 @@ impl Draft {
     }
 }
 
-/// Turns drafts into conditions, keeping the time of those whose status stays.
+/// Turns drafts into conditions. A condition whose status is the same in `before` keeps its transition time.
 pub fn merge(before: &[Condition], drafts: Vec<Draft>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     let condition = |draft: Draft| {
         let status = draft.status.map_or("Unknown", |status| if status { "True" } else { "False" });
@@ -39,7 +39,7 @@ pub fn merge(before: &[Condition], drafts: Vec<Draft>, generation: Option<i64>, 
     drafts.into_iter().map(condition).collect()
 }
 
-/// The status of a condition, if it is there.
+/// Returns the status of a condition (`True`, `False` or `Unknown`), if the condition exists.
 pub fn status_of<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a str> {
     conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.as_str())
 }

@@ -1,7 +1,6 @@
-//! What every reconcile shares: the client, the Event recorder, the metrics, and what is remembered per cluster.
+//! State that all reconciles share: the client, the Event recorder, the metrics, and a memory per cluster.
 //!
-//! Nothing here is needed to be right: whatever the memory holds can be lost at any time, and is made again from the
-//! API server and the nodes.
+//! The memory is a best-effort cache. Correctness never depends on it: it is rebuilt from the API server and the nodes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,32 +18,32 @@ use crate::cluster::apply;
 use crate::metrics::Metrics;
 use crate::options::Options;
 
-/// Namespace and name.
+/// Namespace and name of a cluster.
 pub type Key = (String, String);
 
-/// What every reconcile shares.
+/// State that all reconciles share.
 pub struct Context {
     pub client: Client,
     pub metrics: Metrics,
     pub(crate) alert_for_scale: f64,
-    /// The image of brokers whose cluster names none.
+    /// Image of the brokers of clusters that name none.
     pub(crate) default_image: String,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
 
-/// What is remembered of one cluster between reconciles.
+/// State of one cluster that is kept between reconciles.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// UID of the object that this is about: a re-created cluster starts afresh.
+    /// UID of the `MqttCluster`. A cluster that is created again under the same name starts with an empty memory.
     pub(crate) uid: String,
     pub(crate) credentials: Option<admin::Credentials>,
-    /// By address.
+    /// Admin clients by IP address of the pod.
     pub(crate) clients: BTreeMap<String, admin::Client>,
     pub(crate) document: Option<Document>,
-    /// Name of a user object to the revision since which it stands as it is.
+    /// By name of the user object: the revision since which the user is unchanged.
     pub(crate) anchors: BTreeMap<String, u64>,
-    /// What was applied to which child.
+    /// What was last applied to each child.
     pub(crate) children: apply::Known,
     /// ConfigMaps in use when the others were last deleted; absent before the first time.
     pub(crate) configs_in_use: Option<BTreeSet<String>>,
@@ -60,7 +59,7 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// What the options say; `instance` names this process in Events, absent: its host name.
+    /// Creates the context. Events name `options.instance` as their source, or else the host name.
     pub fn new(client: Client, metrics: Metrics, options: &Options) -> Self {
         let mut reporter = Reporter::from(covey_contract::names::FIELD_MANAGER);
         reporter.instance = options.instance.clone().or(reporter.instance);
@@ -75,12 +74,12 @@ impl Context {
         }
     }
 
-    /// The memory of a cluster.
+    /// Returns the memory of a cluster, and creates it if there is none.
     pub(crate) fn memory(&self, key: &Key) -> Arc<tokio::sync::Mutex<Memory>> {
         Arc::clone(self.memories.lock().entry(key.clone()).or_default())
     }
 
-    /// Drops what is remembered and measured of clusters that `exists` denies.
+    /// Drops memory and metrics of the clusters for which `exists` returns false.
     pub(crate) fn forget_missing(&self, exists: impl Fn(&Key) -> bool) {
         self.memories.lock().retain(|key, _| {
             let keep = exists(key);
@@ -91,8 +90,8 @@ impl Context {
         });
     }
 
-    /// Publishes an Event. `action` tells apart what shall not be counted as repeats of one another. An Event that cannot
-    /// be published is logged: it is never a reason to stop.
+    /// Publishes an Event. Events that differ in `action` are not merged into one series. A failure is only logged: it
+    /// must not stop a reconcile.
     pub(crate) async fn event(
         &self,
         about: &ObjectReference,

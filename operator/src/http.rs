@@ -1,4 +1,4 @@
-//! The operator's plain HTTP: `/metrics`, `/healthz` (the process lives), `/readyz` (its custom resources are served).
+//! The operator's HTTP server: `/metrics`, `/healthz` (the process runs), `/readyz` (the API server has its CRDs).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// What `/readyz` speaks of.
+/// The state that `/readyz` reports.
 #[derive(Debug, Clone)]
 pub struct Readiness(Arc<Mutex<Vec<String>>>);
 
 impl Readiness {
-    /// Not ready, for these reasons.
+    /// Creates a state that is not ready for these reasons.
     pub fn waiting(reasons: Vec<String>) -> Self {
         Self(Arc::new(Mutex::new(reasons)))
     }
 
-    /// Replaces the reasons; none is ready.
+    /// Replaces the reasons. The operator is ready if there are none.
     pub fn set(&self, reasons: Vec<String>) {
         *self.0.lock() = reasons;
     }
@@ -36,7 +36,10 @@ struct Shared {
     readiness: Readiness,
 }
 
-/// Serves until `shutdown`.
+/// Serves HTTP on `address` until `shutdown` is cancelled.
+///
+/// # Errors
+/// If the address cannot be bound, or accepting connections fails.
 pub async fn serve(
     address: SocketAddr,
     metrics: Metrics,

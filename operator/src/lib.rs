@@ -1,5 +1,5 @@
-//! The operator: it watches `MqttCluster`s and `MqttUser`s, builds their children, forms clusters, rolls pods, hands
-//! access rules to brokers and raises alerts. It is never in the data path.
+//! The operator: watches `MqttCluster`s and `MqttUser`s, applies their child objects, forms clusters, rolls pods, sends
+//! access rules to brokers and raises alerts. MQTT traffic never passes through it.
 //!
 //! ```text
 //!  watch -> dereference (I/O) -> validate (pure) -> build (pure) -> apply (I/O) -> status (I/O)

@@ -1,6 +1,6 @@
-//! The operator's own metrics, names and labels as documented. One registry per process; the HTTP server renders it.
+//! The operator's own metrics. There is one registry per process; the HTTP server renders it.
 //!
-//! Invariant: label values come from fixed sets or from names of Kubernetes objects, and the series of a deleted cluster go.
+//! Invariant: label values come from fixed sets or names of Kubernetes objects; a deleted cluster has no series.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const CLUSTER: [&str; 2] = ["namespace", "mqtt_cluster"];
 #[error("failed to handle metrics: {0}")]
 pub struct Error(#[from] prometheus::Error);
 
-/// Every metric of the operator.
+/// The metrics of the operator.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -34,7 +34,7 @@ pub struct Metrics {
     alert_active: IntGaugeVec,
 }
 
-/// What a reconcile found, as gauges.
+/// State of one cluster, exported as gauges.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterFacts {
     pub version: String,
@@ -43,16 +43,19 @@ pub struct ClusterFacts {
     pub desired: i64,
     pub ready: i64,
     pub acl_revision: u64,
-    /// Nodes that refused a revision.
+    /// Number of nodes that refused an access revision.
     pub acl_rejected: i64,
-    /// Type and status.
+    /// Type and status of each condition.
     pub conditions: Vec<(String, String)>,
-    /// Name, severity, pod.
+    /// Name, severity and pod of each firing alert. The pod is empty if the alert is about the cluster.
     pub alerts: Vec<(String, String, String)>,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers every metric. `version` is the operator's version.
+    ///
+    /// # Errors
+    /// If a metric cannot be created or registered.
     pub fn new(version: &str) -> Result<Self, Error> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
@@ -65,7 +68,7 @@ impl Metrics {
         };
         let cluster = |extra: &[&'static str]| [&CLUSTER[..], extra].concat();
         let duration = HistogramVec::new(
-            HistogramOpts::new("mqtt_operator_reconcile_duration_seconds", "Time of one reconcile")
+            HistogramOpts::new("mqtt_operator_reconcile_duration_seconds", "Duration of one reconcile")
                 .buckets(vec![0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
             &["controller"],
         )?;
@@ -82,35 +85,35 @@ impl Metrics {
             watch_errors: counter("watch_errors_total", "Watches of the API server that failed", &["controller"])?,
             drift_corrected: counter(
                 "drift_corrected_total",
-                "Changes by others that were undone",
+                "Changes by other field managers that were undone",
                 &cluster(&["kind", "field_manager"]),
             )?,
             cluster_info: gauge("cluster_info", "1 for every cluster, with its version", &cluster(&["version"]))?,
             cluster_condition: gauge(
                 "cluster_condition",
-                "1 for the status of a condition",
+                "1 for the current status of each condition",
                 &cluster(&["type", "status"]),
             )?,
             generation: gauge("cluster_generation", "Generation of the spec", &CLUSTER)?,
             observed_generation: gauge(
                 "cluster_observed_generation",
-                "Generation that the status speaks of",
+                "Generation that the status describes",
                 &CLUSTER,
             )?,
-            replicas_desired: gauge("cluster_replicas_desired", "Nodes that are wanted", &CLUSTER)?,
-            replicas_ready: gauge("cluster_replicas_ready", "Nodes that are ready", &CLUSTER)?,
+            replicas_desired: gauge("cluster_replicas_desired", "Desired number of nodes", &CLUSTER)?,
+            replicas_ready: gauge("cluster_replicas_ready", "Number of ready nodes", &CLUSTER)?,
             acl_revision: gauge("acl_revision", "Access revision that nodes should enforce", &CLUSTER)?,
-            acl_rejected: gauge("acl_rejected_nodes", "Nodes that refused an access revision", &CLUSTER)?,
+            acl_rejected: gauge("acl_rejected_nodes", "Number of nodes that refused an access revision", &CLUSTER)?,
             alert_active: gauge(
                 "alert_active",
-                "1 for every alert that fires",
+                "1 for every firing alert",
                 &cluster(&["alertname", "severity", "pod"]),
             )?,
             registry,
         })
     }
 
-    /// One reconcile is over; `error` names the failing step.
+    /// Records a finished reconcile. `error` names the step that failed.
     pub fn reconciled(&self, controller: &str, error: Option<&'static str>, took: Duration) {
         let result = if error.is_some() { "error" } else { "ok" };
         self.reconciles.with_label_values(&[controller, result]).inc();
@@ -125,7 +128,7 @@ impl Metrics {
         self.watch_errors.with_label_values(&[controller]).inc();
     }
 
-    /// A change by another field manager was undone.
+    /// Records that a change by another field manager was undone.
     pub fn drift(&self, namespace: &str, cluster: &str, kind: &str, manager: &str) {
         self.drift_corrected.with_label_values(&[namespace, cluster, kind, manager]).inc();
     }
@@ -149,7 +152,7 @@ impl Metrics {
         self.acl_rejected.with_label_values(&of).set(facts.acl_rejected);
     }
 
-    /// Drops every series of a cluster that is gone.
+    /// Removes every series of a deleted cluster.
     pub fn forget(&self, namespace: &str, cluster: &str) {
         self.forget_changing(namespace, cluster);
         for gauge in [
@@ -171,7 +174,10 @@ impl Metrics {
         }
     }
 
-    /// The text format.
+    /// Returns all metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// If a metric cannot be encoded.
     pub fn render(&self) -> Result<Vec<u8>, Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -179,7 +185,7 @@ impl Metrics {
     }
 }
 
-/// The library removes by exact label values only: find the ones of this cluster first.
+/// Removes the series of a cluster. The library removes by exact label values only, so these are listed first.
 fn drop_matching<B: MetricVecBuilder>(series: &MetricVec<B>, namespace: &str, cluster: &str) {
     use prometheus::core::Collector as _;
     for family in series.collect() {
@@ -187,7 +193,7 @@ fn drop_matching<B: MetricVecBuilder>(series: &MetricVec<B>, namespace: &str, cl
             let labels: std::collections::HashMap<&str, &str> =
                 metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
             if labels.get("namespace") == Some(&namespace) && labels.get("mqtt_cluster") == Some(&cluster) {
-                // The series was listed a moment ago; that somebody else removed it since is the wanted outcome.
+                // Fails if the series was removed since it was listed, which is the desired outcome.
                 series.remove(&labels).unwrap_or_default();
             }
         }

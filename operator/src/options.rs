@@ -1,4 +1,4 @@
-//! How the operator runs: what `covey operator` and the tests decide.
+//! Options of the operator, set by `covey operator` and by tests.
 
 use std::net::SocketAddr;
 
@@ -6,18 +6,18 @@ use covey_contract::names;
 
 use crate::cluster::validate::DEFAULT_IMAGE;
 
-/// How the operator runs.
+/// Options of the operator.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Address of the plain HTTP server.
     pub http: SocketAddr,
-    /// Only this namespace; absent: all.
+    /// Namespace to watch. Absent: all namespaces.
     pub namespace: Option<String>,
-    /// Name of this process in Events; absent: the host name.
+    /// Name of this process in Events. Absent: the host name.
     pub instance: Option<String>,
-    /// Factor on how long a condition must last before a built-in alert fires.
+    /// Factor on the `for` of every built-in alert; 1.0 in production.
     pub alert_for_scale: f64,
-    /// The image of brokers whose cluster names none.
+    /// Image of the brokers of clusters that name none.
     pub default_image: String,
 }
 

@@ -1,8 +1,9 @@
-//! The authority behind the cluster's inner connections: broker to broker, operator to broker.
+//! The certificate authority for connections between brokers, and from the operator to brokers.
 //!
-//! The operator keeps one [`Authority`] per cluster in Secret `<name>-peer-ca` (created, never applied over; its key is
-//! never mounted in a broker) and issues two kinds of [`Leaf`]: brokers share one, the operator has its own. `covey
-//! local` does the same in memory. Invariant: a leaf names its role in a URI, and nothing else decides what it may do.
+//! The operator keeps one [`Authority`] per cluster in Secret `<name>-peer-ca`, which is never overwritten and whose
+//! key is never mounted in a broker. It issues two kinds of [`Leaf`]: one that all brokers share, and one for the
+//! operator. `covey local` does the same in memory. Invariant: a leaf names its role in a URI, and only this URI
+//! decides what its holder may do.
 
 use covey_contract::names;
 use jiff::{Span, Timestamp, tz::TimeZone};
@@ -15,13 +16,13 @@ use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certi
 
 const CA_YEARS: i32 = 10;
 const LEAF_DAYS: i32 = 365;
-/// A leaf with less than this left is renewed.
+/// A leaf is renewed when it is valid for fewer days than this.
 const RENEW_BEFORE_DAYS: i64 = 30;
 
-/// Why key material could not be made or read.
+/// Why a key or certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("failed to make a certificate: {0}")]
+    #[error("failed to create a certificate: {0}")]
     Make(#[from] rcgen::Error),
     #[error("failed to read a certificate: {0}")]
     Read(String),
@@ -55,7 +56,10 @@ impl std::fmt::Debug for Leaf {
 }
 
 impl Authority {
-    /// Makes a new authority, valid for ten years from `now`.
+    /// Creates an authority that is valid for ten years from `now`.
+    ///
+    /// # Errors
+    /// If the key or the certificate cannot be created.
     pub fn generate(cluster_uid: &str, now: Timestamp) -> Result<Self, Error> {
         let key = KeyPair::generate()?;
         let mut params = params(&format!("covey peer CA {cluster_uid}"), now, Span::new().years(CA_YEARS))?;
@@ -65,29 +69,40 @@ impl Authority {
         Ok(Self { certificate, key })
     }
 
-    /// Reads an authority back.
+    /// Reads an authority from its certificate and private key, both as PEM.
+    ///
+    /// # Errors
+    /// If either cannot be parsed.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
         let key = KeyPair::from_pem(key)?;
         Issuer::from_ca_cert_pem(certificate, &key)?;
         Ok(Self { certificate: certificate.to_owned(), key })
     }
 
-    /// The certificate, as PEM.
+    /// Returns the certificate as PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// The private key, as PEM.
+    /// Returns the private key as PEM.
     pub fn key(&self) -> String {
         self.key.serialize_pem()
     }
 
-    /// Issues what the brokers share: URI `covey://<uid>/broker`, DNS name `names::PEER_TLS_NAME`, a year.
+    /// Issues the certificate that the brokers share: URI `covey://<uid>/broker`, DNS name `names::PEER_TLS_NAME`,
+    /// valid for 365 days.
+    ///
+    /// # Errors
+    /// If the key or the certificate cannot be created.
     pub fn issue_broker(&self, cluster_uid: &str, now: Timestamp) -> Result<Leaf, Error> {
         self.issue(&names::broker_uri(cluster_uid), Some(names::PEER_TLS_NAME), now)
     }
 
-    /// Issues the operator's: URI `covey://<uid>/operator`, no DNS name, so that it never passes for a broker.
+    /// Issues the operator's certificate: URI `covey://<uid>/operator`, valid for 365 days. It has no DNS name, so that
+    /// it cannot be used as a broker's.
+    ///
+    /// # Errors
+    /// If the key or the certificate cannot be created.
     pub fn issue_operator(&self, cluster_uid: &str, now: Timestamp) -> Result<Leaf, Error> {
         self.issue(&names::operator_uri(cluster_uid), None, now)
     }
@@ -108,7 +123,7 @@ impl Authority {
         Ok(Leaf { certificate, key: key.serialize_pem() })
     }
 
-    /// Whether `leaf` is this authority's work and has more than 30 days left at `now`.
+    /// Returns whether this authority issued `leaf` (PEM), and `leaf` is valid for more than 30 days after `now`.
     pub fn vouches_for(&self, leaf: &str, now: Timestamp) -> bool {
         let read = || -> Result<bool, Error> {
             let (leaf, ca) = (der(leaf)?, der(&self.certificate)?);
@@ -120,14 +135,14 @@ impl Authority {
         read().unwrap_or(false)
     }
 
-    /// What brokers trust: this authority, and the previous one for as long as connections made under it must go on.
+    /// Returns the authorities that brokers trust, as PEM: this one, and the first one of `previous` if it is another.
     pub fn bundle(&self, previous: Option<&str>) -> String {
         let previous = previous.and_then(first_certificate).filter(|other| other.trim() != self.certificate.trim());
         previous.map_or_else(|| self.certificate.clone(), |other| format!("{}{other}", self.certificate))
     }
 }
 
-/// Whether a certificate (DER) carries the URI.
+/// Returns whether a certificate (DER) has `uri` among its subject alternative names.
 pub fn has_uri(certificate: &[u8], uri: &str) -> bool {
     let Ok(certificate) = parse(certificate) else { return false };
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
@@ -140,7 +155,7 @@ fn params(common_name: &str, now: Timestamp, validity: Span) -> Result<Certifica
     name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
     let today = now.to_zoned(TimeZone::UTC);
-    // A day back: clocks differ.
+    // Valid from the day before, because the clocks of machines differ.
     let (first, last) = (today.checked_sub(Span::new().days(1))?, today.checked_add(validity)?);
     let midnight = |date: &jiff::Zoned| {
         rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())

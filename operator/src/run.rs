@@ -1,6 +1,6 @@
-//! Wires the operator: waits for its custom resources, runs the two controllers and the HTTP server, stops them.
+//! Runs the operator: waits for its custom resources, then runs the two controllers and the HTTP server until shutdown.
 //!
-//! `covey operator` calls [`run`]; tests call [`run_with`] with a client of their own.
+//! `covey operator` calls [`run`]; tests call [`run_with`] with their own client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// Why the operator stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("failed to find a Kubernetes API server: {0}")]
+    #[error("failed to configure the Kubernetes client: {0}")]
     Config(#[source] Box<kube::Error>),
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
@@ -48,10 +48,10 @@ pub enum Error {
     Http { address: SocketAddr, source: std::io::Error },
 }
 
-/// Why a pass failed.
+/// Why a reconcile failed.
 #[derive(Debug, thiserror::Error)]
 enum PassError {
-    #[error("the object does not fit its type: {0}")]
+    #[error("failed to parse the object: {0}")]
     Unreadable(String),
     #[error(transparent)]
     Cluster(#[from] cluster::reconcile::Error),
@@ -69,13 +69,19 @@ impl PassError {
     }
 }
 
-/// Runs with the client that the environment gives (in a pod, or a kubeconfig) until `shutdown`.
+/// Runs until `shutdown` is cancelled, with a client configured by the pod's environment or by a kubeconfig.
+///
+/// # Errors
+/// If the client cannot be configured, or as [`run_with`].
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
     run_with(client, options, shutdown).await
 }
 
-/// Runs with this client until `shutdown`.
+/// Runs until `shutdown` is cancelled, with the given client.
+///
+/// # Errors
+/// If the metrics cannot be registered or the HTTP server fails. A failed reconcile is logged and tried again.
 pub async fn run_with(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
     let readiness = Readiness::waiting(vec!["starting".into()]);
@@ -87,13 +93,13 @@ pub async fn run_with(client: Client, options: Options, shutdown: CancellationTo
             () = await_definitions(&client, &options, &readiness) => {}
             () = shutdown.cancelled() => return,
         }
-        tracing::info!("watching");
+        tracing::info!("watching the custom resources");
         watch(&context, &options, &shutdown).await;
     };
     let (served, ()) = tokio::join!(
         async {
             let served = server.await;
-            // Without probes and metrics this process is not worth keeping: let it be restarted.
+            // Without probes and metrics the process cannot be supervised. Stop it, so that it is restarted.
             shutdown.cancel();
             served
         },
@@ -112,7 +118,7 @@ where
     }
 }
 
-/// Waits until the API server serves both custom resources; `/readyz` names what is missing.
+/// Waits until the API server serves both custom resources. Meanwhile `/readyz` reports which are missing.
 async fn await_definitions(client: &Client, options: &Options, readiness: &Readiness) {
     loop {
         let one = ListParams::default().limit(1);
@@ -129,7 +135,7 @@ async fn await_definitions(client: &Client, options: &Options, readiness: &Readi
     }
 }
 
-/// Runs both controllers until `shutdown`.
+/// Runs both controllers until `shutdown` is cancelled.
 async fn watch(context: &Arc<Context>, options: &Options, shutdown: &CancellationToken) {
     let client = &context.client;
     let config = Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
@@ -166,8 +172,8 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
     }
 }
 
-/// Logs and counts a watch that fails; the controller goes on with it after a pause. The failure of a pass is counted where
-/// the pass ends, and an object that is gone by now is no failure.
+/// Logs and counts a failed watch; the controller retries it after a pause. Failed passes are counted where the pass ends,
+/// and an object that was deleted meanwhile is not a failure.
 fn note_watch_error<R, Q>(metrics: &Metrics, controller: &str, result: Result<(), controller::Error<R, Q>>)
 where
     R: std::error::Error + 'static,
@@ -182,7 +188,7 @@ where
     }
 }
 
-/// The cluster controller: it owns its children, and looks at users, their Secrets and the pods.
+/// Builds the cluster controller. It watches clusters, their children and pods, and the users with their Secrets.
 fn cluster_controller(context: &Arc<Context>, options: &Options, users: Store<Users>) -> Controller<Clusters> {
     let client = &context.client;
     let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", names::FIELD_MANAGER));
@@ -255,7 +261,7 @@ fn finish(
     result
 }
 
-/// What cannot be read waits for a change; a write that somebody else was faster with is tried again at once.
+/// Decides what follows a failed pass: a write conflict is retried at once, an unreadable object waits for a change.
 fn after(error: &PassError) -> Action {
     use cluster::reconcile::Error::{Form, Status};
     match error {

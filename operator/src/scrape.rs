@@ -1,11 +1,11 @@
-//! Reads a broker's metrics page: one plain HTTP request to one pod, never through a Service.
+//! Reads a broker's metrics page with one HTTP request to its pod, never through a Service.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// No broker has a page as long as this.
+/// Maximum length of a response in bytes. Broker pages are shorter.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Why a page could not be read.
@@ -19,14 +19,17 @@ pub enum Error {
     Answer,
 }
 
-/// Fetches `path` from `host:port`.
+/// Fetches `path` from `host:port` and returns the body.
+///
+/// # Errors
+/// If the request fails, takes longer than `timeout`, or is not answered with status 200.
 pub async fn get(host: &str, port: u16, path: &str, timeout: Duration) -> Result<Vec<u8>, Error> {
     tokio::time::timeout(timeout, fetch(host, port, path)).await.unwrap_or(Err(Error::Timeout(timeout)))
 }
 
 async fn fetch(host: &str, port: u16, path: &str) -> Result<Vec<u8>, Error> {
     let mut stream = TcpStream::connect((host, port)).await?;
-    // HTTP/1.0: the body ends with the connection, never in chunks.
+    // In HTTP/1.0 the body ends with the connection and is never chunked.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: text/plain\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! The admin line believes only the cluster's brokers: authority, name and role must all be right.
+//! The admin client accepts only the cluster's brokers: authority, DNS name and role must all be right.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -43,7 +43,7 @@ impl Admin for Node {
     }
 }
 
-/// Serves with this certificate and returns the port.
+/// Serves the admin service with this certificate and returns the port.
 fn serve(leaf: &Leaf, ca: &Authority) -> u16 {
     let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let port = incoming.local_addr().unwrap().port();

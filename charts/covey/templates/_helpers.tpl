@@ -20,7 +20,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{/* Yes where asked for, and by default where the cluster serves the kind (.kind). */}}
+{{/* "yes" if monitoring is enabled, or by default if the cluster serves the kind (.kind); empty otherwise. */}}
 {{- define "covey.monitored" -}}
 {{- $enabled := .root.Values.monitoring.enabled -}}
 {{- if eq $enabled nil -}}
@@ -30,7 +30,7 @@ yes
 {{- end -}}
 {{- end }}
 
-{{/* The rules, with links to this Grafana. */}}
+{{/* The alert rules, with links to monitoring.grafanaUrl. */}}
 {{- define "covey.rules" -}}
 {{ .Files.Get "files/rules.yml" | replace " /d/covey-" (printf " %s/d/covey-" .Values.monitoring.grafanaUrl) }}
 {{- end }}

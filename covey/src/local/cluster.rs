@@ -445,11 +445,14 @@ fn validated(key: &Key, manifest: &MqttCluster, port: u16, state: &State) -> Res
     let mut wanted = validate::validate(&manifest, validate::DEFAULT_IMAGE)
         .map_err(|source| Error::Invalid { name: name(), source })?;
     if wanted.replicas < state.replicas {
-        let problem = "replicas can only grow: moving a broker's copies away before it is removed is not supported yet";
+        let problem = "replicas can only grow: moving data away from a broker before its removal is not supported yet";
         return Err(Error::Fixed { name: name(), problem });
     }
     if wanted.shards != state.shards {
-        return Err(Error::Fixed { name: name(), problem: "shards is fixed at birth: create another cluster" });
+        return Err(Error::Fixed {
+            name: name(),
+            problem: "shards cannot change after creation: create another cluster",
+        });
     }
     ports::place(&mut wanted.listeners, port, state, wanted.replicas)?;
     Ok(wanted)

@@ -94,7 +94,7 @@ fn a_user_who_never_had_a_password_is_not_in_the_document() {
     let projection = run(None, 0, &[user]);
     assert_eq!(projection.outcomes["a"], Outcome::NoCredential);
     assert!(projection.document.users.is_empty());
-    assert_eq!(projection.document.revision, 1, "an empty document is a document: nobody is admitted");
+    assert_eq!(projection.document.revision, 1, "an empty document is valid and admits no client");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The alert catalogue: the parsed and checked form of `catalogue.yaml`.
 //!
-//! Called by `render` and `evaluate`. Invariant: a [`Catalogue`] that exists is consistent (every placeholder has its
-//! number, every built-in predicate that compares has a threshold, names and label sets are unique).
+//! Used by `render` and `evaluate`. Invariant: every [`Catalogue`] is consistent: each placeholder has its number, each
+//! built-in predicate that compares has a threshold, and no two alerts have the same name and labels.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,16 +15,16 @@ const SOURCE: &str = include_str!("catalogue.yaml");
 /// Why a catalogue was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The text is not YAML of the right shape.
+    /// The text is not valid YAML or does not match the schema.
     #[error("failed to parse the alert catalogue")]
     Parse(#[from] serde_saphyr::Error),
-    /// Two rules would be the same alert.
+    /// Two rules have the same name and labels.
     #[error("failed to accept alert {name}: a rule with the same name and labels exists")]
     Duplicate {
         /// Name of the alert.
         name: String,
     },
-    /// `{raise}` or `{clear}` stands in a text, or a predicate needs it, and `threshold` does not give it.
+    /// A text contains `{raise}` or `{clear}`, or a predicate needs a threshold, and `threshold` does not define it.
     #[error("failed to accept alert {name}: its threshold is incomplete")]
     Threshold {
         /// Name of the alert.
@@ -32,20 +32,20 @@ pub enum Error {
     },
 }
 
-/// How loudly an alert speaks.
+/// Severity of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing.
+    /// For information; no action needed.
     Info,
-    /// Act within the day.
+    /// Act within a day.
     Warning,
-    /// Act now.
+    /// Act immediately.
     Critical,
 }
 
 impl Severity {
-    /// The value of the `severity` label.
+    /// Returns the value of the `severity` label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -55,21 +55,21 @@ impl Severity {
     }
 }
 
-/// What an alert says about the operator itself (label `operator_health_impact`).
+/// Impact of an alert on the health of the operator itself (label `operator_health_impact`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Impact {
     /// The alert is about brokers, not about the operator.
     #[default]
     None,
-    /// The operator works, but not fully.
+    /// The operator works with restrictions.
     Warning,
     /// The operator does not work.
     Critical,
 }
 
 impl Impact {
-    /// The value of the `operator_health_impact` label.
+    /// Returns the value of the `operator_health_impact` label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -79,13 +79,13 @@ impl Impact {
     }
 }
 
-/// The conditions that the operator judges without Prometheus.
+/// Conditions that the operator evaluates without Prometheus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Builtin {
-    /// No broker is ready although some should be.
+    /// No broker is ready, although the desired number is not 0.
     ClusterOffline,
-    /// Fewer brokers are ready than should be.
+    /// Fewer brokers are ready than desired.
     ClusterDegraded,
     /// A broker's metrics endpoint does not answer.
     BrokerDown,
@@ -95,15 +95,15 @@ pub enum Builtin {
     RaftNoLeader,
     /// Acknowledged messages were dropped.
     MessagesLost,
-    /// A broker enforces another access revision than the operator's.
+    /// A broker enforces another access revision than the current one.
     AclNotSynced,
     /// A broker refused an access document.
     AclRejected,
-    /// A broker uses nearly all of its CPU.
+    /// A broker uses most of its CPU limit.
     CpuHigh,
-    /// A broker uses nearly all of its memory.
+    /// A broker uses most of its memory limit.
     MemoryHigh,
-    /// A broker's disk is nearly full.
+    /// Little space is free on a broker's volume.
     StorageLow,
 }
 
@@ -122,17 +122,17 @@ impl Builtin {
     }
 }
 
-/// The numbers of an alert.
+/// Thresholds of an alert. The unit depends on the alert.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
-    /// Where it is raised.
+    /// Value beyond which the alert is raised.
     pub raise: f64,
-    /// Where the operator lets it go again; absent: where it is raised.
+    /// Value at which the operator clears the alert. Absent: `raise`.
     pub clear: Option<f64>,
 }
 
-/// One rule.
+/// One alert rule.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alert {
@@ -140,37 +140,37 @@ pub struct Alert {
     pub name: String,
     /// Group of rules, without the prefix `mqtt-`.
     pub group: String,
-    /// How loudly it speaks.
+    /// Severity of the alert.
     pub severity: Severity,
-    /// What it says about the operator.
+    /// Impact on the health of the operator.
     #[serde(default)]
     pub impact: Impact,
-    /// How long the condition must hold.
+    /// Time that the condition must hold before the alert fires.
     #[serde(rename = "for", deserialize_with = "hold")]
     pub hold: Duration,
-    /// Numbers that `{raise}` and `{clear}` stand for.
+    /// Numbers that replace `{raise}` and `{clear}`.
     pub threshold: Option<Threshold>,
     /// Condition in PromQL.
     pub expr: String,
-    /// The operator's own predicate for the same condition.
+    /// The operator's predicate for the same condition. Absent if only Prometheus evaluates the alert.
     pub builtin: Option<Builtin>,
-    /// Labels that tell two rules of one name apart.
+    /// Labels that distinguish rules of the same name.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// One line, a Prometheus template.
+    /// Summary in one line, a Prometheus template.
     pub summary: String,
-    /// Value and threshold, a Prometheus template.
+    /// Description with value and threshold, a Prometheus template.
     pub description: String,
-    /// Runbook: what it means.
+    /// Runbook: what the alert means.
     pub meaning: String,
     /// Runbook: what to do first, in order.
     pub steps: Vec<String>,
-    /// Runbook: what makes it worse.
+    /// Runbook: what makes the problem worse.
     pub avoid: String,
 }
 
 impl Alert {
-    /// Replaces `{raise}` and `{clear}` in one of the alert's texts.
+    /// Returns `text` with `{raise}` and `{clear}` replaced by the alert's thresholds.
     pub fn fill(&self, text: &str) -> String {
         let Some(Threshold { raise, clear }) = self.threshold else { return text.to_owned() };
         let text = text.replace("{raise}", &raise.to_string());
@@ -190,7 +190,7 @@ impl Alert {
     }
 }
 
-/// All alerts, in the order in which they are written.
+/// All alerts, in the order of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Catalogue {
     alerts: Vec<Alert>,
@@ -200,12 +200,15 @@ impl Catalogue {
     /// Returns the catalogue that this version ships.
     ///
     /// # Errors
-    /// Only if the file is wrong, which a test excludes.
+    /// If the embedded file is invalid, which a test excludes.
     pub fn shipped() -> Result<Self, Error> {
         Self::parse(SOURCE)
     }
 
     /// Parses and checks a catalogue.
+    ///
+    /// # Errors
+    /// If the text does not match the schema, or the catalogue is inconsistent.
     pub fn parse(text: &str) -> Result<Self, Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -225,7 +228,7 @@ impl Catalogue {
         Ok(Self { alerts })
     }
 
-    /// The rules, in the order in which they are written.
+    /// Returns the rules in the order of the file.
     pub fn alerts(&self) -> &[Alert] {
         &self.alerts
     }
@@ -250,10 +253,10 @@ mod tests {
         assert!(catalogue.alerts().len() >= 30);
         for alert in catalogue.alerts() {
             assert!(alert.name.starts_with("Mqtt"), "{}", alert.name);
-            assert!(alert.description.contains("$value"), "{} does not tell its value", alert.name);
+            assert!(alert.description.contains("$value"), "{} does not state its value", alert.name);
             assert!(
                 alert.threshold.is_none() || alert.description.contains("{raise}"),
-                "{} hides its limit",
+                "{} does not state its threshold",
                 alert.name
             );
             assert!(!alert.steps.is_empty(), "{} has no first step", alert.name);

@@ -1,8 +1,9 @@
 //! The operator's own evaluation of the built-in alerts of one cluster, without Prometheus.
 //!
-//! The reconciler calls [`Evaluator::observe`] every round (10 s) and turns the changes into Events and the active list
-//! into `status.alerts` and the condition `Alerting`. Invariant: an alert is active from its `for` until its condition
-//! has passed `clear`, and (name, pod) is active at most once, however many rules bear that name.
+//! The reconciler calls [`Evaluator::observe`] at most every 10 s, publishes the changes as Events, and writes the
+//! active alerts to `status.alerts` and the condition `Alerting`. Invariant: an alert is active from the end of its
+//! `for` until its condition has passed `clear`, and each (name, pod) is active at most once, even if several rules
+//! have that name.
 //!
 //! ```text
 //!            raised              for has passed            clear, pod gone, or unknown too long
@@ -22,50 +23,50 @@ use super::{
     predicate::{self, Reading},
 };
 
-/// A firing alert about a broker that no longer answers says nothing new; `MqttBrokerDown` takes over.
+/// Time after which an alert about a broker that does not answer is resolved. `MqttBrokerDown` reports the broker then.
 const UNKNOWN_FOR: SignedDuration = SignedDuration::from_mins(1);
 
-/// An alert that fires.
+/// A firing alert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Active {
     /// Name in the catalogue.
     pub name: String,
-    /// The pod it is about; nothing if it is about the cluster.
+    /// Pod that the alert is about. `None` if it is about the cluster.
     pub pod: Option<String>,
-    /// How loudly it speaks.
+    /// Severity of the alert.
     pub severity: Severity,
-    /// Since when it fires.
+    /// When it began to fire.
     pub since: Timestamp,
-    /// Value and limit in words, of the last round in which the condition held.
+    /// Text with value and threshold of the last round in which the condition held.
     pub message: String,
 }
 
-/// What happened to an alert.
+/// How an alert changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// It fires from now on.
+    /// It began to fire.
     Fired,
-    /// It fires no more.
+    /// It no longer fires.
     Resolved,
 }
 
 /// One alert that began or ended in this round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// The alert as it is (fired) or last was (resolved).
+    /// The alert as it is now (fired) or was in the previous round (resolved).
     pub alert: Active,
-    /// Which of the two.
+    /// Whether the alert began or ended.
     pub transition: Transition,
 }
 
-/// What an operator remembers of an alert over its own restart (`status.alerts[]`).
+/// A firing alert as recorded in `status.alerts[]`, from which the operator resumes after a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
     /// Name in the catalogue.
     pub name: String,
-    /// The pod it is about.
+    /// Pod that the alert is about. `None` if it is about the cluster.
     pub pod: Option<String>,
-    /// Since when it fires.
+    /// When it began to fire.
     pub since: Timestamp,
 }
 
@@ -108,8 +109,8 @@ impl Evaluator {
         Self { rules, states: BTreeMap::new(), history: History::default() }
     }
 
-    /// Takes over what fired before the operator restarted, so that it neither fires a second time nor loses its
-    /// `since`. What no longer holds is resolved by the next round.
+    /// Takes over the alerts that fired before the operator restarted, so that they do not fire a second time and keep
+    /// their `since`. The next round resolves those whose condition no longer holds.
     pub fn restore(&mut self, remembered: &[Remembered], now: Timestamp) {
         for Remembered { name, pod, since } in remembered {
             for (index, _) in self.rules.iter().enumerate().filter(|(_, rule)| rule.name == *name) {
@@ -119,8 +120,8 @@ impl Evaluator {
         }
     }
 
-    /// Judges one round. `now` is wall time that does not go back: the caller adds elapsed time to the wall time of its
-    /// start, so that a changed clock neither raises nor delays an alert.
+    /// Evaluates one round and returns the alerts that began or ended. `now` must not go back: the caller adds elapsed
+    /// time to the wall time of its start, so that a change of the wall clock neither raises nor delays an alert.
     pub fn observe(&mut self, now: Timestamp, facts: &Facts) -> Vec<Change> {
         let before = self.active_by_key();
         predicate::remember(&mut self.history, now, facts);
@@ -138,7 +139,7 @@ impl Evaluator {
         changes(&before, &self.active_by_key())
     }
 
-    /// What fires, by name and pod.
+    /// Returns the firing alerts, sorted by name and pod.
     pub fn active(&self) -> Vec<Active> {
         self.active_by_key().into_values().collect()
     }

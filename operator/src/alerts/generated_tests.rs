@@ -1,4 +1,4 @@
-//! What is generated is what is checked in.
+//! The checked-in files are the generated ones, and agree with the sources that they name.
 
 use std::{
     collections::BTreeSet,
@@ -55,7 +55,7 @@ fn every_alert_has_a_fault_case() {
     }
 }
 
-/// Names of metrics in a text, without the endings of a histogram.
+/// Returns the names of metrics in a text, without the suffix `_bucket` of histograms.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let ours = words
@@ -94,6 +94,6 @@ fn chart_has_the_version_of_the_program() {
     let chart = fs::read_to_string(root().join("charts/covey/Chart.yaml")).unwrap();
     for field in ["version", "appVersion"] {
         let line = format!("\n{field}: {}\n", env!("CARGO_PKG_VERSION"));
-        assert!(chart.contains(&line), "{field} is another");
+        assert!(chart.contains(&line), "{field} of the chart is not the version of the program");
     }
 }

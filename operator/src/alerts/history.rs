@@ -1,19 +1,19 @@
-//! What counters did in the last minutes, as Prometheus' `increase` and `rate` would tell.
+//! Increases and rates of counters over the last minutes, like `increase` and `rate` of Prometheus.
 //!
-//! Used by `predicate`. Invariant: a counter that falls has been reset and counts from zero; the first value ever seen
-//! is a start and no increase.
+//! Used by `predicate`. Invariant: a counter that falls has been reset and counts from zero; the first observed value
+//! is no increase.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How far back the rules look (`[5m]`).
+/// Time window of the rules (`[5m]`).
 const WINDOW: SignedDuration = SignedDuration::from_mins(5);
 
 #[derive(Debug)]
 struct Counter {
     last_value: f64,
-    /// Time and sum of all increases until then.
+    /// Times of observation, each with the sum of all increases until then.
     points: VecDeque<(Timestamp, f64)>,
 }
 
@@ -34,27 +34,27 @@ impl Counter {
     }
 }
 
-/// Counters of a cluster, by pod and by a name of the caller's.
+/// Counters of a cluster, by pod and by a name that the caller chooses.
 #[derive(Debug, Default)]
 pub(super) struct History {
     counters: BTreeMap<(String, String), Counter>,
 }
 
 impl History {
-    /// Takes a counter's value at this time.
+    /// Adds the value of a counter at this time.
     pub(super) fn observe(&mut self, now: Timestamp, pod: &str, series: &str, value: f64) {
         let start = || Counter { last_value: value, points: VecDeque::new() };
         self.counters.entry((pod.to_owned(), series.to_owned())).or_insert_with(start).observe(now, value);
     }
 
-    /// Forgets the pods that are no more and what is too old to be asked for.
+    /// Removes the counters of pods that no longer exist, and those without an observation in the window.
     pub(super) fn retain(&mut self, now: Timestamp, is_known: impl Fn(&str) -> bool) {
         let is_fresh =
             |counter: &Counter| counter.points.back().is_some_and(|(time, _)| now.duration_since(*time) <= WINDOW);
         self.counters.retain(|(pod, _), counter| is_known(pod) && is_fresh(counter));
     }
 
-    /// The increase in the window over all pods; nothing until some counter was seen twice.
+    /// Returns the increase in the window, summed over all pods. `None` until a counter has been observed twice.
     pub(super) fn increase(&self, series: &str) -> Option<f64> {
         let of_series = self.counters.iter().filter(|((_, name), _)| name == series);
         of_series
@@ -64,7 +64,7 @@ impl History {
             .reduce(|a, b| a + b)
     }
 
-    /// The increase per second in the window.
+    /// Returns the increase per second in the window. `None` until the counter has been observed twice.
     pub(super) fn rate(&self, pod: &str, series: &str) -> Option<f64> {
         let (grown, time) = self.counters.get(&(pod.to_owned(), series.to_owned()))?.span()?;
         time.is_positive().then(|| grown / time.as_secs_f64())

@@ -1,8 +1,8 @@
-//! Alerts: what they are (`catalogue`), what they become for Prometheus and for people (`render`), and the
+//! Alerts: their definitions (`catalogue`), the Prometheus rules and runbook generated from them (`render`), and the
 //! operator's own evaluation of the built-in ones (`evaluate`).
 //!
-//! The reconciler of an `MqttCluster` calls [`evaluate::Evaluator`] with what it saw of the brokers; the example
-//! `generate_monitoring` writes what `render` returns. Nothing here does I/O or reads a clock.
+//! The reconciler of an `MqttCluster` calls [`evaluate::Evaluator`] with the scraped metrics of the brokers; the
+//! example `generate_monitoring` writes the files that `render` returns. Nothing here does I/O or reads a clock.
 //!
 //! ```text
 //!  catalogue.yaml ──> catalogue ──> render ──> rules.yml, runbook

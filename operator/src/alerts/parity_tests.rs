@@ -1,6 +1,6 @@
-//! One fault, two judges: Prometheus (through promtool) and the operator must name the same alert at the same step.
+//! Prometheus (through promtool) and the operator must find the same alerts at the same step of the same scenario.
 //!
-//! Every scenario is a table of series in steps of 30 s. The operator's evaluator sees each step as metrics pages;
+//! Every scenario is a table of series in steps of 30 s. The operator's evaluator gets each step as metrics pages;
 //! promtool gets the same table as input series and must find exactly the alerts that the evaluator found.
 
 use std::{
@@ -22,10 +22,10 @@ use super::{
 const STEP: i64 = 30;
 const IDENTITY: &str = r#"namespace="iot",mqtt_cluster="prod""#;
 
-/// Pod, metric with its own labels, values. The metric `up` says whether the pod answers.
+/// Pod, metric with its own labels, values. The metric `up` is 1 while the pod answers.
 type Series = (&'static str, &'static str, Values);
 
-/// A value from a step on; nothing means that the series is gone.
+/// Values, each valid from a step on. `None` means that the series is absent.
 type Values = &'static [(usize, Option<f64>)];
 
 struct Scenario {
@@ -36,8 +36,8 @@ struct Scenario {
     ready: Values,
     revision: Values,
     series: Vec<Series>,
-    /// Rates and increases: versions of Prometheus differ by a sample at the edge of a window, so that steps right at a
-    /// change are not compared.
+    /// Whether the alert uses rates or increases. Versions of Prometheus differ by one sample at the edge of a window,
+    /// so the steps next to a change are not compared.
     is_windowed: bool,
 }
 
@@ -60,7 +60,7 @@ fn scenarios() -> Vec<Scenario> {
     [availability(), messages_and_access(), resources()].into_iter().flatten().collect()
 }
 
-/// Two brokers that are up, and one metric of each.
+/// Returns the series of two brokers that are up, with one metric each.
 fn both(metric: &'static str, first: Values, second: Values) -> Vec<Series> {
     vec![("prod-0", "up", UP), ("prod-1", "up", UP), ("prod-0", metric, first), ("prod-1", metric, second)]
 }
@@ -206,7 +206,7 @@ fn facts(scenario: &Scenario, step: usize) -> Facts {
     }
 }
 
-/// What the operator says at each step.
+/// Returns the alerts that the operator finds at each step.
 fn evaluated(scenario: &Scenario) -> Vec<Found> {
     let mut evaluator = Evaluator::new(&Catalogue::shipped().unwrap(), 1.0);
     let observe = |step: usize| {
@@ -227,7 +227,7 @@ fn input_series(out: &mut String, metric: &str, labels: &str, values: Values, st
     writeln!(out, "  - {{series: '{metric}', values: '{}'}}", values.join(" ")).unwrap();
 }
 
-/// The test that promtool runs: the same series, and the operator's findings as expectation.
+/// Returns the promtool test: the same series, with the operator's findings as the expectation.
 fn promtool_test(scenario: &Scenario, found: &[Found]) -> String {
     let mut out = format!(
         "rule_files: [rules.yml]\nevaluation_interval: {STEP}s\ntests:\n- interval: {STEP}s\n  input_series:\n"

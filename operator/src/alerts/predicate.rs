@@ -1,6 +1,6 @@
-//! The built-in conditions: what the catalogue's PromQL says, over one round of scrapes.
+//! The built-in conditions: equivalents of the catalogue's PromQL, evaluated over one round of scrapes.
 //!
-//! Called by `evaluate` once per rule and round. Pure: facts and history in, readings out.
+//! Called by `evaluate` once per rule and round. Pure.
 
 use std::collections::BTreeMap;
 
@@ -25,36 +25,36 @@ const STORAGE_FREE: &str = "mqtt_broker_storage_free_bytes";
 const STORAGE_CAPACITY: &str = "mqtt_broker_storage_capacity_bytes";
 const LOSS_REASONS: [&str; 3] = ["storage_error", "session_lost", "peer_unreachable"];
 
-/// What the operator saw of one cluster in one round.
+/// What the operator observed of one cluster in one round.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Brokers that the manifest asks for.
+    /// Desired number of brokers.
     pub desired: u32,
-    /// Brokers that are ready.
+    /// Number of ready brokers.
     pub ready: u32,
-    /// Revision of the access document that brokers should enforce; nothing while the operator does not know it.
+    /// Revision of the access document that brokers should enforce. `None` if the operator does not know it.
     pub acl_revision: Option<u64>,
-    /// Every pod that should exist, with its scrape; `None` where it did not answer.
+    /// Every desired pod with its scrape. `None` if the pod did not answer.
     pub scrapes: BTreeMap<String, Option<Samples>>,
 }
 
-/// What a condition looks like now.
+/// State of a condition in this round.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reading {
-    /// It holds; the text says the value and the limit.
+    /// It holds. The text contains the value and the threshold.
     Raised(String),
     /// It no longer holds, but the value has not passed `clear`.
     Lingering,
     /// It does not hold.
     Clear,
-    /// The facts do not tell.
+    /// The facts do not suffice to decide.
     Unknown,
 }
 
-/// Readings by pod; the key `None` is the cluster as a whole.
+/// Readings by pod. The key `None` stands for the whole cluster.
 pub(super) type Readings = BTreeMap<Option<String>, Reading>;
 
-/// Takes the counters of this round into the history.
+/// Adds the counters of this round to the history.
 pub(super) fn remember(history: &mut History, now: Timestamp, facts: &Facts) {
     for (pod, samples) in answered(facts) {
         if let Some(value) = samples.value(CPU_SECONDS) {
@@ -72,7 +72,7 @@ pub(super) fn remember(history: &mut History, now: Timestamp, facts: &Facts) {
     history.retain(now, |pod| facts.scrapes.contains_key(pod));
 }
 
-/// Judges one condition.
+/// Evaluates one condition.
 pub(super) fn judge(builtin: Builtin, threshold: Option<Threshold>, facts: &Facts, history: &History) -> Readings {
     match builtin {
         Builtin::ClusterOffline => cluster(cluster_offline(facts)),
@@ -158,7 +158,7 @@ fn messages_lost(threshold: Option<Threshold>, history: &History) -> Reading {
 
 fn acl_not_synced(wanted: Option<u64>, samples: &Samples) -> Reading {
     let (Some(wanted), Some(enforced)) = (wanted, samples.value(ACL_REVISION)) else { return Reading::Unknown };
-    // Revisions count up from 1 and stay far below 2^53, so the text form is exact on both sides.
+    // Revisions count up from 1 and stay below 2^53, so both texts are exact.
     when(wanted.to_string() != enforced.to_string(), || {
         format!("enforces access revision {enforced} instead of {wanted}")
     })

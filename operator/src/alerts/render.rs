@@ -1,7 +1,7 @@
-//! What the catalogue becomes: rules for Prometheus and pages for people.
+//! Renders the catalogue as Prometheus rules and as the pages of the runbook.
 //!
-//! Called by the example `generate_monitoring`, which writes the files, and by the test that finds them stale.
-//! Pure: a catalogue in, (path, text) out; the same catalogue always gives the same bytes.
+//! Called by the example `generate_monitoring`, which writes the files, and by the test that checks that they are
+//! current. Pure: the same catalogue always gives the same bytes.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -16,7 +16,7 @@ pub const DASHBOARD_UID: &str = "covey-cluster-overview";
 const RUNBOOK_URL: &str = "https://github.com/covey-io/covey/blob/main/docs/runbook";
 const GENERATED: &str = "Generated from operator/src/alerts/catalogue.yaml; do not edit.";
 
-/// Why nothing could be rendered.
+/// Why rendering failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The rules could not be written as YAML.
@@ -54,6 +54,9 @@ struct Rule<'a> {
 }
 
 /// Renders every generated file.
+///
+/// # Errors
+/// If the rules cannot be written as YAML.
 pub fn files(catalogue: &Catalogue) -> Result<Vec<File>, Error> {
     let rules = rules(catalogue)?;
     let mut files = vec![
@@ -69,6 +72,9 @@ pub fn files(catalogue: &Catalogue) -> Result<Vec<File>, Error> {
 }
 
 /// Renders the rule file that Prometheus reads.
+///
+/// # Errors
+/// If the rules cannot be written as YAML.
 pub fn rules(catalogue: &Catalogue) -> Result<String, Error> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for alert in catalogue.alerts() {
@@ -99,7 +105,7 @@ fn rule(alert: &Alert) -> Rule<'_> {
     Rule { alert: &alert.name, expr: alert.fill(&alert.expr), r#for: promql_duration(alert.hold), labels, annotations }
 }
 
-/// The duration as Prometheus and people write it: `0s`, `30s`, `5m`, `1h`.
+/// Returns the duration in PromQL notation: `0s`, `30s`, `5m`, `1h`.
 fn promql_duration(duration: Duration) -> String {
     match duration.as_secs() {
         0 => "0s".to_owned(),
@@ -143,7 +149,7 @@ fn page(name: &str, alerts: &[&Alert]) -> String {
     text
 }
 
-/// A step that begins with `kubectl` is a command up to the first semicolon, and words after it.
+/// Returns a step as Markdown. A step that begins with `kubectl` is a command up to the first `; `, followed by prose.
 fn step_markdown(step: &str) -> String {
     if !step.starts_with("kubectl") {
         return step.to_owned();

@@ -1,7 +1,7 @@
-//! One scrape of a broker: its `/metrics` text (Prometheus text format 0.0.4) as samples that can be asked by name.
+//! Parses one scrape of a broker (Prometheus text format 0.0.4) into samples by name.
 //!
-//! Parsed by the reconciler once per scrape, read by `predicate`. Invariant: a page that is not understood in full
-//! yields no samples at all, because half a page would look like metrics that went away.
+//! The reconciler parses each scrape once; `predicate` reads the samples. Invariant: a page that cannot be parsed in
+//! full yields no samples, because the rest of a truncated page would look like metrics that disappeared.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ pub enum Error {
     /// The bytes are not UTF-8.
     #[error("failed to read metrics: not UTF-8")]
     Utf8,
-    /// A line is no sample (also when the page was cut off in its middle).
-    #[error("failed to read metrics: line {line} is no sample")]
+    /// A line is not a sample, for example because the page is truncated there.
+    #[error("failed to read metrics: line {line} is not a sample")]
     Line {
         /// Number of the line, from 1.
         line: usize,
@@ -28,7 +28,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The value of a label.
+    /// Returns the value of a label.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -44,7 +44,7 @@ impl Samples {
     /// Parses a metrics page.
     ///
     /// # Errors
-    /// If any line is not understood.
+    /// If the page is not UTF-8 or a line is not a sample.
     pub fn parse(page: &[u8]) -> Result<Self, Error> {
         let text = std::str::from_utf8(page).map_err(|_| Error::Utf8)?;
         let mut by_name: HashMap<String, Vec<Sample>> = HashMap::new();
@@ -59,12 +59,12 @@ impl Samples {
         Ok(Self { by_name })
     }
 
-    /// All samples of a metric.
+    /// Returns all samples of a metric.
     pub fn all(&self, name: &str) -> &[Sample] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of the metric's first sample; meant for metrics without labels.
     pub fn value(&self, name: &str) -> Option<f64> {
         self.all(name).first().map(|sample| sample.value)
     }

@@ -1,5 +1,5 @@
-//! Users become a document, the document becomes the record, and the record reaches the nodes: in this order, so that no
-//! node ever enforces what is not written down.
+//! Projects the users into the access document, writes the document to the Secret of record, and sends it to the nodes:
+//! in this order, so that no node ever enforces a document that is not recorded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,19 +32,20 @@ pub enum Error {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// What became of the users.
+/// Result of the projection of all users.
 #[derive(Debug)]
 pub(crate) struct Access {
     pub projection: Projection,
-    /// By name of the user object: what is wrong with the password's source, as a reason and a sentence.
+    /// By name of the user object: what is wrong with the source of its password, as a reason and a message.
     pub problems: BTreeMap<String, (&'static str, String)>,
 }
 
-/// By name of the user object: whose the Secret is that has the name of the user's own.
+/// By name of the user object: an object of another owner that has the name of the user's Secret.
 pub(crate) type TakenSecrets = BTreeMap<String, Taken>;
 
-/// Creates the Secrets of users whose password the operator makes. What cannot be created is missing on this pass, and
-/// its user says so. A password of a former user of the same name is not read: its Secret is about to be deleted.
+/// Creates the Secrets of users whose password the operator generates. A Secret that cannot be created is missing on
+/// this pass, and the status of its user says so. The password of a former user of the same name is not read, because
+/// its Secret is about to be deleted.
 pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenSecrets {
     let mut all = TakenSecrets::new();
     for user in facts.users.iter().filter(|user| credentials::is_generated(user)) {
@@ -60,7 +61,7 @@ pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenS
                 }
                 Ok(None) => holder(client, user, &wanted).await,
                 Err(error) => {
-                    tracing::warn!(user = %user.name_any(), %error, "failed to create a user's secret");
+                    tracing::warn!(user = %user.name_any(), %error, "failed to create the secret of a user");
                     None
                 }
             }
@@ -73,7 +74,7 @@ pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenS
     all
 }
 
-/// A labelled Secret of another consents to be read, unless a user that is gone owns it.
+/// Returns the holder if it is a deleted user. Any other Secret with the user label may be read: the label permits it.
 fn former(claim: Claim) -> Option<Holder> {
     match claim {
         Claim::Taken(holder @ (Holder::Former { .. } | Holder::Deleting)) => Some(holder),
@@ -81,7 +82,7 @@ fn former(claim: Claim) -> Option<Holder> {
     }
 }
 
-/// Whose the Secret is that has the name of `wanted`; `None`: the user's, or not known.
+/// Returns who holds the name of `wanted`, or `None` if the user does or it is unknown.
 async fn holder(client: &Client, user: &MqttUser, wanted: &Secret) -> Option<Holder> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &user.namespace().unwrap_or_default());
     let live = secrets.get_opt(&wanted.name_any()).await;
@@ -92,7 +93,7 @@ async fn holder(client: &Client, user: &MqttUser, wanted: &Secret) -> Option<Hol
     }
 }
 
-/// Projects the users; hashing brought passwords takes a while and happens on a thread of its own.
+/// Projects the users. Runs on a blocking thread, because hashing a password takes tens of milliseconds.
 pub(crate) async fn project(
     cluster: &Basics,
     facts: &Facts,
@@ -103,7 +104,7 @@ pub(crate) async fn project(
     let wanted = build::access_metadata(cluster);
     let own = facts.access_secret.as_ref().filter(|secret| !matches!(claim(&wanted, Some(*secret)), Claim::Taken(_)));
     let (record, claimed) = read_record(own);
-    // The record decides; the memory stands in where somebody has damaged it.
+    // Uses the document in memory if the record cannot be read, for example after a manual edit.
     let previous = record.or_else(|| memory.document.clone());
     let remembered = memory.document.as_ref().map_or(0, |document| document.revision);
     let seen = nodes.iter().map(Node::seen_revision).chain([claimed, remembered]).max().unwrap_or(0);
@@ -138,7 +139,7 @@ fn read_record(secret: Option<&Secret>) -> (Option<Document>, u64) {
     access::read_record(&data.unwrap_or_default())
 }
 
-/// Remembers since when each user stands as it is.
+/// Updates the revision since which each user is unchanged.
 pub(crate) fn anchor(memory: &mut Memory, access: &Access) {
     let revision = access.projection.document.revision;
     let outcomes = &access.projection.outcomes;
@@ -152,7 +153,7 @@ pub(crate) fn anchor(memory: &mut Memory, access: &Access) {
     memory.document = Some(access.projection.document.clone());
 }
 
-/// Writes the record.
+/// Writes the document to the Secret of record, unless the live Secret already holds it.
 pub(crate) async fn record(
     client: &Client,
     cluster: &Basics,
@@ -162,7 +163,8 @@ pub(crate) async fn record(
     apply::apply_secret(client, &build::access_secret(cluster, document), facts.access_secret.as_ref()).await
 }
 
-/// Hands the document to every node that answers and does not enforce it.
+/// Sends the document to every node that answers and does not enforce it yet. A failure is logged and retried by the
+/// next pass.
 pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Document) {
     let hash = document.hash();
     let json = document.to_json();
@@ -174,14 +176,14 @@ pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Doc
             let json = json.clone();
             async move {
                 let answer = client?.apply_access(json, PUSH_TIMEOUT).await;
-                answer.inspect_err(|error| tracing::warn!(node = %node.name, %error, "failed to hand over access")).ok()
+                answer.inspect_err(|error| tracing::warn!(node = %node.name, %error, "access document not sent")).ok()
             }
         })
         .collect();
     let answers = join_all(pushes).await;
     for (node, answer) in nodes.iter_mut().zip(answers) {
         if let (Some(report), Some(access)) = (node.report.as_mut(), answer) {
-            tracing::info!(node = %node.name, revision = access.revision, "access handed over");
+            tracing::info!(node = %node.name, revision = access.revision, "access document sent");
             report.access = Some(access);
         }
     }

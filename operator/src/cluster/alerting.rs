@@ -1,6 +1,6 @@
-//! Feeds the built-in alerts of one cluster: scrapes the nodes, asks the evaluator, tells the world.
+//! Evaluates the built-in alerts of one cluster: scrapes the nodes, runs the evaluator, publishes changes as Events.
 //!
-//! At most once every ten seconds per cluster. A node that cannot be scraped is itself a fact.
+//! Runs at most once every ten seconds per cluster. A failed scrape is an input of the evaluator too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,22 +20,22 @@ use crate::alerts::samples::Samples;
 use crate::context::Context;
 use crate::scrape;
 
-/// Time between two rounds.
+/// Minimum time between two rounds.
 const ROUND: Duration = Duration::from_secs(10);
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The alerts of one cluster between two rounds.
+/// The alerts of one cluster, kept from round to round.
 #[derive(Debug)]
 pub(crate) struct Alerting {
     evaluator: Evaluator,
-    /// Wall time of the start; what has passed since is added, so that a changed clock moves no alert.
+    /// Wall time of the start. Elapsed time is added to it, so that a change of the wall clock does not affect alerts.
     started: Timestamp,
     clock: Instant,
     last: Option<Instant>,
 }
 
 impl Alerting {
-    /// Goes on from what the status remembers.
+    /// Continues with the alerts that `status.alerts` lists. `for_scale` multiplies the `for` of every alert.
     pub(crate) fn new(cluster: &MqttCluster, now: Timestamp, for_scale: f64) -> Result<Self, catalogue::Error> {
         let mut evaluator = Evaluator::new(&Catalogue::shipped()?, for_scale);
         let alerts = cluster.status.iter().flat_map(|status| &status.alerts);
@@ -55,12 +55,12 @@ impl Alerting {
         self.started.checked_add(passed).unwrap_or(self.started)
     }
 
-    /// What fires.
+    /// Returns the firing alerts.
     pub(crate) fn active(&self) -> Vec<AlertStatus> {
         self.evaluator.active().iter().map(alert_status).collect()
     }
 
-    /// Runs a round if one is due.
+    /// Runs a round if one is due: evaluates the alerts and publishes an Event for each that began or ended.
     pub(crate) async fn observe(
         &mut self,
         context: &Context,

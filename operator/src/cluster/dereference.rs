@@ -1,7 +1,7 @@
-//! First step of a reconcile: everything that must be known, read once. I/O only, no decision.
+//! First step of a reconcile: reads all inputs once. I/O only, no decisions.
 //!
-//! Users and Secrets are listed from the API server on every pass and not taken from a cache: a list is complete or an
-//! error, and absence from a complete list is deletion.
+//! Users and Secrets are listed from the API server on every pass, not read from a cache. A list is either complete or
+//! an error, so a user that is absent from it has been deleted.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use kube::{Api, Client};
 
 use super::build;
 
-/// What one pass works on.
+/// The inputs of one pass.
 #[derive(Debug)]
 pub struct Facts {
-    /// The cluster as the API server has it now.
+    /// The cluster as the API server returned it.
     pub cluster: MqttCluster,
-    /// Users of this cluster, those being deleted left out.
+    /// Users of this cluster, except those that are being deleted.
     pub users: Vec<MqttUser>,
     /// Secrets with the user label, by name.
     pub user_secrets: BTreeMap<String, Secret>,
@@ -30,7 +30,10 @@ pub struct Facts {
     pub pods: Vec<Pod>,
 }
 
-/// Reads everything; `None` when the cluster is gone or going.
+/// Reads all inputs of a pass. Returns `None` if the cluster does not exist or is being deleted.
+///
+/// # Errors
+/// If any request to the API server fails.
 pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result<Option<Facts>, kube::Error> {
     let clusters: Api<MqttCluster> = Api::namespaced(client.clone(), namespace);
     let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
@@ -64,7 +67,10 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     }))
 }
 
-/// Reads the pods of a cluster.
+/// Lists the pods of a cluster.
+///
+/// # Errors
+/// If the request to the API server fails.
 pub async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Pod>, kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let of_cluster = ListParams::default().labels(&format!("{}={name}", names::LABEL_CLUSTER));

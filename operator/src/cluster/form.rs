@@ -1,4 +1,4 @@
-//! Carries out what [`super::formation`] decides: writes the record first, then tells the nodes.
+//! Carries out the decisions of [`super::formation`]: writes the record first, then initializes the nodes.
 
 use std::time::Duration;
 
@@ -18,8 +18,11 @@ use crate::context::{Context, Memory};
 
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Brings the cluster one step further in its life. `cluster` is written to, with a resourceVersion precondition, and
-/// holds what the API server returned.
+/// Carries out the next step of the formation. Writes the status of `cluster` with a resourceVersion precondition, and
+/// replaces `cluster` with the object that the API server returned.
+///
+/// # Errors
+/// If the status cannot be written, for example because the object was changed in the meantime.
 pub(crate) async fn form(
     context: &Context,
     about: &ObjectReference,
@@ -32,18 +35,18 @@ pub(crate) async fn form(
     let mut decision = decide_for(cluster, replicas, &answers);
     if let Decision::Record(formation) = &decision {
         write(context, cluster, formation, None).await?;
-        let note = format!("cluster {} with {} first members", formation.cluster_id, formation.members.len());
+        let note = format!("forming cluster {} with {} first members", formation.cluster_id, formation.members.len());
         context.event(about, EventType::Normal, reason::FORMING, "Form", &note).await;
         decision = decide_for(cluster, replicas, &answers);
     }
     Ok(match decision {
         Decision::Wait { .. } if is_born(cluster) => Phase::Formed,
         Decision::Wait { missing } => Phase::Forming { waiting: waiting(&missing) },
-        Decision::Record(_) => Phase::Forming { waiting: "writing down who forms the cluster".into() },
+        Decision::Record(_) => Phase::Forming { waiting: "recording the first members".into() },
         Decision::Adopt(formation) => {
             let id = formation.cluster_id.clone();
             write(context, cluster, &formation, Some(&id)).await?;
-            let note = format!("the volumes hold cluster {id} already");
+            let note = format!("adopted cluster {id}, which the volumes already hold");
             context.event(about, EventType::Normal, reason::ADOPTED, "Adopt", &note).await;
             Phase::Formed
         }
@@ -55,14 +58,15 @@ pub(crate) async fn form(
             let formation = cluster.status.as_ref().and_then(|status| status.formation.clone()).unwrap_or_default();
             if !is_born(cluster) {
                 write(context, cluster, &formation, Some(&formation.cluster_id)).await?;
-                let note = format!("cluster {}", formation.cluster_id);
+                let note = format!("formed cluster {}", formation.cluster_id);
                 context.event(about, EventType::Normal, reason::FORMED, "Form", &note).await;
             }
             Phase::Formed
         }
         Decision::Foreign { disks } => {
             if !is_told(cluster) {
-                let note: Vec<String> = disks.iter().map(|(node, id)| format!("node {node}: cluster {id}")).collect();
+                let note: Vec<String> =
+                    disks.iter().map(|(node, id)| format!("node {node} has a volume of cluster {id}")).collect();
                 context.event(about, EventType::Warning, reason::FOREIGN_DISK, "Form", &note.join(", ")).await;
             }
             Phase::Foreign { disks }
@@ -72,12 +76,12 @@ pub(crate) async fn form(
     })
 }
 
-/// Whether a disk was seen to carry the cluster's id.
+/// Returns whether the cluster has been formed: some node has reported the cluster's id.
 pub(crate) fn is_born(cluster: &MqttCluster) -> bool {
     cluster.status.as_ref().and_then(|status| status.cluster_id.as_ref()).is_some()
 }
 
-/// Whether the status says already that a disk is foreign.
+/// Returns whether the status already reports a foreign disk.
 fn is_told(cluster: &MqttCluster) -> bool {
     let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
     conditions.into_iter().any(|condition| condition.reason == reason::FOREIGN_DISK)
@@ -96,13 +100,13 @@ fn decide_for(cluster: &MqttCluster, replicas: u32, answers: &[super::formation:
 fn waiting(missing: &[u32]) -> String {
     let missing: Vec<String> = missing.iter().map(u32::to_string).collect();
     if missing.is_empty() {
-        "waiting for a majority of the first nodes to show the same volume identity".into()
+        "waiting for a majority of the first members to report the same cluster id".into()
     } else {
         format!("waiting for node {} to answer", missing.join(", "))
     }
 }
 
-/// The write that comes before any node is told. It fails if anybody changed the object meanwhile.
+/// Writes formation and cluster id to the status. Fails with a conflict if the object was changed in the meantime.
 async fn write(
     context: &Context,
     cluster: &mut MqttCluster,
@@ -119,7 +123,7 @@ async fn write(
 
 async fn initialize(cluster: &MqttCluster, nodes: &[Node], memory: &mut Memory, ordinals: &[u32]) -> String {
     let Some(formation) = cluster.status.as_ref().and_then(|status| status.formation.clone()) else {
-        return "writing down who forms the cluster".into();
+        return "recording the first members".into();
     };
     let members: Vec<Member> = formation
         .members
@@ -135,12 +139,12 @@ async fn initialize(cluster: &MqttCluster, nodes: &[Node], memory: &mut Memory, 
             async move {
                 let outcome = client?.initialize(&id, members, INITIALIZE_TIMEOUT).await;
                 outcome.err().map(|error| {
-                    tracing::warn!(node = %node.name, %error, "failed to initialize the node");
+                    tracing::warn!(node = %node.name, %error, "failed to initialize a node");
                     format!("{}: {error}", node.name)
                 })
             }
         })
         .collect();
     let problems: Vec<String> = join_all(told).await.into_iter().flatten().collect();
-    if problems.is_empty() { "the nodes were told to form the cluster".into() } else { problems.join("; ") }
+    if problems.is_empty() { "waiting for the nodes to form the cluster".into() } else { problems.join("; ") }
 }

@@ -1,27 +1,27 @@
-//! Formation: when a set of empty disks becomes a cluster, and when it must not. Pure; the reconcile and `covey local`
-//! carry out what [`decide`] returns.
+//! Decides when a set of nodes with empty disks becomes a cluster, and when it must not. Pure; the reconcile and
+//! `covey local` carry out what [`decide`] returns.
 //!
 //! ```text
-//!            every first member answers, all fresh           written, not before
+//!            every first member answers, all fresh           record is written
 //!  nothing ----------------------------------------> Record ----------------------> Initialize ... -> Formed
-//!     |    disks agree on one id                                                        (idempotent)
+//!     |    a majority has the same id                                                   (idempotent)
 //!     +----------------------------------------------> Adopt
-//!     |    disks that know of more members than there are replicas
-//!     +----------------------------------------------> TooFew: their other nodes hold sessions
-//!     |    two ids, or another than the recorded one
-//!     +----------------------------------------------> Foreign: nothing is touched
+//!     |    disks of a cluster with more members than replicas
+//!     +----------------------------------------------> TooFew: the missing nodes hold sessions
+//!     |    two ids, or an id that is not the recorded one
+//!     +----------------------------------------------> Foreign: nothing is changed
 //! ```
-//! Invariant: who forms the cluster is written down before any node is told, so that an operator that dies in between
-//! goes on with the same id and the same members.
+//! Invariant: the id and the first members are recorded before any node is initialized, so that an operator that
+//! restarts in between continues with the same id and the same members.
 
 use std::collections::BTreeSet;
 
 use covey_crds::{Formation, FormationMember};
 
-/// Most first members; the others join.
+/// Maximum number of first members. Other nodes join later.
 const FIRST_MEMBERS: u32 = 3;
 
-/// What one node said.
+/// What one node reported about its disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub ordinal: u32,
@@ -32,38 +32,38 @@ pub struct Answer {
     pub members: u32,
 }
 
-/// What is known before any node is asked.
+/// What the operator knows without asking the nodes.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     pub replicas: u32,
     /// `status.formation`.
     pub recorded: Option<&'a Formation>,
-    /// `status.clusterId`: set once a disk was seen to carry it.
+    /// `status.clusterId`: set once a node has reported it.
     pub born: Option<&'a str>,
 }
 
-/// What to do.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// These ordinals have not answered.
+    /// Wait; these ordinals have not answered. If empty, the answers do not suffice for a decision.
     Wait { missing: Vec<u32> },
     /// Write this to `status.formation`, with a resourceVersion precondition; then decide again.
     Record(Formation),
-    /// The disks are a cluster already: write its id and members.
+    /// The disks already hold a cluster: write its id and members.
     Adopt(Formation),
-    /// The disks are a cluster of more nodes: without the others, sessions would be missing.
+    /// The disks hold a cluster with this many nodes, which is more than the replicas: the missing nodes hold sessions.
     TooFew { members: u32 },
-    /// Tell these ordinals, with the recorded members.
+    /// Initialize these ordinals with the recorded members.
     Initialize { ordinals: Vec<u32> },
     /// The cluster exists.
     Formed,
-    /// Disks of another cluster are here: ordinal and the id it carries.
+    /// Some disks belong to another cluster: ordinal and cluster id of each.
     Foreign { disks: Vec<(u32, String)> },
-    /// Every first member came back with an empty disk, and the cluster had been born: only a person may start over.
+    /// Every first member has an empty disk although the cluster was formed before. It is not formed again.
     Lost,
 }
 
-/// Decides what comes next. `fresh_id` becomes the cluster's id if this is its birth.
+/// Decides the next step. `fresh_id` becomes the cluster's id if the cluster is formed now.
 pub fn decide(known: Known<'_>, answers: &[Answer], fresh_id: &str) -> Decision {
     match known.recorded {
         Some(recorded) => resume(known, recorded, answers),
@@ -83,8 +83,8 @@ fn begin(known: Known<'_>, answers: &[Answer], fresh_id: &str) -> Decision {
     let missing = missing(known.replicas, answers);
     match (ids.len(), ids.first()) {
         (0, _) if missing.is_empty() => Decision::Record(formation(fresh_id, known.replicas, answers.iter())),
-        // One disk with an id among silent nodes proves little: a majority of the first members must carry it. The others
-        // do not count: with a foreign id they may answer before the first members do.
+        // A single disk may come from another cluster, so a majority of the first members must carry the id. The other nodes
+        // do not count: two foreign disks among them may answer before the first members do.
         (1, Some(id)) if carried_by_first * 2 > first_members.len() => {
             let members = carried.iter().map(|answer| answer.members).max().unwrap_or_default();
             if members > known.replicas {
@@ -124,8 +124,8 @@ fn resume(known: Known<'_>, recorded: &Formation, answers: &[Answer]) -> Decisio
     match known.born {
         _ if to_tell.len() == recorded.members.len() => Decision::Initialize { ordinals: to_tell },
         Some(_) => Decision::Lost,
-        // Nobody carries the id and nobody ever did: a disk was swapped before its node was told, so that telling the
-        // others would found a cluster without a majority. The record is written anew.
+        // No disk has ever carried the id: a disk was replaced before its node was initialized, and initializing the
+        // others could form a cluster without a majority. Record the members again.
         None => Decision::Record(formation(&recorded.cluster_id, known.replicas, answers.iter())),
     }
 }

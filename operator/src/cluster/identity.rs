@@ -1,7 +1,7 @@
-//! Keeps the cluster's peer authority and certificates: created once, renewed in time.
+//! Creates the cluster's peer authority, and issues and renews its certificates.
 //!
-//! The reconcile calls [`ensure`] before it talks to any node. Invariant: `<name>-peer-ca` is never written over; if it is
-//! lost, brokers trust the new authority beside the old one until the old certificate is replaced.
+//! The reconcile calls [`ensure`] before it connects to any node. Invariant: `<name>-peer-ca` is never overwritten. If
+//! it is lost, brokers trust the old authority beside the new one until the next renewal.
 
 use covey_contract::names;
 use jiff::Timestamp;
@@ -16,14 +16,14 @@ use super::validate::Basics;
 use crate::admin::Credentials;
 use crate::peer_ca::{self, Authority};
 
-/// Why there is no identity.
+/// Why the certificates could not be ensured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Apply(#[from] apply::Error),
     #[error("failed to read Secret {name}: {source}")]
     Read { name: String, source: Box<kube::Error> },
-    #[error("Secret {name} does not hold a usable authority: {source}; delete it to have a new one made")]
+    #[error("Secret {name} holds no usable certificate authority: {source}; delete it to get a new one")]
     Unusable { name: String, source: peer_ca::Error },
     #[error(transparent)]
     Make(#[from] peer_ca::Error),
@@ -38,7 +38,12 @@ impl From<Error> for apply::Error {
     }
 }
 
-/// Makes sure that authority and brokers' certificate exist, and returns what the operator talks with.
+/// Ensures that the authority and the brokers' certificate exist, and returns the operator's credentials for the
+/// brokers. `known` is returned as it is while its certificate is valid for more than 30 days and the trusted
+/// authorities are the same.
+///
+/// # Errors
+/// If a Secret cannot be read or written, or the authority's Secret belongs to another object or is unusable.
 pub(crate) async fn ensure(
     client: &Client,
     cluster: &Basics,
@@ -97,7 +102,7 @@ async fn read_authority(client: &Client, cluster: &Basics, secret: &Secret) -> R
     }
 }
 
-/// Renews the brokers' certificate where it must be, and returns what brokers trust.
+/// Renews the brokers' certificate if necessary, and returns the authorities that the brokers trust, as PEM.
 async fn brokers(
     client: &Client,
     cluster: &Basics,
@@ -105,7 +110,7 @@ async fn brokers(
     live: Option<&Secret>,
     now: Timestamp,
 ) -> Result<String, Error> {
-    // A certificate names the cluster's uid: what a former cluster left, or another made, is none of this cluster.
+    // A certificate contains the cluster's uid, so one that this cluster does not own cannot be used.
     let wanted = build::peer_tls_metadata(cluster);
     let own = live.filter(|secret| matches!(claim(&wanted, Some(*secret)), Claim::Owned { .. }));
     let trusted = own.map(|secret| text(secret, names::TLS_CA)).unwrap_or_default();

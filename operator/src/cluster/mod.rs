@@ -1,4 +1,4 @@
-//! The reconcile of an `MqttCluster`, from observed to desired state.
+//! Reconciles an `MqttCluster`: brings the observed state to the desired state.
 //!
 //! ```text
 //!  dereference -> validate -> identity -> poll nodes -> project access -> apply children -> push access

@@ -1,6 +1,6 @@
-//! What is known of the nodes: their pods from the API server, their own word over the admin line.
+//! The observed state of the nodes: their pods from the API server, and their status reports over the admin connection.
 //!
-//! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, whether or not it answers.
+//! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, even without an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use super::problem::{self, Problem};
 use crate::admin::Client;
 use crate::context::Memory;
 
-/// A node that does not answer within this is not in touch.
+/// Time that a node has to answer a status request.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Label that the StatefulSet controller puts on a pod.
+/// Label with the template revision, set by the StatefulSet controller.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// One node.
@@ -27,54 +27,54 @@ pub struct Node {
     pub ordinal: u32,
     /// Name of the pod.
     pub name: String,
-    /// Absent: there is no such pod.
+    /// Absent if the pod does not exist.
     pub pod: Option<PodFacts>,
-    /// Absent: the node does not answer.
+    /// Absent if the node did not answer.
     pub report: Option<StatusReply>,
-    /// Why its broker does not run; absent: nothing is known to be wrong.
+    /// Why its broker does not run. Absent if no problem is known.
     pub problem: Option<Problem>,
 }
 
-/// What the API server knows of a pod.
+/// The state of a pod in the API server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodFacts {
     pub uid: String,
     pub ip: Option<String>,
     /// The pod's Ready condition.
     pub ready: bool,
-    /// When the Ready condition became false; absent while it is true, and before the kubelet has written it.
+    /// When the Ready condition became false. Absent while it is true, and before the kubelet has written it.
     pub unready_since: Option<Timestamp>,
     pub terminating: bool,
-    /// Template revision that it runs.
+    /// Template revision of the pod.
     pub revision: Option<String>,
 }
 
 impl Node {
-    /// Whether the node serves clients: its own word, and the kubelet's.
+    /// Returns whether the node serves clients, as reported by both the node and the kubelet.
     pub fn is_ready(&self) -> bool {
         self.pod.as_ref().is_some_and(|pod| pod.ready && !pod.terminating)
             && self.report.as_ref().is_some_and(|report| report.ready)
     }
 
-    /// Whether the node enforces this access revision.
+    /// Returns whether the node enforces this access revision and has refused no newer one.
     pub fn enforces(&self, revision: u64, hash: &str) -> bool {
         let access = self.report.as_ref().and_then(|report| report.access.as_ref());
         access.is_some_and(|access| access.revision == revision && access.hash == hash && access.rejected_revision == 0)
     }
 
-    /// The access revision that it enforces; absent: unknown.
+    /// Returns the access revision that the node enforces, 0 if it has none, or `None` if it does not answer.
     pub fn revision(&self) -> Option<u64> {
         self.report.as_ref().map(|report| report.access.as_ref().map_or(0, |access| access.revision))
     }
 
-    /// Highest access revision that it has seen, enforced or refused.
+    /// Returns the highest access revision that the node has enforced or refused.
     pub fn seen_revision(&self) -> u64 {
         let access = self.report.as_ref().and_then(|report| report.access.as_ref());
         access.map_or(0, |access| access.revision.max(access.rejected_revision))
     }
 }
 
-/// The pods' facts, one entry per ordinal.
+/// Returns the nodes as their pods show them, one entry per ordinal.
 pub fn from_pods(cluster_name: &str, replicas: u32, pods: &[Pod]) -> Vec<Node> {
     let node = |ordinal: u32| {
         let name = format!("{cluster_name}-{ordinal}");
@@ -99,7 +99,8 @@ fn facts(pod: &Pod) -> PodFacts {
     }
 }
 
-/// A client for the node, kept between reconciles; absent: the node has no address.
+/// Returns a client for the node, reused between reconciles. `None` if the node has no address or no client can be
+/// made.
 pub(crate) fn client(memory: &mut Memory, node: &Node) -> Option<Client> {
     let host = node.pod.as_ref()?.ip.clone()?;
     if let Some(client) = memory.clients.get(&host) {
@@ -112,13 +113,13 @@ pub(crate) fn client(memory: &mut Memory, node: &Node) -> Option<Client> {
             Some(client)
         }
         Err(error) => {
-            tracing::warn!(node = %node.name, %error, "failed to prepare a line to the node");
+            tracing::warn!(node = %node.name, %error, "failed to set up the connection to a node");
             None
         }
     }
 }
 
-/// Asks all nodes at once.
+/// Requests the status of all nodes in parallel and stores their reports. Drops the clients of addresses that are gone.
 pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
     let addresses: Vec<String> =
         nodes.iter().filter_map(|node| node.pod.as_ref().and_then(|pod| pod.ip.clone())).collect();
@@ -134,7 +135,7 @@ pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
                     None
                 }
                 Err(error) => {
-                    tracing::debug!(node = %node.name, %error, "the node does not answer");
+                    tracing::debug!(node = %node.name, %error, "node did not answer");
                     None
                 }
             }
@@ -147,7 +148,7 @@ pub(crate) async fn poll(memory: &mut Memory, nodes: &mut [Node]) {
     }
 }
 
-/// What the nodes say about their disks.
+/// Returns what the answering nodes report about their disks.
 pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     let answer = |node: &Node| {
         node.report.as_ref().map(|report| Answer {
@@ -160,21 +161,22 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     nodes.iter().filter_map(answer).collect()
 }
 
-/// Number of nodes that the members which a node knows of need; 0 where it knows of none.
+/// Returns the number of nodes that a cluster needs for the members in the report: the highest ordinal plus one. 0 if the
+/// report lists no members.
 pub fn members_of(report: &StatusReply) -> u32 {
     report.members.iter().map(|member| member.ordinal.saturating_add(1)).max().unwrap_or_default()
 }
 
-/// The nodes that are members; all of them while no node knows of any member, as before the cluster is formed. A node that
-/// has not joined yet, because the cluster is growing, has nothing that the others could lose.
+/// Returns the nodes that are members. Returns all nodes while no node knows of a member, as before the cluster is formed.
+/// A node that has not joined yet holds no data.
 pub fn members(nodes: &[Node]) -> Vec<&Node> {
     let joined = member_ordinals(nodes);
     nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
 }
 
-/// Number of pods that may be unavailable at a time: one while every group has its voters in sync, none otherwise. A pod
-/// that has not joined and is not ready comes on top: it is unavailable already, and must not keep the machines of the
-/// others from being drained.
+/// Returns the number of pods that may be unavailable at a time: one while all voters of every group are in sync, otherwise
+/// none. A pod that has not joined and is not ready is added: it is unavailable already, and must not block the drains of
+/// other machines.
 pub fn disruption_budget(nodes: &[Node]) -> u32 {
     let members = members(nodes);
     let is_waiting = |node: &&Node| !node.is_ready() && !members.iter().any(|member| member.ordinal == node.ordinal);
@@ -182,8 +184,8 @@ pub fn disruption_budget(nodes: &[Node]) -> u32 {
     if is_settled(members.iter().copied()) { u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1) } else { 0 }
 }
 
-/// Returns whether every node answers, knows the leader of every group that it holds, and misses no voter's entries in a
-/// group that it leads.
+/// Returns whether every node answers, knows the leader of every group of which it is a replica, and has all voters in
+/// sync in the groups that it leads.
 pub fn is_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
     nodes.into_iter().all(|node| {
         node.report
@@ -192,8 +194,8 @@ pub fn is_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
     })
 }
 
-/// Number of groups whose leader no node knows. A node that is cut off from its peers knows none of its own; that says
-/// nothing about a group of which another node knows the leader.
+/// Returns the number of groups whose leader no node knows. A node that is cut off from its peers knows no leader, so a
+/// group counts only if none of its replicas knows one.
 pub fn leaderless_groups(nodes: &[Node]) -> usize {
     let mut known = BTreeMap::<u32, bool>::new();
     for group in nodes.iter().filter_map(|node| node.report.as_ref()).flat_map(|report| &report.groups) {
@@ -202,7 +204,7 @@ pub fn leaderless_groups(nodes: &[Node]) -> usize {
     known.values().filter(|has_leader| !**has_leader).count()
 }
 
-/// Ordinals of the members that the nodes know of; empty before the cluster is formed.
+/// Returns the ordinals of the members that the nodes know of. Empty before the cluster is formed.
 fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
     let reports = nodes.iter().filter_map(|node| node.report.as_ref());
     reports.flat_map(|report| &report.members).map(|member| member.ordinal).collect()

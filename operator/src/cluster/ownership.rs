@@ -1,43 +1,43 @@
-//! Whose an object is that has the name of a child. Pure.
+//! Decides who owns an object that has the name of a child. Pure.
 //!
-//! - Controlled by the cluster's uid: the cluster's, and applied.
-//! - No owner at all, every label of the child, and a field that the operator wrote: what `kubectl delete --cascade=orphan`
-//!   of a former cluster left. It is adopted, so that its brokers go on. Labels alone are no evidence, as they get copied
-//!   together with a manifest; `metadata.managedFields` does not.
-//! - Everything else keeps its name, and nothing of it changes. The garbage collector deletes the objects of a former
-//!   cluster of the same name, hence these are waited for.
+//! - The cluster's uid is its controller: it belongs to the cluster, and is applied.
+//! - It has no owner, every label of the child, and a field that the operator wrote: `kubectl delete --cascade=orphan`
+//!   of a former cluster left it. It is adopted, so that its brokers keep running. Labels alone prove nothing, because
+//!   they are copied together with a manifest, unlike `metadata.managedFields`.
+//! - Every other object is left unchanged. The garbage collector deletes the objects of a former cluster of the same
+//!   name, so the operator waits for that.
 
 use covey_contract::names::FIELD_MANAGER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt as _};
 
-/// What may be done with a name.
+/// Who owns the object that has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// No object has it.
+    /// No object has the name.
     Free,
-    /// The object with this uid is the owner's.
+    /// The object with this uid belongs to the owner.
     Owned { uid: String },
-    /// The object with this uid was a former owner's and is no one's now.
+    /// The object with this uid belonged to a former owner and has no owner now.
     Orphan { uid: String },
-    /// Another's: nothing may be written.
+    /// The object belongs to another owner: nothing may be written.
     Taken(Holder),
 }
 
-/// Whose an object is that is not ours.
+/// Who holds a name that is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// No owner is known.
     Unknown,
-    /// Kind and name of its owner.
+    /// Kind and name of the object's owner.
     Object { kind: String, name: String },
-    /// An owner of our kind and name that is gone: the garbage collector will delete the object.
+    /// A deleted owner of the same kind and name: the garbage collector will delete the object.
     Former { kind: String, name: String },
-    /// It is being deleted.
+    /// The object is being deleted.
     Deleting,
 }
 
-/// Says whose `live` is; `wanted` names its owner as its first reference.
+/// Returns who owns `live`. The first owner reference of `wanted` is the owner that claims the name.
 pub fn claim<K>(wanted: &K, live: Option<&K>) -> Claim
 where
     K: Resource<DynamicType = ()>,
@@ -64,12 +64,12 @@ where
 }
 
 fn is_former(owner: &OwnerReference, one: &OwnerReference) -> bool {
-    // The version may have been another one.
+    // Compares groups without versions, because the former owner may have had another version.
     let group = |reference: &OwnerReference| reference.api_version.split('/').next().map(str::to_owned);
     one.kind == owner.kind && one.name == owner.name && group(one) == group(owner) && one.uid != owner.uid
 }
 
-/// A name that is taken. The sentence says what to do.
+/// A name that is taken. The message says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub struct Taken {
@@ -77,7 +77,7 @@ pub struct Taken {
     pub kind: &'static str,
     pub name: String,
     pub holder: Holder,
-    /// What needs the name: `cluster` or `user`.
+    /// Kind of the owner that needs the name: `cluster` or `user`.
     pub owner: &'static str,
 }
 

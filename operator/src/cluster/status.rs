@@ -1,4 +1,4 @@
-//! Fifth step of a reconcile: what the status says. Pure: the caller writes it, and only when it differs.
+//! Fifth step of a reconcile: builds the status. Pure; the caller writes it if it differs.
 
 use covey_contract::access::display_revision;
 use covey_crds::condition::{self, reason};
@@ -13,42 +13,42 @@ use super::rollout::{self, Step};
 use crate::access::Projection;
 use crate::conditions::{Draft, merge};
 
-/// Alerts that fit into a status.
+/// Maximum number of alerts in a status.
 const MAX_ALERTS: usize = 20;
 
-/// Where the cluster is in its life.
+/// Phase of the cluster's formation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// No cluster yet; what it waits for.
+    /// The cluster is not formed yet. `waiting` says what the formation waits for.
     Forming {
         waiting: String,
     },
     Formed,
-    /// Disks of another cluster.
+    /// Some disks belong to another cluster: ordinal and cluster id of each.
     Foreign {
         disks: Vec<(u32, String)>,
     },
-    /// The disks are those of a cluster with more nodes.
+    /// The disks hold a cluster with this many nodes, which is more than the replicas.
     TooFew {
         members: u32,
     },
-    /// Every disk was lost after the birth.
+    /// Every disk is empty although the cluster was formed before.
     Lost,
 }
 
-/// Why children stay as they are, although the cluster is not paused.
+/// Why children are not applied although the cluster is not paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
     pub reason: &'static str,
     pub message: String,
 }
 
-/// What a status is made from.
+/// The inputs of a status.
 #[derive(Debug)]
 pub struct Observed<'a> {
     pub cluster: &'a MqttCluster,
     pub paused: bool,
-    /// Absent: children are applied.
+    /// Absent if children are applied.
     pub blocked: Option<&'a Blocked>,
     pub nodes: &'a [Node],
     pub phase: &'a Phase,
@@ -57,11 +57,11 @@ pub struct Observed<'a> {
     pub workload: Option<WorkloadStatus>,
     /// The StatefulSet's update revision.
     pub revision: Option<&'a str>,
-    /// Pods that exist.
+    /// Number of pods that exist.
     pub pods: usize,
-    /// What could not be applied, as a reason and a sentence.
+    /// Why children could not be applied, as a reason and a message.
     pub apply_error: Option<(&'static str, String)>,
-    /// Absent: alerts are not evaluated.
+    /// Absent if alerts are not evaluated.
     pub alerts: Option<Vec<AlertStatus>>,
     pub now: Timestamp,
 }
@@ -100,7 +100,7 @@ pub fn build(observed: &Observed<'_>) -> MqttClusterStatus {
     }
 }
 
-/// Whether the Ready condition says something that it did not say before.
+/// Returns whether reason or message of the Ready condition differ.
 pub fn is_news(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) -> bool {
     fn ready(status: &MqttClusterStatus) -> Option<(&str, &str)> {
         let ready = status.conditions.iter().find(|condition| condition.type_ == condition::READY)?;
@@ -109,7 +109,7 @@ pub fn is_news(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) ->
     before.and_then(ready) != ready(after)
 }
 
-/// Whether the difference is worth a write at once; counts that move all the time are not.
+/// Returns whether the difference must be written at once. Differences in counts, which change all the time, can wait.
 pub fn is_urgent(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) -> bool {
     let still = |status: &MqttClusterStatus| {
         let mut status = status.clone();
@@ -166,7 +166,7 @@ fn totals(nodes: &[Node]) -> Totals {
     Totals {
         connections: number(reports().map(|report| report.connections).sum()),
         sessions: number(reports().map(|report| report.sessions).sum()),
-        // Every node holds every retained message.
+        // Every node holds all retained messages.
         retained: number(reports().map(|report| report.retained).max().unwrap_or(0)),
     }
 }
@@ -222,10 +222,17 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
     let healthy = matches!(quorum.state.as_str(), "Healthy" | "Degraded") && quorum.leaderless_groups == 0;
     let (quorum_reason, quorum_message) = match quorum.state.as_str() {
         "Forming" => (reason::FORMING, "the cluster is being formed".to_owned()),
-        "Lost" => (reason::QUORUM_LOST, "no majority of the nodes is in touch: nothing can be acknowledged".to_owned()),
-        "Unknown" => (reason::QUORUM_LOST, "no node answers".to_owned()),
-        _ if !healthy => (reason::LEADERLESS_GROUPS, format!("{} groups have no leader", quorum.leaderless_groups)),
-        _ => (reason::QUORUM, "a majority is in touch and every group has a leader".to_owned()),
+        "Lost" => (
+            reason::QUORUM_LOST,
+            "no majority of the nodes is in contact, so nothing is acknowledged; check pods and network".to_owned(),
+        ),
+        "Unknown" => {
+            (reason::QUORUM_LOST, "no node answers the operator, or volumes of another cluster are mounted".to_owned())
+        }
+        _ if !healthy => {
+            (reason::LEADERLESS_GROUPS, format!("no node knows the leader of {} groups", quorum.leaderless_groups))
+        }
+        _ => (reason::QUORUM, "a majority of the nodes is in contact and every group has a leader".to_owned()),
     };
     let serving = ready > 0 && healthy;
     let available = if serving {
@@ -243,10 +250,10 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
             condition::PAUSED,
             Some(true),
             reason::PAUSED,
-            "spec.paused is set: only access and status are kept up",
+            "spec.paused is true: only access, alerts and status are updated",
         )
     } else {
-        Draft::new(condition::PAUSED, Some(false), reason::NOT_PAUSED, "changes are applied")
+        Draft::new(condition::PAUSED, Some(false), reason::NOT_PAUSED, "changes of the spec are applied")
     };
     let quorum = Draft::new(condition::QUORUM_HEALTHY, Some(healthy), quorum_reason, quorum_message);
     vec![
@@ -261,14 +268,15 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
     ]
 }
 
-/// What stands in the way, if anything, as a reason and a sentence.
+/// Returns what prevents the spec from being applied, if anything, as a reason and a message.
 fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
     match observed.phase {
         Phase::Foreign { disks } => {
             let disks: Vec<String> =
                 disks.iter().map(|(ordinal, id)| format!("node {ordinal} carries cluster {id}")).collect();
             let message = format!(
-                "volumes of another cluster are mounted ({}); nothing was touched: give these nodes their own or empty volumes",
+                "volumes of another cluster are mounted ({}); formation and rollouts have stopped: attach the \
+                 nodes' own volumes, or empty ones",
                 disks.join(", ")
             );
             Some((reason::FOREIGN_DISK, message))
@@ -282,7 +290,9 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
         )),
         Phase::Lost => Some((
             reason::DISKS_LOST,
-            "every node came back with an empty volume although the cluster had been formed; restore the volumes, or create the MqttCluster anew to start empty".into(),
+            "every node has an empty volume although the cluster was formed before: restore the volumes, or delete \
+             and create the MqttCluster to start empty"
+                .into(),
         )),
         _ => match (observed.blocked, &observed.apply_error) {
             (None, error) => error.clone(),
@@ -321,7 +331,7 @@ fn why(node: &Node) -> String {
         (Some(pod), _) if pod.terminating => format!("{} is stopping", node.name),
         (_, None) => format!("{} does not answer", node.name),
         (_, Some(report)) if report.failing_checks.is_empty() => format!("{} is not ready yet", node.name),
-        (_, Some(report)) => format!("{} fails {}", node.name, report.failing_checks.join(", ")),
+        (_, Some(report)) => format!("{} fails readiness checks: {}", node.name, report.failing_checks.join(", ")),
     }
 }
 
@@ -351,7 +361,7 @@ fn degraded(observed: &Observed<'_>, ready: usize, quorum: &Draft) -> Draft {
     if let Step::Stopped { reason: why } = observed.step {
         return draft(reason::NEW_TEMPLATE_FAILS, why.clone());
     }
-    // A pod that starts or restarts has no problem that needs a person yet, nor has a cluster that is being formed.
+    // A pod that starts or restarts needs no manual intervention yet, and neither does a cluster that is being formed.
     if let Some((cause, message)) = first_problem(observed.nodes) {
         return draft(cause, message);
     }
@@ -360,11 +370,11 @@ fn degraded(observed: &Observed<'_>, ready: usize, quorum: &Draft) -> Draft {
         Phase::Formed if ready < observed.nodes.len() => {
             draft(reason::NODES_NOT_READY, format!("{ready} of {} nodes are ready", observed.nodes.len()))
         }
-        _ => Draft::new(condition::DEGRADED, Some(false), reason::HEALTHY, "nothing needs a person"),
+        _ => Draft::new(condition::DEGRADED, Some(false), reason::HEALTHY, "no problem needs manual intervention"),
     }
 }
 
-/// The first node whose broker does not run, as a reason and a sentence.
+/// Returns why the broker of the first affected node does not run, as a reason and a message.
 fn first_problem(nodes: &[Node]) -> Option<(&'static str, String)> {
     nodes.iter().find_map(|node| {
         let problem = node.problem.as_ref().filter(|problem| problem.is_stuck())?;
@@ -374,17 +384,21 @@ fn first_problem(nodes: &[Node]) -> Option<(&'static str, String)> {
 
 fn acl_synced(observed: &Observed<'_>) -> Draft {
     let Some(projection) = observed.projection else {
-        return Draft::new(condition::ACL_SYNCED, None, reason::NODES_BEHIND, "the access document could not be made");
+        return Draft::new(condition::ACL_SYNCED, None, reason::NODES_BEHIND, "the access document could not be built");
     };
     let (revision, hash) = (projection.document.revision, projection.document.hash());
     let refusals: Vec<String> = observed.nodes.iter().filter_map(refusal).collect();
     let behind: Vec<&str> =
         observed.nodes.iter().filter(|node| !node.enforces(revision, &hash)).map(|node| node.name.as_str()).collect();
     if behind.is_empty() {
-        let message = format!("every node enforces {}", display_revision(revision, &hash));
+        let message = format!("every node enforces access revision {}", display_revision(revision, &hash));
         Draft::new(condition::ACL_SYNCED, Some(true), reason::ALL_NODES_ENFORCE, message)
     } else if refusals.is_empty() {
-        let message = format!("waiting for {} to enforce {}", behind.join(", "), display_revision(revision, &hash));
+        let message = format!(
+            "waiting for {} to enforce access revision {}",
+            behind.join(", "),
+            display_revision(revision, &hash)
+        );
         Draft::new(condition::ACL_SYNCED, Some(false), reason::NODES_BEHIND, message)
     } else {
         Draft::new(condition::ACL_SYNCED, Some(false), reason::REVISION_REFUSED, refusals.join("; "))
@@ -394,13 +408,15 @@ fn acl_synced(observed: &Observed<'_>) -> Draft {
 fn refusal(node: &Node) -> Option<String> {
     let access = node.report.as_ref()?.access.as_ref()?;
     let refused = access.rejected_revision > 0;
-    refused.then(|| format!("{} refused r{}: {}", node.name, access.rejected_revision, access.rejected_reason))
+    refused.then(|| {
+        format!("{} refused access revision r{}: {}", node.name, access.rejected_revision, access.rejected_reason)
+    })
 }
 
 fn alerting(observed: &Observed<'_>) -> Draft {
     match observed.alerts.as_deref() {
         None => Draft::new(condition::ALERTING, Some(false), reason::ALERTS_OFF, "spec.alerts.builtin is false"),
-        Some([]) => Draft::new(condition::ALERTING, Some(false), reason::NO_ALERTS, "no alert fires"),
+        Some([]) => Draft::new(condition::ALERTING, Some(false), reason::NO_ALERTS, "no alert is firing"),
         Some(alerts) => {
             let names: Vec<String> = alerts
                 .iter()

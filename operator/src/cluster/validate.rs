@@ -1,6 +1,6 @@
-//! Second step of a reconcile: the resource, parsed once. Pure; `covey local` calls it for the same manifests.
+//! Second step of a reconcile: parses and checks the resource. Pure; `covey local` calls it for the same manifests.
 //!
-//! What the API server's schema refuses is refused here too, in sentences: a manifest may never have met an API server.
+//! Repeats the checks of the CRD's schema, because the manifests of `covey local` do not pass through an API server.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use covey_crds::{
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The brokers' image where neither the manifest nor the operator's options name one.
+/// The brokers' image if neither the manifest nor the operator's options name one.
 pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
 
-/// Whose a cluster's children are.
+/// The identity of a cluster as the owner of its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner<'a> {
     pub name: &'a str,
@@ -23,7 +23,8 @@ pub struct Owner<'a> {
     pub uid: &'a str,
 }
 
-/// What access and status need of a cluster. It is there for every spec: an invalid one must not hold up a revocation.
+/// What access and status need of a cluster. Available for every spec, because an invalid spec must not delay a
+/// revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basics {
     pub name: String,
@@ -32,8 +33,8 @@ pub struct Basics {
     pub replicas: u32,
     pub paused: bool,
     pub builtin_alerts: bool,
-    /// Rules of anonymous clients; absent: none are admitted. Rules that cannot be enforced admit none: what they were
-    /// meant to restrict is unknown.
+    /// Rules of anonymous clients. Absent if anonymous clients are not admitted, or if a rule cannot be enforced,
+    /// because it is then unknown what the rules were meant to restrict.
     pub anonymous: Option<Vec<access::Rule>>,
 }
 
@@ -49,7 +50,8 @@ impl<'a> From<&'a ValidatedCluster> for Owner<'a> {
     }
 }
 
-/// Reads the part of a cluster that does not depend on the rest being valid. [`validate`] says what is wrong with it.
+/// Reads the part of a cluster that access and status need, whether or not the rest is valid. [`validate`] reports
+/// problems.
 pub fn basics(cluster: &MqttCluster) -> Basics {
     let meta = &cluster.metadata;
     Basics {
@@ -80,9 +82,9 @@ pub struct ValidatedCluster {
     pub fence: config::Fence,
     pub storage: ValidatedStorage,
     pub drain: config::Drain,
-    /// Rules of anonymous clients; absent: none are admitted.
+    /// Rules of anonymous clients. Absent if anonymous clients are not admitted.
     pub anonymous: Option<Vec<access::Rule>>,
-    /// Resource names to quantities.
+    /// Quantities by resource name, such as `cpu`.
     pub requests: BTreeMap<String, String>,
     pub limits: BTreeMap<String, String>,
 }
@@ -103,14 +105,14 @@ pub struct ValidatedStorage {
     pub deletion: DeletionPolicy,
 }
 
-/// What is wrong with a cluster, one sentence each.
+/// Every problem of a cluster's spec, one message each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .problems.join("; "))]
 pub struct Error {
     pub problems: Vec<String>,
 }
 
-/// Collects problems, so that a person learns of all of them at once.
+/// Collects problems, so that all of them are reported at once.
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -138,14 +140,17 @@ impl Problems {
     }
 }
 
-/// Checks and parses a cluster. It needs `metadata.name` and `metadata.uid`; the namespace defaults to `default`, and the
-/// image to `default_image`.
+/// Checks and parses a cluster. `metadata.name` and `metadata.uid` are required; the namespace defaults to `default`,
+/// and the image to `default_image`.
+///
+/// # Errors
+/// All problems of the spec at once.
 pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedCluster, Error> {
     let mut problems = Problems::default();
     let spec = &cluster.spec;
     let meta = &cluster.metadata;
     problems.expect(meta.name.is_some(), "metadata.name is missing");
-    problems.expect(meta.uid.is_some(), "metadata.uid is missing: the API server gives it");
+    problems.expect(meta.uid.is_some(), "metadata.uid is missing: the API server sets it");
     check_size(spec, &mut problems);
     let validated = ValidatedCluster {
         name: meta.name.clone().unwrap_or_default(),
@@ -184,7 +189,7 @@ fn check_size(spec: &MqttClusterSpec, problems: &mut Problems) {
     problems.expect(replicas != 2, "replicas must not be 2: two nodes have no majority when one is lost; use 1 or 3");
     problems.expect(
         replicas < 4 || replicas % 2 == 1 || spec.allow_even_replicas,
-        "replicas must be odd: an even node adds no tolerance of failures; set allowEvenReplicas: true if you want the capacity",
+        "replicas must be odd: an even node adds no fault tolerance; set allowEvenReplicas: true if you want the capacity",
     );
     problems.expect((1..=128).contains(&spec.shards), "shards must be between 1 and 128");
 }
@@ -201,8 +206,8 @@ fn listeners(spec: &MqttClusterSpec, problems: &mut Problems) -> Vec<config::Lis
     problems.expect(!spec.listeners.is_empty(), "listeners must name at least one listener");
     for (position, listener) in spec.listeners.iter().enumerate() {
         let earlier = || spec.listeners.iter().take(position);
-        problems.expect(!earlier().any(|other| other.name == listener.name), "every listener needs a name of its own");
-        problems.expect(!earlier().any(|other| other.port == listener.port), "every listener needs a port of its own");
+        problems.expect(!earlier().any(|other| other.name == listener.name), "every listener needs a unique name");
+        problems.expect(!earlier().any(|other| other.port == listener.port), "every listener needs a unique port");
     }
     let listener = |listener: &covey_crds::Listener| config::Listener {
         name: listener.name.clone(),
@@ -230,7 +235,7 @@ fn mqtt(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Mqtt {
 fn sessions(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Sessions {
     let expiry_max = problems.time("sessions.expiryMax", &spec.sessions.expiry_max);
     let sessions = config::Sessions {
-        // A lower maximum alone is a complete manifest.
+        // The default follows a lower maximum, so that a manifest may set the maximum alone.
         expiry_when_unset: spec.sessions.expiry_when_unset.as_ref().map_or_else(
             || config::Sessions::default().expiry_when_unset.min(expiry_max),
             |time| problems.time("sessions.expiryWhenUnset", time),
@@ -273,7 +278,7 @@ fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage 
     problems.expect(size >= 64 << 20, "storage.size must be at least 64Mi");
     let reserve_percent = spec.storage.reserve.value();
     problems.expect(reserve_percent.is_some(), "storage.reserve must be a percentage from 0% to 99%");
-    // 512 MiB stay free, unless the volume is smaller than 5 GiB: then the percentage alone decides.
+    // At least 512 MiB, except on volumes smaller than 5 GiB, where the percentage alone applies.
     let reserve_min_bytes = if size < 5 << 30 { 0 } else { 512 << 20 };
     ValidatedStorage {
         size: spec.storage.size.as_str().to_owned(),
@@ -284,7 +289,7 @@ fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage 
     }
 }
 
-/// Rules of anonymous clients; none where any of them cannot be enforced.
+/// Returns the rules of anonymous clients, or `None` if they are not admitted or a rule cannot be enforced.
 fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<access::Rule>> {
     problems.expect(
         spec.acl.anonymous || spec.acl.anonymous_rules.is_empty(),
@@ -381,7 +386,7 @@ mod tests {
             ("{sessions: {expiryWhenUnset: 200h}}", "must not exceed"),
             ("{fence: {lease: 1s}}", "fence.lease"),
             ("{mqtt: {maxPacketSize: 1Gi}}", "between 1Ki and 16Mi"),
-            ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "port of its own"),
+            ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "needs a unique port"),
             ("{acl: {anonymousRules: [{allow: [Publish], topics: [a]}]}}", "need acl.anonymous"),
             (
                 "{acl: {anonymous: true, anonymousRules: [{allow: [Publish], topics: ['a#']}]}}",

@@ -1,4 +1,4 @@
-//! Where a user's password comes from. Pure; the cluster's reconcile creates the Secret that [`generated`] builds.
+//! Builds and reads the Secret with a user's password. Pure; the cluster's reconcile creates the Secret.
 
 use std::collections::BTreeMap;
 
@@ -17,19 +17,19 @@ const PASSWORD: &str = "password";
 /// Longest password that CONNECT can carry, in bytes.
 const MAX_PASSWORD: usize = 65_535;
 
-/// What is wrong with a password's source; a sentence for a person.
+/// What is wrong with the source of a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// There is no password to read.
     #[error("{0}")]
     Missing(String),
-    /// There is a password, and it cannot be the one that clients send.
+    /// There is a password, but it cannot be the one that clients send.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl Problem {
-    /// The reason of the user's Ready condition.
+    /// Returns the reason of the user's Ready condition.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing(_) => reason::SECRET_MISSING,
@@ -38,7 +38,7 @@ impl Problem {
     }
 }
 
-/// Name of the Secret that holds, or shall hold, the user's password.
+/// Returns the name of the Secret with the user's password, whether or not it exists.
 pub fn secret_name(user: &MqttUser) -> String {
     match &user.spec.authentication.password.secret_ref {
         Some(reference) => reference.name.clone(),
@@ -46,12 +46,12 @@ pub fn secret_name(user: &MqttUser) -> String {
     }
 }
 
-/// Whether the operator makes the password.
+/// Returns whether the operator generates the password.
 pub fn is_generated(user: &MqttUser) -> bool {
     user.spec.authentication.password.secret_ref.is_none()
 }
 
-/// The Secret for a generated password; it goes when the user goes.
+/// Builds the Secret for a generated password. The user owns it, so that it is deleted with the user.
 pub fn generated(user: &MqttUser, password: &str) -> Secret {
     let labels =
         [(names::LABEL_USER, user.name_any()), ("app.kubernetes.io/managed-by", names::FIELD_MANAGER.to_owned())];
@@ -79,7 +79,10 @@ pub fn generated(user: &MqttUser, password: &str) -> Secret {
     }
 }
 
-/// The user's password, from Secrets that carry the user label.
+/// Reads the user's password from the Secrets that have the user label, by name.
+///
+/// # Errors
+/// If the Secret or the key does not exist, the label is not this user's, or clients cannot send the password.
 pub fn read(user: &MqttUser, labelled: &BTreeMap<String, Secret>) -> Result<Credential, Problem> {
     let name = secret_name(user);
     let label = names::LABEL_USER;
@@ -105,8 +108,8 @@ pub fn read(user: &MqttUser, labelled: &BTreeMap<String, Secret>) -> Result<Cred
     })
 }
 
-/// Checks that clients can send a password as it stands. It is not trimmed: a client that mounts the same Secret sends what
-/// the Secret holds. Spaces are legal anywhere.
+/// Checks that clients can send a password unchanged. It is not trimmed, because a client that mounts the same Secret
+/// sends what the Secret holds. Spaces are permitted anywhere.
 fn check(password: &[u8]) -> Result<(), &'static str> {
     match password {
         [] => Err("is empty"),
@@ -119,8 +122,8 @@ fn check(password: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// Only what the operator generated has enough random bits for a plain keyed hash. A password that a person wrote into
-/// the generated Secret is recognised by its length.
+/// Returns whether the operator generated the password. Only then it has enough random bits for a keyed hash. A
+/// password that was written into the generated Secret by hand is recognised by its length.
 fn is_ours(user: &MqttUser, secret: &Secret, password: &[u8]) -> bool {
     let owned = secret.owner_references().iter().any(|owner| Some(&owner.uid) == user.uid().as_ref());
     is_generated(user) && owned && password.len() == crate::access::generate_password().len()

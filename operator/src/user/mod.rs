@@ -1,4 +1,4 @@
-//! `MqttUser`s: their credentials, their status, and those whose cluster does not exist.
+//! `MqttUser`s: their credentials, their status, and the reconcile of users whose cluster does not exist.
 
 pub mod credentials;
 pub mod orphan;

@@ -1,5 +1,5 @@
-//! The reconcile of an `MqttUser` whose cluster does not exist. Users of clusters that do are the cluster's business: one
-//! pass over all of them makes one document.
+//! Reconciles an `MqttUser` whose cluster does not exist. The reconcile of a cluster handles the users of clusters that
+//! exist, all at once, because they form one document.
 
 use std::sync::Arc;
 
@@ -19,7 +19,10 @@ use crate::context::Context;
 #[error("failed to update the user: {0}")]
 pub struct Error(#[from] kube::Error);
 
-/// Says `ClusterNotFound` where it is so.
+/// Sets reason `ClusterNotFound` if the user's cluster does not exist.
+///
+/// # Errors
+/// If a request to the API server fails.
 pub async fn reconcile(user: &MqttUser, context: &Arc<Context>) -> Result<Action, Error> {
     let namespace = user.namespace().unwrap_or_default();
     let clusters: Api<MqttCluster> = Api::namespaced(context.client.clone(), &namespace);
@@ -39,7 +42,7 @@ pub async fn reconcile(user: &MqttUser, context: &Arc<Context>) -> Result<Action
 fn status(user: &MqttUser, now: Timestamp) -> MqttUserStatus {
     let before = user.status.clone().unwrap_or_default();
     let cluster = &user.spec.cluster_ref.name;
-    let message = format!("there is no MqttCluster {cluster} in this namespace");
+    let message = format!("MqttCluster {cluster} does not exist in this namespace");
     let draft = Draft::new(READY, Some(false), reason::CLUSTER_NOT_FOUND, message);
     MqttUserStatus {
         observed_generation: user.metadata.generation,

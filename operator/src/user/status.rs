@@ -1,4 +1,4 @@
-//! What a user's status says. Pure.
+//! Builds the status of a user. Pure.
 
 use covey_contract::access::{Document, display_revision};
 use covey_crds::condition::{READY, reason};
@@ -10,14 +10,14 @@ use crate::access::Outcome;
 use crate::cluster::nodes::Node;
 use crate::conditions::{Draft, merge};
 
-/// What a status is made from.
+/// The inputs of a status.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
     pub user: &'a MqttUser,
     pub outcome: &'a Outcome,
-    /// What is wrong with the password's source, as a reason and a sentence.
+    /// What is wrong with the source of the password, as a reason and a message.
     pub credential_problem: Option<(&'static str, &'a str)>,
-    /// Revision since which the user stands as it is.
+    /// Revision since which the user is unchanged.
     pub anchor: u64,
     pub document: &'a Document,
     pub nodes: &'a [Node],
@@ -46,7 +46,7 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
     }
 }
 
-/// The anchor with its hash; the hash of an earlier revision is known from the status that was written then.
+/// Returns the anchor with its hash. The hash of an earlier revision is taken from the previous status.
 fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
     if observed.anchor == observed.document.revision {
         return display_revision(observed.anchor, &observed.document.hash());
@@ -84,7 +84,7 @@ fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
             Draft::new(READY, Some(false), cause, format!("{problem}; the last known password stays in force"))
         }
         Outcome::NoCredential => {
-            Draft::new(READY, Some(false), cause, format!("{problem}; nobody can log in as this user"))
+            Draft::new(READY, Some(false), cause, format!("{problem}; no client can log in as this user"))
         }
         Outcome::Conflict { winner } => Draft::new(
             READY,
@@ -99,12 +99,12 @@ fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
             READY,
             Some(false),
             reason::INVALID,
-            format!("{problem}; what was in force before stays in force"),
+            format!("{problem}; until this is corrected the previous rules, if any, stay in force"),
         ),
     }
 }
 
-/// Whether the difference is worth a write at once; the number of clients alone is not.
+/// Returns whether the difference must be written at once. A difference in the number of clients alone can wait.
 pub fn is_urgent(before: Option<&MqttUserStatus>, after: &MqttUserStatus) -> bool {
     let still = |status: &MqttUserStatus| MqttUserStatus { connected_clients: None, ..status.clone() };
     before.map(still).as_ref() != Some(&still(after))

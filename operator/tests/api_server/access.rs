@@ -1,4 +1,4 @@
-//! Access goes on while nothing else does: an invalid spec, a paused cluster, an authority that cannot be used.
+//! Access changes are applied although an invalid spec, a pause or an unusable authority stops everything else.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::passes::{context, create_cluster, create_user, document, pass};
 use super::{broker, clusters, config_maps, started, users};
 
-/// Passes the schema and is more than a number of bytes can be.
+/// A quantity that the schema accepts although it exceeds `u64`.
 const TOO_LARGE: &str = "99999999999Ti";
 
 async fn condition(client: &Client, type_: &str) -> Condition {
@@ -33,7 +33,7 @@ async fn set(client: &Client, spec: Value) {
     clusters(client).patch("prod", &PatchParams::default(), &patch).await.unwrap();
 }
 
-/// Versions of the children that an access change does not concern.
+/// Returns the versions of the children that an access change must not affect.
 async fn children(client: &Client) -> Vec<Option<String>> {
     let namespace = "default";
     vec![
@@ -43,7 +43,7 @@ async fn children(client: &Client) -> Vec<Option<String>> {
     ]
 }
 
-/// A cluster with one node, formed, and the users `worker` and `leaver`.
+/// Forms a cluster with one node and the users `worker` and `leaver`.
 async fn formed(client: &Client) -> (Arc<Context>, broker::Node) {
     create_cluster(client, json!({"replicas": 1})).await;
     create_user(client, "worker", json!({})).await;
@@ -59,8 +59,7 @@ async fn formed(client: &Client) -> (Arc<Context>, broker::Node) {
     (context, node)
 }
 
-/// Revokes one user, admits another, and expects both to have reached the node after two passes of an operator that may
-/// just have started.
+/// Deletes one user, creates another, and expects both changes on the node after two passes.
 async fn access_goes_on(client: &Client, context: &Arc<Context>, node: &broker::Node, leaver: &str, newcomer: &str) {
     let before = children(client).await;
     users(client).delete(leaver, &DeleteParams::default()).await.unwrap();
@@ -99,7 +98,7 @@ async fn an_invalid_spec_or_a_pause_holds_up_no_access_change() {
     let series =
         r#"mqtt_operator_cluster_condition{mqtt_cluster="prod",namespace="default",status="False",type="Ready"} 1"#;
     assert!(metrics.contains(series), "{metrics}");
-    // An operator that starts now has neither credentials nor a document in its memory.
+    // A new operator has neither credentials nor a document in its memory.
     let restarted = context(client);
     access_goes_on(client, &restarted, &node, "newcomer", "later").await;
 

@@ -1,5 +1,5 @@
-//! A node's admin side, as the operator sees it: real gRPC over real mutual TLS, no broker behind it. Pods get loopback
-//! addresses, so that the operator finds it where it looks for a pod.
+//! A fake node: its admin service over real gRPC and mutual TLS, without a broker. Its pod has a loopback address,
+//! where the operator connects to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use serde_json::json;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-/// What a node remembers, and what it was asked.
+/// State of a fake node, and the requests that it received.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct State {
     pub(crate) ordinal: u32,
@@ -28,11 +28,11 @@ pub(crate) struct State {
     pub(crate) initialized: Vec<InitializeRequest>,
     pub(crate) access: AccessStatus,
     pub(crate) handed: Vec<u64>,
-    /// Names of the users in the document that it enforces.
+    /// Names of the users in the document that the node enforces.
     pub(crate) users: Vec<String>,
 }
 
-/// A node that runs until it is dropped.
+/// A fake node that runs until it is dropped.
 pub(crate) struct Node {
     pub(crate) state: Arc<Mutex<State>>,
     task: tokio::task::JoinHandle<()>,
@@ -99,7 +99,7 @@ impl Admin for Service {
     }
 }
 
-/// Starts node `ordinal` of cluster `prod` with the certificate from the Secret that brokers mount, and makes its pod.
+/// Starts node `ordinal` of cluster `prod` with the certificate that brokers mount, and creates its pod.
 pub(crate) async fn start(client: &Client, ordinal: u32, cluster_id: &str) -> Node {
     let secret = Api::<Secret>::namespaced(client.clone(), "default").get("prod-peer-tls").await.unwrap();
     let data: BTreeMap<String, Vec<u8>> = secret.data.unwrap().into_iter().map(|(key, value)| (key, value.0)).collect();
@@ -120,7 +120,7 @@ pub(crate) async fn start(client: &Client, ordinal: u32, cluster_id: &str) -> No
     Node { state, task }
 }
 
-/// Loopback addresses that nothing else uses: this test's nodes listen on the ports of real ones.
+/// Returns a loopback address that nothing else uses, because the fake nodes listen on the ports of real nodes.
 fn ip(ordinal: u32) -> String {
     format!("127.77.0.{}", ordinal + 1)
 }

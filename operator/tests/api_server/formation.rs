@@ -1,4 +1,4 @@
-//! Formation, access and readiness of users with nodes that answer, and the whole operator as it runs.
+//! Formation, access and readiness of users with fake nodes, and the whole operator with its controllers.
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
-//! The operator against a real API server: what only an API server can show. The tests are ignored unless they are asked
-//! for, since they need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and `helm`:
+//! Tests the operator against a real API server. They are ignored by default because they need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and `helm`:
 //!
 //! ```text
 //! KUBERNETES_BIN=DIR cargo test -p covey-operator --test api_server -- --include-ignored
@@ -26,7 +25,7 @@ use kube::{Client, ResourceExt as _};
 
 use server::Server;
 
-/// A server with our definitions installed.
+/// Starts an API server with the CRDs and the operator's ClusterRole installed.
 async fn started() -> Server {
     let binaries = server::binaries();
     let server = Server::start(&binaries).await;

@@ -1,4 +1,4 @@
-//! Bad manifests are refused by the API server, each with a sentence that a person can act on; good ones get the defaults.
+//! The API server refuses bad manifests, each with a message that says what to correct, and adds defaults to good ones.
 
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -29,7 +29,7 @@ const BAD_CLUSTERS: [(&str, &str); 44] = [
     ("{fence: {lease: 1d}}", "must be a duration in whole seconds"),
     ("{fence: {lease: 1s}}", "fence.lease must be between 3s and 60s"),
     ("{storage: {reserve: 100%}}", "must be a percentage from 0% to 99%"),
-    ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "every listener needs a port of its own"),
+    ("{listeners: [{name: a, port: 2000}, {name: b, port: 2000}]}", "every listener needs a unique port"),
     ("{listeners: [{name: a, port: 2000}, {name: a, port: 2001}]}", "Duplicate value"),
     ("{listeners: [{name: peer, port: 2000}]}", "names of the broker's own ports"),
     ("{listeners: [{name: a, port: 7883}]}", "the broker's own ports"),
@@ -64,8 +64,8 @@ const BAD_USERS: [(&str, &str); 19] = [
     ("acl: [{allow: [Subscribe], topics: ['plant/#/x']}]", "# must be the last level"),
     ("acl: [{allow: [Subscribe], topics: ['plant#']}]", "# must be the last level"),
     ("acl: [{allow: [Subscribe], topics: ['plant/line+/x']}]", "+ must stand alone in its level"),
-    ("acl: [{allow: [Publish], topics: ['$share/g/x']}]", "nobody publishes to $share"),
-    ("acl: [{allow: [Publish, Subscribe], topics: ['$share/g/x']}]", "nobody publishes to $share"),
+    ("acl: [{allow: [Publish], topics: ['$share/g/x']}]", "clients cannot publish to $share"),
+    ("acl: [{allow: [Publish, Subscribe], topics: ['$share/g/x']}]", "clients cannot publish to $share"),
     ("acl: [{allow: [Subscribe], topics: ['$share/g/x']}]", "leave out $share/<name>/"),
     ("acl: [{allow: [Publish], topics: ['a/{clientId}']}]", "needs spec.clientIdPattern"),
     ("clientIdPattern: 'a*', acl: [{allow: [Publish], topics: ['a/x{clientId}']}]", "{clientId} must stand alone"),
@@ -102,7 +102,7 @@ fn strict() -> PostParams {
 async fn refusal(client: &kube::Client, kind: &str, name: &str, spec: &str) -> String {
     let wanted = object(kind, name, spec);
     let resource = api(client, kind);
-    // Unknown fields are refused where the client asks for it, as kubectl does.
+    // The API server refuses unknown fields only if the client asks for it, as kubectl does.
     let request = axum::http::Request::post(format!("{}?fieldValidation=Strict", resource.resource_url()))
         .header("content-type", "application/json")
         .body(serde_json::to_vec(&wanted).unwrap())
@@ -175,7 +175,7 @@ async fn transitions_are_held(client: &kube::Client) {
     };
     for (spec, sentence) in [
         (json!({"replicas": 1}), "fewer nodes cannot hold three copies"),
-        (json!({"shards": 16}), "shards is fixed at birth"),
+        (json!({"shards": 16}), "shards cannot change after creation"),
         (json!({"storage": {"size": "20Gi"}}), "cannot change in this version"),
         (json!({"storage": {"storageClassName": "fast"}}), "cannot change in this version"),
     ] {

@@ -1,4 +1,4 @@
-//! Objects that have the name of a child and are not the cluster's: nothing of them changes, and the status says so.
+//! Objects with the name of a child that do not belong to the cluster stay unchanged, and the status reports them.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn group_version(kind: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// A namespace of its own for each case, so that one API server serves them all.
+/// A test case with its own namespace, so that all cases can share one API server.
 struct Case {
     client: Client,
     namespace: String,
@@ -87,17 +87,17 @@ impl Case {
 
     async fn delete(&self, kind: &str, name: &str) {
         self.api(kind).delete(name, &DeleteParams::default()).await.unwrap();
-        // An API server without controllers: nothing but this removes what waits for a finalizer.
+        // No controller runs here that would remove finalizers, so the object must be gone at once.
         assert!(self.get(kind, name).await.is_none(), "{kind} {name} is still there");
     }
 
-    /// The cluster with its user; returns the cluster's uid.
+    /// Creates the cluster and returns its uid.
     async fn create_cluster(&self, spec: Value) -> String {
         let cluster = self.create(CLUSTER, "prod", json!({"spec": spec})).await;
         cluster["metadata"]["uid"].as_str().unwrap().to_owned()
     }
 
-    /// A pass; it may fail, and the status says why.
+    /// Runs one pass of the reconcile.
     async fn pass(&self) -> Result<(), String> {
         let pass = Box::pin(reconcile(&self.context, &self.namespace, "prod")).await;
         pass.map(drop).map_err(|error| error.to_string())
@@ -115,7 +115,7 @@ impl Case {
         owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str().map(str::to_owned)
     }
 
-    /// Asserts that the conditions say that the name of this child is taken.
+    /// Asserts that the conditions report reason NameTaken for this child, with `sentence` in the message.
     async fn assert_taken(&self, kind: &str, name: &str, sentence: &str) {
         let about = format!("{kind} {name}");
         let conditions = if name == "worker-mqtt" {
@@ -134,7 +134,7 @@ impl Case {
     }
 }
 
-/// An object as somebody else would have made it.
+/// Returns an object that does not come from the operator.
 fn foreign(kind: &str) -> Value {
     match kind {
         "Service" => json!({"spec": {"selector": {"app": "mosquitto"}, "ports": [{"name": "mqtt", "port": 1883}]}}),
@@ -238,7 +238,7 @@ async fn objects_of_a_former_cluster_are_waited_for() {
         drop(case.pass().await);
         assert_eq!(case.get(kind, name).await.unwrap(), before, "{kind} {name} was changed");
         case.assert_taken(kind, name, &format!("belongs to an earlier {owner} {owner_name}: waiting for")).await;
-        // The garbage collector, which does not run here.
+        // Deletes in place of the garbage collector, which does not run here.
         case.delete(kind, name).await;
         case.pass().await.unwrap();
         assert!(case.controller(kind, name).await.is_some(), "{kind} {name} was not made");
@@ -250,15 +250,15 @@ async fn objects_of_a_former_cluster_are_waited_for() {
 async fn what_an_orphaning_deletion_leaves_is_adopted() {
     let server = started().await;
     let mut case = Case::new(&server.client, "orphans").await;
-    // An adoption adds an owner to a live object. Where OwnerReferencesPermissionEnforcement is on, as it is here, that takes
-    // the right to delete the object, which the chart does not give: there the leftovers have to be deleted by hand.
+    // An adoption adds an owner to a live object. OwnerReferencesPermissionEnforcement, which is on here, requires the
+    // permission to delete the object for that. The chart does not grant it: there the objects must be deleted by hand.
     case.context = passes::context_with(server.client.clone());
     let former = case.create_cluster(json!({"replicas": 3})).await;
     case.pass().await.unwrap();
     let children: Vec<_> = CHILDREN.into_iter().filter(|(_, name)| *name != "worker-mqtt").collect();
     let mut uids = vec![];
     for (kind, name) in &children {
-        // What the garbage collector does for `kubectl delete --cascade=orphan`.
+        // The garbage collector does this for `kubectl delete --cascade=orphan`.
         case.merge(kind, name, json!({"metadata": {"ownerReferences": null}})).await;
         uids.push(case.get(kind, name).await.unwrap()["metadata"]["uid"].clone());
     }
@@ -273,7 +273,7 @@ async fn what_an_orphaning_deletion_leaves_is_adopted() {
     labels_alone_are_no_evidence(&server.client).await;
 }
 
-/// Labels get copied together with a manifest.
+/// Labels are copied together with a manifest, so they do not prove who created an object.
 async fn labels_alone_are_no_evidence(client: &Client) {
     let case = Case::new(client, "copied").await;
     let labels = json!({
@@ -305,7 +305,7 @@ async fn a_child_that_the_server_refuses_stops_no_other() {
     assert_eq!(case.condition(CLUSTER, "prod", "Ready").await["reason"], "ApplyFailed");
 }
 
-/// Who creates an object owns its fields in another way than who applies it: both must let go of a field.
+/// Creating and applying an object are separate kinds of field ownership, and the operator must give up both.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
 async fn a_field_that_is_no_longer_wanted_goes() {

@@ -1,4 +1,4 @@
-//! Passes of the reconcile against a real API server, without nodes: children, ownership, and rest.
+//! Passes of the reconcile against a real API server, without nodes: children, ownership, idempotence.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use serde_json::json;
 
 use super::{clusters, config_maps, rights, started, users};
 
-/// An operator that has just started, with the rights that the chart gives it.
+/// Returns the context of an operator that has just started, with the permissions that the chart grants.
 pub(crate) fn context(client: &Client) -> Arc<Context> {
     context_with(rights::operator(client))
 }
 
-/// An operator with the rights of its client.
+/// Returns the context of an operator that has just started, with the permissions of `client`.
 pub(crate) fn context_with(client: Client) -> Arc<Context> {
     let options = Options { instance: Some("test".into()), ..Options::default() };
     Arc::new(Context::new(client, Metrics::new("test").unwrap(), &options))
@@ -112,12 +112,12 @@ async fn ten_passes_change_no_resource_version() {
             "StatefulSet/prod",
         ]
     );
-    // Times in a status have seconds: within one, a clock that leaks into it would not show.
+    // Times in a status have a resolution of one second, so a changed time would go unnoticed within one second.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     for _ in 0..5 {
         pass(&first).await;
     }
-    // An operator that restarts remembers nothing, and changes nothing either.
+    // A restarted operator has an empty memory and must not change anything either.
     let restarted = context(client);
     for _ in 0..5 {
         pass(&restarted).await;

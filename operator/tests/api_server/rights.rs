@@ -1,5 +1,5 @@
-//! The operator of these tests acts as the ServiceAccount that the chart binds to its ClusterRole, so that a right which the
-//! chart does not give fails the test that needs it. What the tests do themselves they do as an administrator.
+//! The operator of these tests acts as the ServiceAccount that the chart binds to its ClusterRole, so that a permission
+//! missing in the chart fails the test that needs it. The tests themselves act as an administrator.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ const RELEASE_NAMESPACE: &str = "covey-system";
 const OPERATOR: &str = "system:serviceaccount:covey-system:covey-operator";
 const GROUPS: [&str; 3] = ["system:serviceaccounts", "system:serviceaccounts:covey-system", "system:authenticated"];
 
-/// Installs the ClusterRole and its binding as `helm template` renders them, and waits until they count.
+/// Installs the ClusterRole and its binding as `helm template` renders them, and waits until they are in force.
 pub(crate) async fn install(client: &Client, binaries: &Path) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/covey");
     let helm = Command::new(binaries.join("helm"))
@@ -65,7 +65,7 @@ where
     Api::<K>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
 }
 
-/// A client with the operator's rights, over an administrator's connection.
+/// Returns a client with the operator's permissions, by impersonation over an administrator's connection.
 pub(crate) fn operator(administrator: &Client) -> Client {
     Client::new(Impersonated(administrator.clone()), "default")
 }
@@ -91,7 +91,7 @@ impl Service<Request<Body>> for Impersonated {
     }
 }
 
-/// Without this the other tests could pass as an administrator.
+/// Proves that the tests do not run the operator as an administrator by mistake.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
 async fn the_operator_of_these_tests_may_delete_config_maps_and_nothing_else() {

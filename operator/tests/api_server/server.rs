@@ -1,5 +1,5 @@
-//! A real API server on this machine's loopback: etcd and kube-apiserver, nothing else. No kubelet, no controllers: what
-//! needs them is not shown here.
+//! A real API server on the loopback interface: etcd and kube-apiserver only. Nothing that needs a kubelet or a
+//! controller can be tested with it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use tokio::sync::{Mutex, MutexGuard};
 
 const TOKEN: &str = "admin-token-of-a-test";
 
-/// One at a time: tests share the machine's cores, and the loopback addresses of their nodes.
+/// Held by the test that runs: tests would compete for the cores and the loopback addresses of their nodes.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// A running API server; it ends, and its files go, when this is dropped.
+/// A running API server. Dropping it stops the processes and deletes their files.
 pub(crate) struct Server {
     processes: Vec<Child>,
     folder: PathBuf,
@@ -33,7 +33,7 @@ impl Drop for Server {
     }
 }
 
-/// The folder with the binaries, from `KUBERNETES_BIN`.
+/// Returns the folder with the binaries from `KUBERNETES_BIN`.
 #[expect(clippy::disallowed_methods, reason = "a test is configured by its environment")]
 pub(crate) fn binaries() -> PathBuf {
     let folder = std::env::var("KUBERNETES_BIN").unwrap_or_default();
@@ -102,7 +102,7 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
     std::fs::write(&tokens, format!("{TOKEN},admin,admin,\"system:masters\"\n")).unwrap();
     Command::new(binaries.join("kube-apiserver"))
         .args(["--etcd-servers", etcd_url, "--bind-address", "127.0.0.1"])
-        // Never bound, never contacted: loopback is refused here.
+        // Only announced, never bound or contacted; a loopback address is refused here.
         .args(["--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none"])
         .args(["--secure-port", &port.to_string(), "--cert-dir", &folder.join("certs").to_string_lossy()])
         .args(["--service-account-issuer", "https://kubernetes.default.svc"])
@@ -110,7 +110,7 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
         .args(["--service-account-signing-key-file", &private.to_string_lossy()])
         .args(["--token-auth-file", &tokens.to_string_lossy(), "--authorization-mode", "RBAC"])
         .args(["--disable-admission-plugins", "ServiceAccount"])
-        // OpenShift has it on; what it asks of the operator's rights is asked here too.
+        // OpenShift enables this plugin, which requires more permissions of the operator.
         .args(["--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"])
         .args(["--service-cluster-ip-range", "10.96.0.0/16"])
         .stdout(log(folder, "kube-apiserver"))
@@ -124,7 +124,7 @@ fn log(folder: &Path, name: &str) -> Stdio {
     Stdio::from(file)
 }
 
-/// Ports that were free a moment ago; all are held until all are known, so that they differ.
+/// Returns distinct ports that were free a moment ago. All are bound until all are known, so that they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap());

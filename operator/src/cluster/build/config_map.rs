@@ -1,7 +1,7 @@
-//! The ConfigMap with the brokers' configuration file: one for each content, and immutable.
+//! Builds the ConfigMap with the brokers' configuration file: one for each content, immutable.
 //!
-//! The pod template names it, so that a pod which restarts reads the file that it was created with, whatever the manifest
-//! says by now; [`crate::cluster::configs`] deletes those that no pod needs.
+//! The pod template names it, so a pod that restarts reads the file that it was created with, even if the manifest has
+//! changed since. [`crate::cluster::configs`] deletes those that no pod mounts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub(super) fn build(cluster: &ValidatedCluster) -> ConfigMap {
     }
 }
 
-/// Name of the ConfigMap. It changes with the content, so that a change rolls the pods.
+/// Returns the name of the ConfigMap. It changes with the content, so that a change rolls the pods.
 pub(super) fn name(cluster: &ValidatedCluster) -> String {
     format!("{}-config-{}", cluster.name, hash(&text(cluster)))
 }

@@ -1,5 +1,5 @@
-//! Third step of a reconcile: children from a validated cluster. Pure, and it cannot fail: whatever could was refused by
-//! [`super::validate`]. No client, no clock.
+//! Third step of a reconcile: builds the children of a validated cluster. Pure and infallible: [`super::validate`] has
+//! refused everything that could fail here.
 
 mod config_map;
 mod pdb;
@@ -27,7 +27,7 @@ pub use stateful_set::stateful_set;
 
 use super::validate::{Owner, ValidatedCluster};
 
-/// Children that are applied on every pass, in this order and before the StatefulSet.
+/// Children that are applied on every pass, before the StatefulSet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Children {
     pub service_account: ServiceAccount,
@@ -48,11 +48,11 @@ pub fn children(cluster: &ValidatedCluster, budget: u32) -> Children {
     }
 }
 
-/// The brokers' configuration file. `peers` and `paths` say where the brokers are: [`kubernetes_peers`], or loopback.
+/// Builds the brokers' configuration file. `peers` is [`kubernetes_peers`], or loopback for `covey local`.
 pub fn broker_config(cluster: &ValidatedCluster, peers: config::Peers, paths: config::Paths) -> Config {
     Config {
         cluster: config::Cluster {
-            // The certificates tell clusters apart; naming the id here would roll every pod once after formation.
+            // Certificates already separate clusters, and an id here would roll every pod once after formation.
             id: None,
             name: cluster.name.clone(),
             uid: cluster.uid.clone(),
@@ -72,7 +72,7 @@ pub fn broker_config(cluster: &ValidatedCluster, peers: config::Peers, paths: co
     }
 }
 
-/// Peers behind the headless Service.
+/// Returns the addresses of the peers behind the headless Service.
 pub fn kubernetes_peers(cluster: &ValidatedCluster) -> config::Peers {
     let ValidatedCluster { name, namespace, .. } = cluster;
     config::Peers {
@@ -96,12 +96,12 @@ pub struct Names {
     pub pdb: String,
 }
 
-/// Names of a cluster's children.
+/// Returns the names of a cluster's children.
 pub fn names_of<'a>(cluster: impl Into<Owner<'a>>) -> Names {
     names(cluster.into().name)
 }
 
-/// Names of the children of the cluster called `name`.
+/// Returns the names of the children of the cluster called `name`.
 pub fn names(name: &str) -> Names {
     Names {
         client_service: name.to_owned(),
@@ -115,12 +115,12 @@ pub fn names(name: &str) -> Names {
     }
 }
 
-/// Labels that select a cluster's pods.
+/// Returns the labels that select a cluster's pods.
 pub fn selector(cluster_name: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), cluster_name.to_owned())])
 }
 
-/// Labels of every child.
+/// Returns the labels of every child.
 fn labels<'a>(cluster: impl Into<Owner<'a>>) -> BTreeMap<String, String> {
     let name = cluster.into().name;
     let mut labels = selector(name);
@@ -135,7 +135,7 @@ fn labels<'a>(cluster: impl Into<Owner<'a>>) -> BTreeMap<String, String> {
     labels
 }
 
-/// Metadata of a child: named, labelled, and owned by the cluster, so that it goes when the cluster goes.
+/// Returns the metadata of a child: name, labels, and the cluster as its owner, so that it is deleted with the cluster.
 fn metadata<'a>(cluster: impl Into<Owner<'a>>, name: String) -> ObjectMeta {
     let cluster = cluster.into();
     ObjectMeta {
@@ -154,7 +154,7 @@ fn metadata<'a>(cluster: impl Into<Owner<'a>>, name: String) -> ObjectMeta {
     }
 }
 
-/// SHA-256 of what serde makes of a value, in hex, shortened to 16 digits.
+/// Returns the first 16 hexadecimal digits of the SHA-256 of a value's JSON.
 #[expect(clippy::missing_panics_doc, reason = "what comes from the API server or goes to it is JSON")]
 pub fn hash<T: serde::Serialize>(value: &T) -> String {
     let json = serde_json::to_vec(value).expect("an object of the API server is JSON");

@@ -1,4 +1,4 @@
-//! The brokers' ServiceAccount: an identity without rights and without a token.
+//! Builds the brokers' ServiceAccount, which has no permissions and no token.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 

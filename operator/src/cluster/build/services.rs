@@ -1,4 +1,4 @@
-//! The two Services: one for clients, one (headless) for the nodes' names.
+//! Builds the two Services: one for clients, and a headless one for the DNS names of the nodes.
 
 use covey_contract::names;
 use covey_crds::{ExternalTrafficPolicy, ServiceType};
@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{ValidatedCluster, metadata, names_of, selector};
 
-/// Clients come in here; only ready pods are behind it.
+/// Builds the Service that clients connect to. It routes to ready pods only.
 pub(super) fn client(cluster: &ValidatedCluster) -> Service {
     let mut metadata = metadata(cluster, names_of(cluster).client_service);
     if !cluster.service.annotations.is_empty() {
@@ -30,7 +30,7 @@ pub(super) fn client(cluster: &ValidatedCluster) -> Service {
     }
 }
 
-/// Gives every pod a name before it is ready: nodes must find each other to become ready.
+/// Builds the headless Service. It publishes unready pods too, because nodes must find each other to become ready.
 pub(super) fn peers(cluster: &ValidatedCluster) -> Service {
     let ports = [("peer", names::PORT_PEER), ("admin", names::PORT_ADMIN), ("http", names::PORT_HTTP)];
     Service {

@@ -1,4 +1,4 @@
-//! The StatefulSet: one pod and one volume per node. The operator rolls the pods itself (`OnDelete`).
+//! Builds the StatefulSet: one pod and one volume per node. The operator rolls the pods itself (`OnDelete`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use super::{ValidatedCluster, config_map, labels, metadata, names_of, selector};
 
 /// User and group of the broker process.
 const USER: i64 = 65_532;
-/// A pod has this much longer than its drain to stop.
+/// Seconds that a pod has to stop in addition to the deadline of its drain.
 const STOP_SECONDS: u64 = 60;
 const DATA: &str = "data";
 
@@ -58,7 +58,7 @@ fn retention(cluster: &ValidatedCluster) -> StatefulSetPersistentVolumeClaimRete
     }
 }
 
-/// Labels of a claim are immutable: nothing that changes goes in.
+/// The volume claim template of a StatefulSet is immutable, so it contains nothing that can change.
 fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta {
@@ -109,7 +109,7 @@ fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
     }
 }
 
-/// Preferred only: a cluster on fewer machines is better than none.
+/// Spreads the pods over the machines or zones, if possible: running on fewer machines is better than not running.
 fn spread(cluster: &ValidatedCluster, key: &str) -> TopologySpreadConstraint {
     TopologySpreadConstraint {
         max_skew: 1,
@@ -132,12 +132,12 @@ fn container(cluster: &ValidatedCluster) -> Container {
         args: Some(args.map(String::from).to_vec()),
         env: Some(vec![field("POD_NAME", "metadata.name")]),
         ports: Some(listeners.chain(own).map(|(name, port)| container_port(name, port)).collect()),
-        // 10 minutes for the process to answer at all: the image's first pages from a cold disk, a claim that is still being
-        // attached to its mount. /livez answers before the log is replayed, so the length of the log does not count. Until
-        // then the kubelet asks neither of the other two, and liveness can stay short.
+        // 120 * 5 s = 10 minutes until the first answer, for slow disks. /livez answers before the log is replayed, so
+        // the length of the log does not matter. Until then the kubelet runs neither of the other probes, which can
+        // therefore have short limits.
         startup_probe: Some(probe("/livez", 5, 3, 120)),
         liveness_probe: Some(probe("/livez", 10, 3, 3)),
-        // A fenced node must leave the Service at once.
+        // Fails within 2 s, so that the Service stops routing to a fenced node.
         readiness_probe: Some(probe("/readyz", 1, 1, 2)),
         resources: Some(ResourceRequirements {
             requests: quantities(&cluster.requests),
@@ -150,7 +150,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
             ..SecurityContext::default()
         }),
-        // A crash loop's last log line reaches the conditions through the pod's status.
+        // Puts the last log line of a crashed broker into the pod's status, from where it reaches the conditions.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         volume_mounts: Some(vec![
             mount(DATA, names::PATH_DATA, false),

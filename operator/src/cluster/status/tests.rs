@@ -184,7 +184,7 @@ fn a_refused_revision_is_named_with_its_reason() {
     let status = Case { nodes, ..Case::default() }.status();
     let synced = status.conditions.iter().find(|one| one.type_ == "AclSynced").unwrap();
     assert_eq!((synced.status.as_str(), synced.reason.as_str()), ("False", "RevisionRefused"));
-    assert!(synced.message.contains("mosaic-1 refused r99: not JSON"));
+    assert!(synced.message.contains("mosaic-1 refused access revision r99: not JSON"));
 }
 
 #[test]
