@@ -153,6 +153,10 @@ pub struct Image {
     pub digest: Option<String>,
     /// When the kubelet pulls the image. Default IfNotPresent.
     pub pull_policy: PullPolicy,
+    /// Names of the Secrets in this namespace with the credentials of the registry. Default: the names that the operator's own pod uses (`imagePullSecrets` of the chart).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    pub pull_secrets: Vec<String>,
 }
 
 /// When the kubelet pulls an image.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::cluster::alerting::Alerting;
 use crate::cluster::apply;
+use crate::cluster::validate::ImageDefaults;
 use crate::metrics::Metrics;
 use crate::options::Options;
 
@@ -27,7 +28,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub(crate) alert_for_scale: f64,
     /// Image of the brokers of clusters that name none.
-    pub(crate) default_image: String,
+    pub(crate) image: ImageDefaults,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
@@ -68,7 +69,7 @@ impl Context {
             client,
             metrics,
             alert_for_scale: options.alert_for_scale,
-            default_image: options.default_image.clone(),
+            image: options.image.clone(),
             recorder,
             memories: Mutex::default(),
         }

@@ -442,7 +442,7 @@ fn validated(key: &Key, manifest: &MqttCluster, port: u16, state: &State) -> Res
     let mut manifest = manifest.clone();
     manifest.metadata.uid = Some(state.uid.clone());
     let name = || key.1.clone();
-    let mut wanted = validate::validate(&manifest, validate::DEFAULT_IMAGE)
+    let mut wanted = validate::validate(&manifest, &validate::ImageDefaults::default())
         .map_err(|source| Error::Invalid { name: name(), source })?;
     if wanted.replicas < state.replicas {
         let problem = "replicas can only grow: moving data away from a broker before its removal is not supported yet";

@@ -79,7 +79,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         *memory = Memory { uid, ..Memory::default() };
     }
     let basics = basics(&facts.cluster);
-    let work = validate(&facts.cluster, &context.default_image)
+    let work = validate(&facts.cluster, &context.image)
         .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
     // Without an identity the pass goes on: what needs none is kept up, with the last known identity or without any.

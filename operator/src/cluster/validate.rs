@@ -15,6 +15,20 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The brokers' image if neither the manifest nor the operator's options name one.
 pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
 
+/// What brokers get whose manifest does not say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDefaults {
+    pub image: String,
+    /// Names of Secrets with the credentials of the image's registry.
+    pub pull_secrets: Vec<String>,
+}
+
+impl Default for ImageDefaults {
+    fn default() -> Self {
+        Self { image: DEFAULT_IMAGE.to_owned(), pull_secrets: vec![] }
+    }
+}
+
 /// The identity of a cluster as the owner of its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner<'a> {
@@ -74,6 +88,8 @@ pub struct ValidatedCluster {
     pub replicas: u32,
     pub shards: u16,
     pub image: String,
+    /// Names of Secrets in the cluster's namespace.
+    pub pull_secrets: Vec<String>,
     pub pull_policy: PullPolicy,
     pub listeners: Vec<config::Listener>,
     pub service: ValidatedService,
@@ -141,11 +157,11 @@ impl Problems {
 }
 
 /// Checks and parses a cluster. `metadata.name` and `metadata.uid` are required; the namespace defaults to `default`,
-/// and the image to `default_image`.
+/// and the image and its pull secrets to `defaults`.
 ///
 /// # Errors
 /// All problems of the spec at once.
-pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedCluster, Error> {
+pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<ValidatedCluster, Error> {
     let mut problems = Problems::default();
     let spec = &cluster.spec;
     let meta = &cluster.metadata;
@@ -158,7 +174,12 @@ pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedC
         uid: meta.uid.clone().unwrap_or_default(),
         replicas: spec.replicas,
         shards: spec.shards,
-        image: image(&spec.image, default_image),
+        image: image(&spec.image, &defaults.image),
+        pull_secrets: if spec.image.pull_secrets.is_empty() {
+            defaults.pull_secrets.clone()
+        } else {
+            spec.image.pull_secrets.clone()
+        },
         pull_policy: spec.image.pull_policy,
         listeners: listeners(spec, &mut problems),
         service: ValidatedService {
@@ -356,7 +377,7 @@ mod tests {
     use crate::test_support::cluster;
 
     fn validated(spec: &str) -> Result<ValidatedCluster, Error> {
-        validate(&cluster(spec), DEFAULT_IMAGE)
+        validate(&cluster(spec), &ImageDefaults::default())
     }
 
     #[test]
@@ -436,6 +457,10 @@ mod tests {
 
     #[test]
     fn the_manifests_image_comes_first_then_the_operators_own() {
+        let defaults = ImageDefaults { image: "registry/covey:9".into(), pull_secrets: vec!["ours".into()] };
+        let secrets = |spec: &str| super::validate(&cluster(spec), &defaults).unwrap().pull_secrets;
+        assert_eq!(secrets("{}"), ["ours"]);
+        assert_eq!(secrets("{image: {repository: r/covey, pullSecrets: [theirs]}}"), ["theirs"]);
         for (spec, image) in [
             ("{}", "registry/covey:9"),
             ("{image: {pullPolicy: Always}}", "registry/covey:9"),
@@ -444,7 +469,7 @@ mod tests {
             ("{image: {repository: r/covey, tag: x, digest: ''}}", "r/covey:x"),
             ("{image: {repository: r/covey, tag: x, digest: 'sha256:ab'}}", "r/covey@sha256:ab"),
         ] {
-            assert_eq!(super::validate(&cluster(spec), "registry/covey:9").unwrap().image, image, "{spec}");
+            assert_eq!(super::validate(&cluster(spec), &defaults).unwrap().image, image, "{spec}");
         }
     }
 

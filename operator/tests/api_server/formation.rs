@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use covey_operator::cluster::validate::ImageDefaults;
 use covey_operator::{Options, run_with};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -111,7 +112,7 @@ async fn the_operator_runs_by_itself() {
     let options = Options {
         http: "127.0.0.1:0".parse().unwrap(),
         instance: Some("test".into()),
-        default_image: "registry.example/covey:test".into(),
+        image: ImageDefaults { image: "registry.example/covey:test".into(), pull_secrets: vec!["registry".into()] },
         ..Options::default()
     };
     let operator = tokio::spawn(run_with(rights::operator(client), options, shutdown.clone()));

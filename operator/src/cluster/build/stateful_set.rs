@@ -10,8 +10,8 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
     TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -102,6 +102,7 @@ fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
                 spread(cluster, "kubernetes.io/hostname"),
                 spread(cluster, "topology.kubernetes.io/zone"),
             ]),
+            image_pull_secrets: pull_secrets(cluster),
             containers: vec![container(cluster)],
             volumes: Some(volumes(cluster)),
             ..PodSpec::default()
@@ -118,6 +119,11 @@ fn spread(cluster: &ValidatedCluster, key: &str) -> TopologySpreadConstraint {
         label_selector: Some(LabelSelector { match_labels: Some(selector(&cluster.name)), match_expressions: None }),
         ..TopologySpreadConstraint::default()
     }
+}
+
+fn pull_secrets(cluster: &ValidatedCluster) -> Option<Vec<LocalObjectReference>> {
+    let secrets = cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    Some(secrets.collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty())
 }
 
 fn container(cluster: &ValidatedCluster) -> Container {

@@ -1,11 +1,11 @@
 use covey_contract::config::{Config, Paths, Peers};
 
 use super::*;
-use crate::cluster::validate::{DEFAULT_IMAGE, validate};
+use crate::cluster::validate::{ImageDefaults, validate};
 use crate::test_support::cluster;
 
 fn built(spec: &str) -> ValidatedCluster {
-    validate(&cluster(spec), DEFAULT_IMAGE).unwrap()
+    validate(&cluster(spec), &ImageDefaults::default()).unwrap()
 }
 
 #[test]
@@ -59,6 +59,13 @@ fn a_changed_configuration_changes_the_template_and_a_changed_service_does_not()
     let hash_of = |spec: &str| hash(&stateful_set(&built(spec)).spec.template);
     assert_eq!(hash_of("{}"), hash_of("{service: {type: NodePort}}"));
     assert_ne!(hash_of("{}"), hash_of("{sessions: {expiryWhenUnset: 3h}}"));
+}
+
+#[test]
+fn pods_pull_with_the_secrets_of_the_manifest() {
+    let secrets = |spec: &str| stateful_set(&built(spec)).spec.template.spec.unwrap().image_pull_secrets;
+    assert_eq!(secrets("{}"), None);
+    assert_eq!(secrets("{image: {pullSecrets: [a, b]}}").unwrap().len(), 2);
 }
 
 #[test]
