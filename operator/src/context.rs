@@ -43,7 +43,7 @@ pub struct Memory {
     pub(crate) clients: BTreeMap<String, admin::Client>,
     pub(crate) document: Option<Document>,
     /// By name of the user object: the revision since which the user is unchanged.
-    pub(crate) anchors: BTreeMap<String, u64>,
+    pub(crate) since_revisions: BTreeMap<String, u64>,
     /// What was last applied to each child.
     pub(crate) children: apply::Known,
     /// ConfigMaps in use when the others were last deleted; absent before the first time.

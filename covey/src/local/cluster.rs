@@ -257,7 +257,7 @@ impl Cluster {
             | Decision::Wait { .. }
             | Decision::Foreign { .. }
             | Decision::TooFew { .. }
-            | Decision::Lost => Ok(()),
+            | Decision::AllDisksEmpty => Ok(()),
         }
     }
 
@@ -266,7 +266,7 @@ impl Cluster {
         let known = Known {
             replicas: self.wanted.replicas,
             recorded: self.state.formation.as_ref(),
-            born: self.state.cluster_id.as_deref(),
+            formed: self.state.cluster_id.as_deref(),
         };
         formation::decide(known, &answers, &Uuid::new_v4().to_string())
     }
@@ -275,15 +275,15 @@ impl Cluster {
         self.brokers.iter().filter_map(|broker| broker.status.as_ref())
     }
 
-    fn record_formation(&mut self, formation: Formation, born: bool) -> Result<(), Error> {
-        if born {
+    fn record_formation(&mut self, formation: Formation, formed: bool) -> Result<(), Error> {
+        if formed {
             self.state.cluster_id = Some(formation.cluster_id.clone());
             tracing::info!(cluster = self.wanted.name, id = formation.cluster_id, "cluster formed");
         }
         self.state.formation = Some(formation);
         self.state.write(&self.folder)?;
         // From now on a disk of another cluster is refused.
-        if born { self.write_configs() } else { Ok(()) }
+        if formed { self.write_configs() } else { Ok(()) }
     }
 
     async fn initialize(&mut self, ordinals: &[u32]) {
@@ -340,7 +340,7 @@ impl Cluster {
             Decision::TooFew { members } => {
                 sentences.push(format!("the disks belong to a cluster of {members} brokers; set replicas: {members}"));
             }
-            Decision::Lost => sentences.push(
+            Decision::AllDisksEmpty => sentences.push(
                 "every broker came back with an empty disk; put the data back, or move the folder of the cluster aside \
                  to start over"
                     .to_owned(),

@@ -39,7 +39,7 @@ pub struct Known<'a> {
     /// `status.formation`.
     pub recorded: Option<&'a Formation>,
     /// `status.clusterId`: set once a node has reported it.
-    pub born: Option<&'a str>,
+    pub formed: Option<&'a str>,
 }
 
 /// The next step.
@@ -60,7 +60,7 @@ pub enum Decision {
     /// Some disks belong to another cluster: ordinal and cluster id of each.
     Foreign { disks: Vec<(u32, String)> },
     /// Every first member has an empty disk although the cluster was formed before. It is not formed again.
-    Lost,
+    AllDisksEmpty,
 }
 
 /// Decides the next step. `fresh_id` becomes the cluster's id if the cluster is formed now.
@@ -121,9 +121,9 @@ fn resume(known: Known<'_>, recorded: &Formation, answers: &[Answer]) -> Decisio
     if !missing.is_empty() {
         return Decision::Wait { missing };
     }
-    match known.born {
+    match known.formed {
         _ if to_tell.len() == recorded.members.len() => Decision::Initialize { ordinals: to_tell },
-        Some(_) => Decision::Lost,
+        Some(_) => Decision::AllDisksEmpty,
         // No disk has ever carried the id: a disk was replaced before its node was initialized, and initializing the
         // others could form a cluster without a majority. Record the members again.
         None => Decision::Record(formation(&recorded.cluster_id, known.replicas, answers.iter())),
@@ -163,11 +163,11 @@ mod tests {
     }
 
     fn begin(answers: &[Answer]) -> Decision {
-        decide(Known { replicas: 3, recorded: None, born: None }, answers, "c1")
+        decide(Known { replicas: 3, recorded: None, formed: None }, answers, "c1")
     }
 
-    fn go_on(born: Option<&str>, answers: &[Answer]) -> Decision {
-        decide(Known { replicas: 3, recorded: Some(&recorded()), born }, answers, "unused")
+    fn go_on(formed: Option<&str>, answers: &[Answer]) -> Decision {
+        decide(Known { replicas: 3, recorded: Some(&recorded()), formed }, answers, "unused")
     }
 
     #[test]
@@ -180,11 +180,12 @@ mod tests {
     #[test]
     fn the_first_members_are_at_most_three() {
         let all = answers(&["", "", "", "", ""]);
-        let Decision::Record(formation) = decide(Known { replicas: 5, recorded: None, born: None }, &all, "c1") else {
+        let Decision::Record(formation) = decide(Known { replicas: 5, recorded: None, formed: None }, &all, "c1")
+        else {
             panic!("not recorded")
         };
         assert_eq!(formation.members.iter().map(|member| member.ordinal).collect::<Vec<_>>(), [0, 1, 2]);
-        let one = decide(Known { replicas: 1, recorded: None, born: None }, &answers(&[""]), "c1");
+        let one = decide(Known { replicas: 1, recorded: None, formed: None }, &answers(&[""]), "c1");
         assert!(matches!(one, Decision::Record(formation) if formation.members.len() == 1));
     }
 
@@ -236,7 +237,7 @@ mod tests {
         let mut disks = answers(&["c9", "c9", "c9"]);
         disks[2].members = 5;
         assert_eq!(begin(&disks), Decision::TooFew { members: 5 });
-        let known = Known { replicas: 5, recorded: None, born: None };
+        let known = Known { replicas: 5, recorded: None, formed: None };
         assert!(matches!(decide(known, &disks, "fresh"), Decision::Adopt(_)));
     }
 
@@ -246,14 +247,14 @@ mod tests {
         for node in &mut swapped {
             node.node_id.push('x');
         }
-        assert_eq!(go_on(Some("c1"), &swapped), Decision::Lost);
+        assert_eq!(go_on(Some("c1"), &swapped), Decision::AllDisksEmpty);
         assert!(matches!(go_on(None, &swapped), Decision::Record(formation) if formation.cluster_id == "c1"));
         assert_eq!(go_on(Some("c1"), &swapped[..2]), Decision::Wait { missing: vec![2] });
     }
 
     #[test]
     fn disks_that_are_not_first_members_alone_are_not_adopted() {
-        let known = Known { replicas: 5, recorded: None, born: None };
+        let known = Known { replicas: 5, recorded: None, formed: None };
         let late = [answer(3, "other"), answer(4, "other")];
         assert_eq!(decide(known, &late, "fresh"), Decision::Wait { missing: vec![0, 1, 2] });
         let two_of_three = [answer(0, "c1"), answer(1, "c1"), answer(4, "c1")];

@@ -162,7 +162,7 @@ impl Pass<'_> {
         nodes::poll(memory, &mut nodes).await;
         let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
         let access = access::project(&self.basics, &self.facts, &taken, &nodes, memory).await?;
-        access::anchor(memory, &access);
+        access::note_revisions(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
         // Before the push: what a broker refused while nobody watched must be seen before it is mended.
@@ -255,7 +255,7 @@ impl Pass<'_> {
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
         if let Some(waiting) = self.held() {
             let waiting = waiting.to_owned();
-            return Ok(if form::is_born(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
+            return Ok(if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
         }
         let replicas = self.basics.replicas;
         form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
@@ -265,7 +265,7 @@ impl Pass<'_> {
 
     /// What is known of the formation where it could not be carried on.
     fn phase_without(&self, error: &Error) -> Phase {
-        if form::is_born(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting: error.to_string() } }
+        if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting: error.to_string() } }
     }
 
     /// Template revision of the StatefulSet, once its controller has seen what was applied.
@@ -283,7 +283,7 @@ impl Pass<'_> {
         // Disks that are not the cluster's are evidence: no pod that holds one is touched.
         if self.held().is_some()
             || applied.error().is_some()
-            || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::Lost)
+            || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
         {
             return Ok(Step::Idle);
         }
@@ -444,7 +444,11 @@ impl Pass<'_> {
                 user,
                 outcome: access.projection.outcomes.get(&name)?,
                 credential_problem: access.problems.get(&name).map(|(reason, problem)| (*reason, problem.as_str())),
-                anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
+                since_revision: memory
+                    .since_revisions
+                    .get(&name)
+                    .copied()
+                    .unwrap_or(access.projection.document.revision),
                 document: &access.projection.document,
                 nodes,
                 now,

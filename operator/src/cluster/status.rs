@@ -33,7 +33,7 @@ pub enum Phase {
         members: u32,
     },
     /// Every disk is empty although the cluster was formed before.
-    Lost,
+    AllDisksEmpty,
 }
 
 /// Why children are not applied although the cluster is not paused.
@@ -150,7 +150,7 @@ fn quorum(observed: &Observed<'_>) -> Quorum {
     let leaderless = i64::try_from(nodes::leaderless_groups(nodes)).unwrap_or(i64::MAX);
     let state = match observed.phase {
         Phase::Forming { .. } => "Forming",
-        Phase::Lost => "Lost",
+        Phase::AllDisksEmpty => "Lost",
         Phase::Foreign { .. } | Phase::TooFew { .. } => "Unknown",
         Phase::Formed if reports.is_empty() => "Unknown",
         Phase::Formed if in_touch.len() * 2 <= nodes.len() => "Lost",
@@ -288,7 +288,7 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
                 observed.cluster.metadata.name.as_deref().unwrap_or_default()
             ),
         )),
-        Phase::Lost => Some((
+        Phase::AllDisksEmpty => Some((
             reason::DISKS_LOST,
             "every node has an empty volume although the cluster was formed before: restore the volumes, or delete \
              and create the MqttCluster to start empty"
