@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt as _};
 use super::ownership::{Claim, claim};
 
 /// Names of the ConfigMaps that `wanted` (the current one), the live template and the pods need.
-pub fn in_use(wanted: &ConfigMap, stateful_set: Option<&StatefulSet>, pods: &[Pod]) -> BTreeSet<String> {
+pub(crate) fn in_use(wanted: &ConfigMap, stateful_set: Option<&StatefulSet>, pods: &[Pod]) -> BTreeSet<String> {
     let template = stateful_set.and_then(|set| set.spec.template.spec.as_ref());
     let specs = pods.iter().filter_map(|pod| pod.spec.as_ref()).chain(template);
     specs.flat_map(mounted).chain([wanted.name_any()]).collect()
@@ -29,7 +29,7 @@ fn mounted(spec: &PodSpec) -> impl Iterator<Item = String> {
 ///
 /// # Errors
 /// The API server refused a request; what was deleted before stays deleted.
-pub async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>) -> Result<(), kube::Error> {
+pub(crate) async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>) -> Result<(), kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
     let cluster = wanted.labels().get(names::LABEL_CLUSTER).map(String::as_str).unwrap_or_default();
     let of_cluster = ListParams::default().labels(&format!("{}={cluster}", names::LABEL_CLUSTER));
