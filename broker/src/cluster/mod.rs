@@ -4,7 +4,7 @@
 //! this module uses openraft. Invariant: a command is answered after a majority has its entry on fsynced disks.
 //!
 //! ```text
-//! propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► Machine::apply ─► one batch ─► written, answer
+//!  propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► Machine::apply ─► one batch ─► written, answer
 //!                         │  ▲                                          │
 //!                         ▼  │ gRPC: Raft, Append, Snapshot             └─► snapshot ─► purge of the log
 //!                        peers

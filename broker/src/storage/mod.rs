@@ -1,8 +1,7 @@
-//! What a node keeps on its disk, opened by the cluster runtime in this order: [`marker`] (whose disk is it?), then
-//! [`segment`] (the Raft log); [`space`] is asked before anything new is taken in.
+//! Files of a node. The cluster runtime opens the marker of the data directory ([`marker`]) and then the Raft log
+//! ([`segment`]). [`space`] reads the free space of the volume.
 //!
-//! Invariant: opening refuses before it changes anything, so a disk that is refused can still be examined, moved back
-//! or repaired by a human.
+//! Invariant: a refused disk is not changed, so that an administrator can examine, move or repair it.
 
 pub mod marker;
 pub mod segment;
