@@ -77,7 +77,9 @@ pub struct Message {
 /// Value of a row `p`: the newest epoch of a node and the number of its last write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sender {
+    /// Newest epoch of which the node has sent a write.
     epoch: u64,
+    /// Number of the last write of that epoch.
     last: u64,
 }
 

@@ -28,6 +28,7 @@ pub(super) struct LogStore {
 }
 
 impl LogStore {
+    /// Returns the view of `group` in the node's log.
     pub(super) fn new(log: Log, group: u16) -> Self {
         let view = log.group(group);
         Self { log, view, group }

@@ -23,8 +23,9 @@ use super::types::{Fatal, GroupId, Machine, Rows, StoreError};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Arc<SnapshotFile>>;
 
-/// Bytes of rows from which a batch is written even if more entries wait, and most entries in a batch.
+/// Bytes of rows from which a batch is written even if more entries wait.
 const BATCH_BYTES: usize = 4 << 20;
+/// Most entries in a batch.
 const BATCH_ENTRIES: usize = 1024;
 
 /// Watched state of a group's applying.

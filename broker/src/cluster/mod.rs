@@ -181,7 +181,7 @@ impl Cluster {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Stops every group and waits until the state store is closed, at most [`CLOSE_WAIT`]. The log stays open; the
+    /// Stops every group and waits until the state store is closed, at most 10 seconds. The log stays open; the
     /// caller closes it.
     pub async fn stop(&self) {
         self.inner.shared.stopping.store(true, Ordering::Relaxed);

@@ -96,8 +96,11 @@ const FORMAT: u8 = 1;
 /// Kind of an entry.
 #[derive(Serialize, Deserialize)]
 enum Kind {
+    /// The entry of a new leader; it has no content.
     Blank,
+    /// A command.
     Command,
+    /// A membership.
     Membership(Membership),
 }
 
@@ -167,9 +170,13 @@ pub(super) fn command_len(entry: &Entry) -> usize {
 /// First part of an encoded append request; the entries follow, `lengths` bytes each.
 #[derive(Serialize, Deserialize)]
 struct AppendHead {
+    /// Vote of the leader.
     vote: Vote,
+    /// Log id before the first entry; `None` at the beginning of the log.
     prev: Option<LogId>,
+    /// Log id up to which the leader knows the log to be committed.
     commit: Option<LogId>,
+    /// Bytes of each encoded entry.
     lengths: Vec<u32>,
 }
 

@@ -40,7 +40,8 @@ impl Cluster {
         server::call(&group.raft, request).await
     }
 
-    /// Handles gRPC `Append`: log entries of one group, answered in order.
+    /// Handles gRPC `Append`: log entries of one group, answered in order. The stream of replies ends with a status
+    /// for another node id, an unknown group or a malformed first request, and if the engine has stopped.
     pub fn serve_append<S>(&self, mut requests: S) -> BoxStream<'static, Result<proto::RaftReply, Status>>
     where
         S: Stream<Item = Result<proto::RaftRequest, Status>> + Send + Unpin + 'static,

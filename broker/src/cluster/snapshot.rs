@@ -205,11 +205,17 @@ impl Frames {
 /// Writes the frames of a file under a temporary name. If it is dropped before [`finish`](Self::finish), the file
 /// stays until the next start.
 pub(super) struct Writer {
+    /// The open file.
     out: BufWriter<File>,
+    /// Temporary path of the file.
     path: PathBuf,
+    /// Bytes of the frames so far, without the magic.
     bytes: u64,
+    /// True after the end frame.
     ended: bool,
+    /// Content of the head frame; `None` before it.
     meta: Option<SnapshotMeta>,
+    /// Id of the group that the snapshot must have.
     group: GroupId,
 }
 

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::raft::{LogId, StoredMembership, decode, encode};
 use super::types::{GroupId, StoreError};
 
-/// First byte of the mark's key, and of each row's key.
+/// Key of the mark.
 const MARK: &[u8] = &[0];
+/// First byte of the key of each row.
 const ROW: u8 = 1;
 /// Bytes of rows from which a batch of an installed snapshot is complete.
 const INSTALL_BATCH: usize = 1 << 20;

@@ -323,6 +323,7 @@ impl Held {
         }
     }
 
+    /// Returns whether the session is durable.
     pub(super) fn is_durable(&self) -> bool {
         matches!(&*self.outbox.lock(), Outbox::Durable(_))
     }

@@ -118,7 +118,10 @@ impl Identity {
         proto::HelloReply { refused, cluster_id: cluster, node_id: self.node, incarnation: self.incarnation }
     }
 
-    /// Sends this node's hello on a new channel.
+    /// Sends this node's hello on a new channel and returns the reply.
+    ///
+    /// # Errors
+    /// Resolves to the status of a failed call. A refusal is part of the reply.
     pub fn greet(self: &Arc<Self>, channel: Channel) -> BoxFuture<'static, Result<proto::HelloReply, Status>> {
         let hello = self.hello();
         Box::pin(async move {

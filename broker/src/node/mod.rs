@@ -340,7 +340,7 @@ impl Node {
         self.meta.machine.read().member(self.id).is_some_and(|member| !member.removed)
     }
 
-    /// Returns the number of groups that this node leads and in which a voter lacks more than [`IN_SYNC`] entries or
+    /// Returns the number of groups that this node leads and in which a voter lacks more than `IN_SYNC` entries or
     /// is not heard.
     pub fn groups_out_of_sync(&self) -> usize {
         let is_behind = |group: &GroupId| {

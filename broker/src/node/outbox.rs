@@ -112,6 +112,7 @@ pub(super) struct Transient {
 }
 
 impl Transient {
+    /// Returns an empty queue for a client with this Receive Maximum.
     pub(super) fn new(window: u16) -> Self {
         Self {
             window: usize::from(window.clamp(1, WINDOW)),

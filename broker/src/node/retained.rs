@@ -36,6 +36,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// Returns a writer and the queue for [`run`].
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
         (Arc::new(Self { state: Mutex::default(), jobs }), receiver)

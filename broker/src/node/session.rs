@@ -24,8 +24,11 @@ use crate::supervise::caught;
 /// A session and the connection that holds it.
 #[derive(Debug, Clone)]
 pub struct NodeSession {
+    /// The node.
     pub(super) node: Arc<Node>,
+    /// State of the session on this node.
     pub(super) held: Arc<Held>,
+    /// Publishes that wait to be routed.
     pub(super) queue: Arc<Mutex<Queue>>,
 }
 
@@ -53,9 +56,11 @@ pub(super) struct Queue {
 /// A publish that waits to be routed.
 #[derive(Debug)]
 struct Waiting {
+    /// The publish.
     message: Message,
     /// Packet id of a QoS 2 publish; `None` for QoS 0 and 1.
     packet: Option<PacketId>,
+    /// Receives the result.
     routed: oneshot::Sender<Routed>,
 }
 
@@ -284,7 +289,9 @@ fn qos_0_bytes(message: &Message) -> usize {
 
 /// Result of reserving a QoS 2 packet id.
 enum Received {
+    /// The packet id was received before and not released.
     Again,
+    /// A new publish, with its key for exactly-once delivery if the session is durable.
     Once(Option<Once>),
 }
 

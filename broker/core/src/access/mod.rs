@@ -14,9 +14,9 @@ pub use self::rules::{Action, Decision, Effect, Error, RuleParts, Rules};
 
 /// Identity of a client: the values of the placeholders.
 #[derive(Debug, Clone, Copy)]
-/// Value of `{username}`.
 pub struct Identity<'a> {
-    /// Value of `{clientId}`.
+    /// Value of `{username}`.
     pub username: &'a str,
+    /// Value of `{clientId}`.
     pub client_id: &'a str,
 }

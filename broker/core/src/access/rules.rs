@@ -6,12 +6,14 @@ use super::Identity;
 use super::template::Template;
 use crate::topic::{self, Filter, Name};
 
+/// Effect of a rule that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     Allow,
     Deny,
 }
 
+/// Action to which a rule applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Publish,
@@ -21,7 +23,9 @@ pub enum Action {
 /// A rule as in the access document.
 #[derive(Debug, Clone, Copy)]
 pub struct RuleParts<'a> {
+    /// Effect of the rule.
     pub effect: Effect,
+    /// Actions to which it applies.
     pub actions: &'a [Action],
     /// Topic filters; `{username}` and `{clientId}` stand for one whole level.
     pub topics: &'a [String],
@@ -35,21 +39,26 @@ pub struct RuleParts<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("failed to compile topic {topic:?} of rule {rule}: {source}")]
+    /// A topic filter of the rule is malformed.
     Topic { rule: usize, topic: String, source: topic::Error },
     #[error("failed to compile topic {topic:?} of rule {rule}: a placeholder must stand alone in its level")]
+    /// A placeholder is only a part of a level.
     Placeholder { rule: usize, topic: String },
 }
 
 /// Result of a check, with the position of the deciding rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
+    /// Allowed by the rule at this position.
     Allowed(usize),
+    /// Denied by the rule at this position.
     Denied(usize),
     /// No rule applies: denied.
     NoMatch,
 }
 
 impl Decision {
+    /// Returns whether the action is allowed.
     pub fn is_allowed(self) -> bool {
         matches!(self, Self::Allowed(_))
     }
@@ -70,6 +79,7 @@ pub struct Rules {
     rules: Vec<Rule>,
 }
 
+/// A compiled rule. Its fields are those of [`RuleParts`].
 #[derive(Debug, Clone)]
 struct Rule {
     effect: Effect,
@@ -82,6 +92,9 @@ struct Rule {
 
 impl Rules {
     /// Compiles the rules, all or none.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for the first rule with a topic filter that cannot be compiled.
     pub fn compile<'a>(parts: impl IntoIterator<Item = RuleParts<'a>>) -> Result<Self, Error> {
         let rules = parts.into_iter().enumerate().map(|(number, parts)| Rule::compile(number, parts));
         Ok(Self { rules: rules.collect::<Result<_, _>>()? })
@@ -92,6 +105,7 @@ impl Rules {
         self.rules.len()
     }
 
+    /// Returns whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }

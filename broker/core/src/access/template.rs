@@ -13,9 +13,11 @@ const CLIENT_ID: &str = "{clientId}";
 pub(super) enum Template {
     /// Without placeholders.
     Plain(Filter),
+    /// With placeholders: the levels of the filter.
     Levels(Vec<Level>),
 }
 
+/// A level of a filter: a text or a placeholder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Level {
     Text(Box<str>),
@@ -26,8 +28,11 @@ pub(super) enum Level {
 /// The filter of a rule for one identity.
 #[derive(Debug)]
 pub(super) enum Filled<'a> {
+    /// Matches what this filter matches.
     Filter(Cow<'a, Filter>),
+    /// Matches no topic.
     Nothing,
+    /// Matches every topic.
     Everything,
 }
 

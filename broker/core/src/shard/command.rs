@@ -58,7 +58,7 @@ pub enum Operation {
     Enqueue(Enqueue),
     /// Removes deliveries from an inbox: those that the client acknowledged, that have expired or were sent at QoS 0.
     ///
-    /// Proposed by the leader, which collects acknowledgements for up to 20 ms. `ranges` are inclusive ranges of inbox
+    /// Proposed by the leader, which collects acknowledgements for a short time. `ranges` are inclusive ranges of inbox
     /// sequence numbers; numbers that are not in the inbox are skipped. Outcomes: [`Outcome::Done`] or `Stale`.
     Settle { client: Box<str>, owner: u64, ranges: Vec<(u64, u64)> },
     /// PUBREC for a QoS 2 delivery: the body is released and only PUBREL is sent from now on.
@@ -170,7 +170,7 @@ pub struct Subscription {
     pub retained: WantRetained,
 }
 
-/// Retain Handling of a subscription (MQTT 5, section 3.3.1.3).
+/// Retain Handling of a subscription (MQTT 5, section 3.8.3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WantRetained {
     /// 0: at every SUBSCRIBE.

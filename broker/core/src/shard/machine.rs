@@ -96,10 +96,15 @@ pub struct Machine {
 /// Subjects whose rows are written at the end of the entry, by kind of row: `s`, `n`, `q`, `a` and `p`.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
+    /// Changed profiles (rows `s`).
     pub(super) profiles: BTreeSet<SessionId>,
+    /// Changed inbox counters (rows `n`).
     pub(super) counters: BTreeSet<SessionId>,
+    /// Changed QoS 2 publishes from clients (rows `q`).
     pub(super) receiving: BTreeSet<SessionId>,
+    /// Changed subscriptions that await retained messages (rows `a`).
     pub(super) awaiting: BTreeSet<SessionId>,
+    /// Changed senders (rows `p`).
     pub(super) senders: BTreeSet<NodeId>,
 }
 

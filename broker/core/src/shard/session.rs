@@ -23,12 +23,12 @@ pub struct Limits {
 
 /// The connection that holds a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-/// Node of the connection.
 pub struct Holder {
-    /// Epoch of that node.
+    /// Node of the connection.
     pub node: NodeId,
-    /// Number of the connection within its node's process.
+    /// Epoch of that node.
     pub epoch: u64,
+    /// Number of the connection within its node's process.
     pub connection: u64,
 }
 
@@ -67,8 +67,8 @@ pub struct Profile {
 
 /// Value of a row `i`: a message in an inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-/// Id of the message's body.
 pub struct Slot {
+    /// Id of the message's body.
     pub body: u64,
     /// Bytes that the inbox is charged for it.
     pub size: u32,

@@ -15,8 +15,10 @@ use super::{Error, Name, levels};
 pub struct Filter(MqttStr);
 
 impl Filter {
-    /// Checks and wraps a text. The bytes are shared, not copied. A shared subscription is an error: see
-    /// [`super::Subscription`].
+    /// Checks and wraps a text. The bytes are shared, not copied.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for a text that is not a filter, and for a shared subscription: see [`super::Subscription`].
     pub fn new(text: MqttStr) -> Result<Self, Error> {
         check_filter(&text)?;
         if split_shared(&text).is_some() {

@@ -46,6 +46,9 @@ pub struct Name(MqttStr);
 
 impl Name {
     /// Checks and wraps a text. The bytes are shared, not copied.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for a text that is not a topic name.
     pub fn new(text: MqttStr) -> Result<Self, Error> {
         check_name(&text)?;
         Ok(Self(text))
@@ -89,6 +92,9 @@ pub struct Subscription {
 
 impl Subscription {
     /// Parses a filter of SUBSCRIBE or UNSUBSCRIBE.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for a text that is neither a filter nor a shared subscription.
     pub fn new(text: &MqttStr) -> Result<Self, Error> {
         check_filter(text)?;
         match split_shared(text) {

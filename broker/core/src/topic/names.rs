@@ -111,11 +111,13 @@ impl<V> Names<V> {
 
 /// Result of comparing one name with the filter.
 enum Step {
+    /// The name matches.
     Match,
     /// No match; a name below this one, or further on, may match.
     Next,
     /// No match; no name before this position can match.
     To(Key),
+    /// No match, and no name after this one can match.
     End,
 }
 

@@ -14,13 +14,18 @@ const ROOT: usize = 0;
 /// Map from filters to small maps of values. The order of visits depends only on the contents.
 #[derive(Debug, Clone)]
 pub struct Tree<K, V> {
+    /// Nodes by index; the root is the first.
     nodes: Vec<Node<K, V>>,
+    /// Indexes of unused nodes.
     free: Vec<usize>,
+    /// Number of values.
     len: usize,
 }
 
+/// A node of the trie.
 #[derive(Debug, Clone)]
 struct Node<K, V> {
+    /// Index of the parent; the root is its own parent.
     parent: usize,
     /// Levels between the parent and this node, `+` included; unused in the root.
     label: Box<[u8]>,

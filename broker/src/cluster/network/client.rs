@@ -215,6 +215,7 @@ fn read_frames(
     Ok(())
 }
 
+/// Decodes a reply, or returns the error that it contains.
 pub(super) fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcError> {
     if reply.error.is_empty() {
         decode(&reply.payload).map_err(|error| network(&error))

@@ -40,6 +40,7 @@ pub(super) type Appended = Result<StreamAppendResult<Types>, RPCError<Types>>;
 
 /// An unanswered request.
 struct Sent {
+    /// Time at which it was sent.
     at: Instant,
     /// End of the follower's log after it has taken the request.
     end: Option<LogId>,

@@ -29,6 +29,7 @@ pub struct Lease {
     nudge: Notify,
 }
 
+/// The present epoch and its lease.
 #[derive(Debug, Clone, Default)]
 struct State {
     /// Current epoch; 0 between epochs.

@@ -143,7 +143,7 @@ impl Keeper {
         }
     }
 
-    /// Answers renewals; `answered` is set after the ReadIndex round, so a lease counts from then.
+    /// Answers renewals. The keeper counts a lease from here, after the ReadIndex round.
     fn grant(&self, term: &mut Term, renewals: Vec<(Renewal, Verdict, oneshot::Sender<Grant>)>, commit: u64) {
         for (renewal, mut verdict, answer) in renewals {
             if let Verdict::Granted { anew, .. } = verdict {

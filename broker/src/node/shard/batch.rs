@@ -39,7 +39,7 @@ pub(super) enum Origin {
 /// Result of one entry: its outcomes, or `None` if it was not committed or its fate is unknown.
 pub(super) type Settled = Option<Vec<(Origin, Outcome)>>;
 
-/// Operations that wait, and entries in flight. The queue is bounded by what the links send.
+/// Operations that wait, and entries in flight. The queue has no bound of its own.
 pub(super) struct Batch {
     /// Operations that are not proposed yet.
     queue: VecDeque<(Operation, Origin)>,

@@ -47,8 +47,11 @@ pub(crate) struct Link {
 /// Client of one shard; one per node and shard.
 #[derive(Debug)]
 pub(crate) struct Client {
+    /// Number of the shard.
     shard: u16,
+    /// This node.
     node: NodeId,
+    /// What is sent, or waits for an answer.
     state: Mutex<State>,
 }
 
@@ -78,7 +81,9 @@ struct State {
 /// An operation that waits for its answer.
 #[derive(Debug)]
 struct Call {
+    /// The operation, kept for resending.
     operation: Operation,
+    /// Receives the outcome.
     answer: oneshot::Sender<Outcome>,
     /// Not sent to a leader that attaches after this time; `None` for no limit.
     until: Option<Instant>,

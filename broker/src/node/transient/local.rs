@@ -38,6 +38,7 @@ pub(crate) struct Filters {
     state: Mutex<State>,
 }
 
+/// State of one epoch.
 #[derive(Debug, Default)]
 struct State {
     /// This node's epoch, 0 for none.

@@ -23,7 +23,9 @@ const DIAL: Duration = Duration::from_secs(3);
 
 /// Both ends of a stream to a node.
 pub(crate) struct Stream {
+    /// To the other node.
     pub to: mpsc::UnboundedSender<Frame>,
+    /// From the other node.
     pub from: BoxStream<'static, Result<Frame, Status>>,
 }
 
@@ -39,6 +41,7 @@ pub(crate) struct Outgoing {
     filters: RwLock<View>,
 }
 
+/// Messages and stream of one pair of epochs.
 #[derive(Default)]
 struct State {
     /// Epochs of this node and of the other one, 0 for none. Numbers belong to the pair.

@@ -33,11 +33,14 @@ pub(super) struct Header {
 /// Reason why a header is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadHeader {
+    /// It does not match its checksum, or is too short.
     Damaged,
+    /// It has another format version.
     Version(u32),
 }
 
 impl Header {
+    /// Encodes the header.
     pub(super) fn encode(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);
@@ -49,6 +52,7 @@ impl Header {
         bytes
     }
 
+    /// Decodes the header at the beginning of a segment.
     pub(super) fn decode(file: &[u8]) -> Result<Self, BadHeader> {
         let fields = || {
             let covered = file.get(..HEADER_BYTES - 4)?;
@@ -87,6 +91,7 @@ pub(super) fn check_size(records: &[Record]) -> Result<(), Error> {
 pub(super) struct FrameBuffer(Vec<u8>);
 
 impl FrameBuffer {
+    /// Starts a new frame.
     pub(super) fn clear(&mut self) {
         self.0.clear();
         self.0.resize(FRAME_HEAD_BYTES, 0);

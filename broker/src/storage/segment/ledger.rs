@@ -105,6 +105,7 @@ impl Ledger {
         self.segments.pop_front();
     }
 
+    /// Returns the size of the log, with the given state of the writer.
     pub(super) fn stats(&self, queued: usize, failed: bool) -> Stats {
         Stats {
             segments: self.segments.len(),
@@ -114,6 +115,8 @@ impl Ledger {
         }
     }
 
+    /// Returns the groups that hold a segment whose end is more than `max_behind` bytes before the end of the log,
+    /// furthest first.
     pub(super) fn pinned(&self, max_behind: u64) -> Vec<Pin> {
         let mut behind_bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
         let mut pins: BTreeMap<u16, Pin> = BTreeMap::new();

@@ -51,6 +51,7 @@ impl Current {
         }
     }
 
+    /// Returns the size of the file in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -111,6 +112,7 @@ impl Writer {
         Self { shared, dir, options, current, marks, frame: FrameBuffer::default() }
     }
 
+    /// Runs until the log is closed or fails.
     pub(super) fn run(mut self) {
         // After a panic in a callback the groups must not wait for an fsync that will never happen.
         let guard = PanicGuard { shared: Arc::clone(&self.shared), options: self.options.clone() };
