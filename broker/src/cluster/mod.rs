@@ -197,7 +197,7 @@ impl Cluster {
         self.inner.tracker.wait().await;
         let mut closed = self.inner.closed.lock().await;
         if tokio::time::timeout(CLOSE_WAIT, closed.recv()).await.is_err() {
-            tracing::warn!("the state store is still in use");
+            tracing::warn!("the state store is still in use; stopping without closing it");
         }
     }
 

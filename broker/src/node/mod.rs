@@ -94,7 +94,7 @@ pub struct Node {
     writer: Arc<retained::Writer>,
     /// Client of each shard, by shard number.
     shards: Vec<Arc<shard::Client>>,
-    /// Applied state of each shard, by shard number; empty where this node has no replica.
+    /// Applied state of each shard, by shard number; without meaning where this node has no replica.
     states: Vec<Arc<machines::Shard>>,
     /// Inputs of the leader tasks of this node, by shard number.
     leaders: Vec<mpsc::UnboundedSender<Inbound>>,

@@ -39,8 +39,8 @@ const QOS_0_BYTES: usize = 1 << 20;
 const MESSAGE_OVERHEAD: usize = 256;
 const USER_PROPERTY_OVERHEAD: usize = size_of::<(MqttStr, MqttStr)>();
 
-/// Publishes that wait to be routed, in order. A retained or QoS 2 message must be committed first; all messages
-/// behind it wait.
+/// Publishes that wait to be routed, in order. A message waits if it is retained or has QoS 2, if the lease is not
+/// valid, or if another one waits before it.
 ///
 /// QoS 1 and 2 are bounded by what the connection lets a client have unacknowledged, QoS 0 by [`QOS_0_BYTES`].
 #[derive(Debug, Default)]
@@ -314,7 +314,7 @@ impl Session for NodeSession {
                 Some(Routed::Repeated) => Some(Published::Delivered),
                 None => None,
             };
-            // A refused QoS 2 publish has ended ([MQTT-4.3.3-7]): the next PUBLISH with its packet id is another
+            // A refused QoS 2 publish has ended ([MQTT-4.3.3-9]): the next PUBLISH with its packet id is another
             // message.
             if let (Some(Published::QuotaExceeded), Some(id)) = (&published, packet_id) {
                 session.release(id).await;

@@ -211,7 +211,7 @@ impl Machine {
             if !newer {
                 let mut matched = Match::default();
                 matched.add(options, &message);
-                // [MQTT-3.3.1-8]: a retained message for a new subscription is sent with the retain flag.
+                // [MQTT-3.3.1-8] of MQTT 3.1.1: a retained message for a new subscription is sent with the retain flag.
                 matched.retain = true;
                 self.store(message, BTreeMap::from([(id, matched)]), rows);
             }

@@ -263,7 +263,7 @@ impl Machine {
         if end.drop_will {
             profile.will = None;
         }
-        // [MQTT-3.14.2-2]: DISCONNECT must not set an expiry if CONNECT had none.
+        // MQTT 5, section 3.14.2.2.2: DISCONNECT must not set an expiry if that of CONNECT was 0.
         if let Some(expiry) = end.expiry.filter(|_| profile.expiry > 0) {
             profile.expiry = expiry;
         }

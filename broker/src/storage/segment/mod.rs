@@ -380,8 +380,6 @@ impl Log {
     }
 }
 
-// === impl State ===
-
 impl State {
     /// Checks the records against the groups and applies either all of them or none.
     fn admit(&mut self, records: &[Record]) -> Result<(), Error> {
