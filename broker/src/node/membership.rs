@@ -58,7 +58,6 @@ pub enum FormError {
     /// The data directory belongs to another cluster, or could not be written.
     #[error(transparent)]
     Disk(#[from] crate::storage::marker::Error),
-    /// The groups could not be initialized.
     #[error(transparent)]
     Groups(#[from] crate::cluster::InitializeError),
 }
@@ -307,7 +306,7 @@ pub(super) fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Mem
     (all.iter().take(voters).copied().collect(), all.iter().skip(voters).copied().collect())
 }
 
-/// Provides the cluster runtime with channels from the pool.
+/// Channels of the cluster runtime over the pool.
 #[derive(Debug, Clone)]
 pub struct PoolChannels(pub Pool);
 

@@ -7,7 +7,7 @@
 //!                        └─ registry of local sessions ── outbox
 //! lease::Holder ── renews at ── lease::Keeper (meta leader)     membership ── formation, joining, voters
 //! ```
-//! Invariant: an acknowledgement is sent to a client only if the lease was valid after the work was done.
+//! Invariant: nothing is acknowledged to a client unless the node held its lease after the work was done.
 
 mod held;
 mod lease;

@@ -68,7 +68,7 @@ impl Machine for ListMachine {
         let mut contents = self.contents.lock();
         contents.applies.push(index);
         let (client, sequence) = parse(command);
-        assert_ne!(client, POISON, "the test makes the state machine panic");
+        assert_ne!(client, POISON, "as the test wants it");
         if !self.seen.insert((client, sequence)) {
             return Ok(Bytes::from_static(b"repeat"));
         }
