@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 pub use crate::peer::Purpose;
 
-/// Id of a node: made once per data directory, so that a node with an empty disk has a new one.
+/// Identity of a disk that takes part; a node that returns with an empty disk gets a new one.
 pub type NodeId = u64;
 
 /// One of the Raft groups of a cluster. The number is part of the format on disk.
@@ -61,7 +61,7 @@ impl fmt::Display for Member {
     }
 }
 
-/// Reason why there is no connection to a peer.
+/// Why no connection to a peer could be made.
 pub type ChannelError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Connections to the other nodes. The implementation authenticates the peer before it returns a connection.

@@ -412,7 +412,7 @@ impl TestCluster {
         self.nodes[&id].cluster.clone()
     }
 
-    /// Proposes a command to the leader until it is acknowledged.
+    /// Proposes at whichever node leads, until it is acknowledged.
     pub(crate) async fn write(&self, group: GroupId, command: Bytes) -> covey_broker::cluster::Response {
         let deadline = Instant::now() + PATIENCE;
         loop {
