@@ -51,6 +51,26 @@ async fn qos_0_waits_for_a_slow_client_as_long_as_a_queue_and_is_counted_above()
     assert_eq!(herd.counts.slow.load(Ordering::Relaxed), 5);
 }
 
+/// A retained message waits for its commit, and what follows waits behind it: QoS 0 up to a number of bytes, QoS 1 always.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qos_1_behind_a_large_qos_0_message_is_acknowledged() {
+    let herd = Herd::formed(1).await;
+    let publisher = herd.connect(0, "publisher", 0).await;
+    let large = "x".repeat(2 << 20);
+    for attempt in 0..30 {
+        let retained = publisher.session.publish(Message { retain: true, ..message("kept", "x") }, None);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let qos_0 = publisher.session.publish(Message { qos: QoS::AtMostOnce, ..message("news", &large) }, None);
+        let qos_1 = publisher.session.publish(message("jobs", "x"), None);
+        let outcome = tokio::time::timeout(Duration::from_secs(5), qos_1).await;
+        assert_eq!(outcome, Ok(Published::NoMatchingSubscribers), "attempt {attempt}");
+        retained.await;
+        drop(qos_0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transient_session_that_overruns_ends_with_its_will() {
     let herd = Herd::formed(1).await;
