@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use covey_operator::Options;
-use covey_operator::cluster::validate::DEFAULT_IMAGE;
+use covey_operator::cluster::validate::{DEFAULT_IMAGE, ImageDefaults};
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of `covey operator`.
@@ -24,11 +24,15 @@ pub(crate) struct Arguments {
     /// The image of brokers whose MqttCluster names none; the chart sets the operator's own.
     #[arg(long, env = "COVEY_DEFAULT_IMAGE", default_value = DEFAULT_IMAGE)]
     default_image: String,
+    /// Secrets with the credentials of the image's registry, for brokers whose MqttCluster names none; separated by commas.
+    #[arg(long, env = "COVEY_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    image_pull_secrets: Vec<String>,
 }
 
 /// Runs until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Arguments { http, namespace, instance, alert_for_scale, default_image } = arguments;
-    covey_operator::run::run(Options { http, namespace, instance, alert_for_scale, default_image }, shutdown).await?;
+    let Arguments { http, namespace, instance, alert_for_scale, default_image, image_pull_secrets } = arguments;
+    let image = ImageDefaults { image: default_image, pull_secrets: image_pull_secrets };
+    covey_operator::run::run(Options { http, namespace, instance, alert_for_scale, image }, shutdown).await?;
     Ok(())
 }

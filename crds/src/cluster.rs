@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
-use crate::value::{Cpu, Percent, Quantity, Time};
+use crate::value::{Cpu, Percent, Quantity, Time, at_least, between, fits, some_cores};
 
 /// Desired state of the cluster.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +56,8 @@ use crate::value::{Cpu, Percent, Quantity, Time};
      "message": "replicas cannot go below 3 again: fewer nodes cannot hold three copies"},
     {"rule": "self.replicas >= oldSelf.replicas",
      "message": "replicas can only grow: moving data away from a node before its removal is not supported yet"},
+    {"rule": fits("self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
+     "message": "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory"},
 ])))]
 pub struct MqttClusterSpec {
     /// Number of nodes, 1 to 99; default 3. Never 2; odd unless allowEvenReplicas is true. It can only grow. A change rolls the pods.
@@ -68,7 +70,7 @@ pub struct MqttClusterSpec {
         {"rule": "has(self.repository) || !has(self.tag) && !has(self.digest)", "message": "image.tag and image.digest need image.repository"}
     ])))]
     pub image: Image,
-    /// Stops formation, rollouts and changes of child objects. Brokers, access changes, alerts and status go on. Default false.
+    /// Stops formation, rollouts and changes of child objects. Brokers, access changes, the disruption budget, alerts and status go on. Default false.
     pub paused: bool,
     /// Ports for MQTT clients, 1 to 8, with unique names and numbers. A change rolls the pods.
     #[schemars(length(min = 1, max = 8), extend(
@@ -131,11 +133,17 @@ impl Default for MqttClusterSpec {
 pub struct Image {
     /// Repository, with the registry host if it is not the default one. Absent: the operator's own image.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 255), extend("x-kubernetes-validations" = json!([
+        {"rule": "self.matches('^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$')",
+         "message": "image.repository must look like registry.example.org/team/covey, without tag and digest"}
+    ])))]
     pub repository: Option<String>,
     /// Tag. Default: the operator's version. Needs repository.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = json!([
+        {"rule": "self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')",
+         "message": "image.tag must consist of letters, digits, dots, dashes and underscores"}
+    ])))]
     pub tag: Option<String>,
     /// Digest such as sha256:..., used instead of the tag. Needs repository.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +153,10 @@ pub struct Image {
     pub digest: Option<String>,
     /// When the kubelet pulls the image. Default IfNotPresent.
     pub pull_policy: PullPolicy,
+    /// Names of the Secrets in this namespace with the credentials of the registry. Default: the names that the operator's own pod uses (`imagePullSecrets` of the chart).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    pub pull_secrets: Vec<String>,
 }
 
 /// When the kubelet pulls an image.
@@ -231,7 +243,8 @@ pub enum ExternalTrafficPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": "!string(self.maxPacketSize).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.maxPacketSize)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0",
+    {"rule": at_least("self.maxPacketSize", "1Ki"), "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"},
+    {"rule": "!string(self.maxPacketSize).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0",
      "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"}
 ])))]
 pub struct Mqtt {
@@ -246,7 +259,7 @@ pub struct Mqtt {
     /// Topic aliases that a client may use, 0 to 65535; default 32; 0 disables them.
     #[schemars(range(min = 0, max = 65535))]
     pub topic_alias_maximum: u16,
-    /// Bytes of retained messages in the cluster; default 1Gi. Every node holds all in memory. Further ones are refused with 0x97.
+    /// Bytes of retained messages in the cluster; default 256Mi, at most half of resources.limits.memory. Every node holds all in memory. Further ones are refused with 0x97.
     pub max_retained_bytes: Quantity,
 }
 
@@ -258,7 +271,7 @@ impl Default for Mqtt {
             max_packet_size: Quantity::new("256Ki"),
             receive_maximum: broker.receive_maximum,
             topic_alias_maximum: broker.topic_alias_maximum,
-            max_retained_bytes: Quantity::new("1Gi"),
+            max_retained_bytes: Quantity::new("256Mi"),
         }
     }
 }
@@ -268,7 +281,8 @@ impl Default for Mqtt {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "!has(self.expiryWhenUnset) || !self.expiryWhenUnset.matches('^([0-9]+[hms])+$') || !self.expiryMax.matches('^([0-9]+[hms])+$') || duration(self.expiryWhenUnset) <= duration(self.expiryMax)",
-     "message": "sessions.expiryWhenUnset must not exceed sessions.expiryMax: lower it, or leave it out to get 2h or expiryMax, whichever is less"}
+     "message": "sessions.expiryWhenUnset must not exceed sessions.expiryMax: lower it, or leave it out to get 2h or expiryMax, whichever is less"},
+    {"rule": at_least("self.maxQueuedBytes", "1Ki"), "message": "sessions.maxQueuedBytes must be at least 1Ki: a session could queue nothing"},
 ])))]
 pub struct Sessions {
     /// Expiry of a session whose MQTT 5 client sets Clean Start 0 and no Session Expiry Interval. Default: 2h, or expiryMax if that is less. 0s ends the session with its connection, as MQTT 5 specifies.
@@ -313,8 +327,10 @@ pub enum QueueFullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": "!self.lease.matches('^([0-9]+[hms])+$') || duration(self.lease) >= duration('3s') && duration(self.lease) <= duration('60s')",
-     "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"}
+    {"rule": between("self.lease", "3s", "60s"),
+     "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"},
+    {"rule": between("self.closeClientsAfter", "1s", "10m"),
+     "message": "fence.closeClientsAfter must be between 1s and 10m: sooner, every hiccup closes all clients; later, wills and takeovers wait for it"},
 ])))]
 pub struct Fence {
     /// Time that a node may serve clients after its last contact with the majority, 3s to 60s; default 3s.
@@ -336,8 +352,7 @@ impl Default for Fence {
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": "self.size == oldSelf.size && self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
      "message": "storage.size, accessMode and storageClassName cannot change in this version: create another cluster"},
-    {"rule": "!string(self.size).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.size)).compareTo(quantity('64Mi')) >= 0",
-     "message": "storage.size must be at least 64Mi"},
+    {"rule": at_least("self.size", "64Mi"), "message": "storage.size must be at least 64Mi"},
 ])))]
 pub struct Storage {
     /// Size of each node's volume in bytes, at least 64Mi; default 10Gi. Cannot change.
@@ -348,7 +363,10 @@ pub struct Storage {
     pub access_mode: AccessMode,
     /// StorageClass of the volume claims. Default: the default class of the Kubernetes cluster. Cannot change.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = json!([
+        {"rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+         "message": "storage.storageClassName must be the name of a StorageClass: lower case letters, digits, dashes and dots"}
+    ])))]
     pub storage_class_name: Option<String>,
     /// Whether the volume claims are kept (Retain, the default) or deleted (Delete) when the MqttCluster is deleted.
     pub deletion_policy: DeletionPolicy,
@@ -403,6 +421,10 @@ pub struct Rollout {
 /// How a stopping node disconnects its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": between("self.deadline", "0s", "1h"),
+     "message": "rollout.drain.deadline must not exceed 1h: rollouts and drains of machines wait for it"}
+])))]
 pub struct Drain {
     /// Clients disconnected per second, 1 to 100000; default 200.
     #[schemars(range(min = 1, max = 100_000))]
@@ -451,6 +473,16 @@ impl Default for Alerts {
 /// CPU and memory of each broker container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {"rule": fits("self.requests.memory", 1, "self.limits.memory"),
+     "message": "resources.requests.memory must not exceed resources.limits.memory, which is 1Gi unless you set it"},
+    {"rule": fits("self.requests.cpu", 1, "self.limits.cpu"),
+     "message": "resources.requests.cpu must not exceed resources.limits.cpu"},
+    {"rule": at_least("self.limits.memory", "128Mi"), "message": "resources.limits.memory must be at least 128Mi"},
+    {"rule": at_least("self.requests.memory", "1Mi"), "message": "resources.requests.memory must be at least 1Mi"},
+    {"rule": some_cores("self.limits.cpu"), "message": "resources.limits.cpu must be more than 0"},
+    {"rule": some_cores("self.requests.cpu"), "message": "resources.requests.cpu must be more than 0"},
+])))]
 pub struct Resources {
     /// Amounts that the scheduler reserves. Default cpu 100m and memory 256Mi.
     pub requests: ResourceList,

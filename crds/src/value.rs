@@ -27,6 +27,45 @@ pub struct Time(String);
 #[serde(transparent)]
 pub struct Percent(String);
 
+/// The form of a [`Quantity`], as a regular expression for CEL.
+const QUANTITY: &str = "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$";
+/// The form of a [`Cpu`].
+const CPU: &str = "^[0-9]+([.][0-9]+)?m?$";
+/// The form of a [`Time`] that CEL's `duration` can read.
+const TIME: &str = "^([0-9]+[hms])+$";
+
+/// CEL for "`field` has at least `least`". True where the field is absent or has not the form of a quantity: another rule
+/// says that.
+pub(crate) fn at_least(field: &str, least: &str) -> String {
+    let value = format!("quantity(string({field}))");
+    format!("!has({field}) || !string({field}).matches('{QUANTITY}') || {value}.compareTo(quantity('{least}')) >= 0")
+}
+
+/// CEL for "`field` is more than zero cores", with the same exceptions.
+pub(crate) fn some_cores(field: &str) -> String {
+    let value = format!("quantity(string({field}))");
+    format!("!has({field}) || !string({field}).matches('{CPU}') || {value}.compareTo(quantity('0')) > 0")
+}
+
+/// CEL for "`small` times `factor` does not exceed `large`" of two quantities or two numbers of cores, with the same
+/// exceptions. `factor` is 1 or 2.
+pub(crate) fn fits(small: &str, factor: u8, large: &str) -> String {
+    let form = |field: &str| format!("string({field}).matches('{QUANTITY}') || string({field}).matches('{CPU}')");
+    let one = format!("quantity(string({small}))");
+    let sum = if factor == 2 { format!("{one}.add({one})") } else { one };
+    format!(
+        "!has({small}) || !has({large}) || !({}) || !({}) || {sum}.compareTo(quantity(string({large}))) <= 0",
+        form(small),
+        form(large)
+    )
+}
+
+/// CEL for "`field` is a duration between these two", with the same exceptions.
+pub(crate) fn between(field: &str, least: &str, most: &str) -> String {
+    let value = format!("duration({field})");
+    format!("!{field}.matches('{TIME}') || {value} >= duration('{least}') && {value} <= duration('{most}')")
+}
+
 impl Quantity {
     /// Wraps a text without checking it.
     pub fn new(text: impl Into<String>) -> Self {
@@ -67,11 +106,14 @@ impl Cpu {
         &self.0
     }
 
-    /// Returns whether the text is a number of cores or, with the suffix `m`, of thousandths of a core.
-    pub fn is_valid(&self) -> bool {
+    /// Returns the number of cores. `None` if the text is neither a number of cores nor, with the suffix `m`, of
+    /// thousandths of a core.
+    pub fn cores(&self) -> Option<f64> {
         let number = self.0.strip_suffix('m').unwrap_or(&self.0);
         let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-        [whole, part].iter().all(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
+        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+        let value: f64 = if is_number(whole) && is_number(part) { number.parse().ok()? } else { return None };
+        Some(if self.0.ends_with('m') { value / 1000.0 } else { value })
     }
 }
 
@@ -175,7 +217,7 @@ impl JsonSchema for Quantity {
             "x-kubernetes-int-or-string": true,
             "maxLength": 20,
             "x-kubernetes-validations": [{
-                "rule": "string(self).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$')",
+                "rule": format!("string(self).matches('{QUANTITY}')"),
                 "message": "must be a number of bytes such as 256Ki, 64Mi or 10Gi"
             }]
         })
@@ -196,7 +238,7 @@ impl JsonSchema for Cpu {
             "x-kubernetes-int-or-string": true,
             "maxLength": 20,
             "x-kubernetes-validations": [{
-                "rule": "string(self).matches('^[0-9]+([.][0-9]+)?m?$')",
+                "rule": format!("string(self).matches('{CPU}')"),
                 "message": "must be a number of cores such as 500m or 2"
             }]
         })
@@ -289,11 +331,11 @@ mod tests {
 
     #[test]
     fn cores_are_numbers() {
-        for good in ["500m", "2", "0.5"] {
-            assert!(Cpu::new(good).is_valid(), "{good}");
+        for (good, cores) in [("500m", 0.5), ("2", 2.0), ("0.5", 0.5), ("0", 0.0)] {
+            assert_eq!(Cpu::new(good).cores(), Some(cores), "{good}");
         }
         for bad in ["", "m", "two", "1.", "NaN", "inf"] {
-            assert!(!Cpu::new(bad).is_valid(), "{bad}");
+            assert_eq!(Cpu::new(bad).cores(), None, "{bad}");
         }
     }
 }

@@ -45,7 +45,7 @@ impl std::fmt::Debug for Credential {
 
 /// An `MqttUser` to be projected into the document.
 #[derive(Debug, Clone)]
-pub struct Candidate {
+pub struct DesiredUser {
     /// Name of the object.
     pub object: String,
     /// MQTT user name.
@@ -99,9 +99,9 @@ pub enum Error {
 }
 
 /// Turns an `MqttUser` and its password into a candidate.
-pub fn candidate(user: &MqttUser, credential: Option<Credential>) -> Candidate {
+pub fn candidate(user: &MqttUser, credential: Option<Credential>) -> DesiredUser {
     let has_pattern = user.spec.client_id_pattern.is_some();
-    Candidate {
+    DesiredUser {
         object: user.metadata.name.clone().unwrap_or_default(),
         username: user.username().to_owned(),
         created: user.metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -123,7 +123,7 @@ pub fn project(
     previous: Option<&Document>,
     seen: u64,
     anonymous: Option<&[Rule]>,
-    candidates: &[Candidate],
+    candidates: &[DesiredUser],
     make: &mut dyn FnMut(&Credential) -> Result<Verifier, Error>,
 ) -> Result<Projection, Error> {
     let before: BTreeMap<&str, &User> =
@@ -153,14 +153,14 @@ pub fn project(
 }
 
 /// Sorts by age, then by name.
-fn by_age(candidates: &[Candidate]) -> Vec<&Candidate> {
-    let mut sorted: Vec<&Candidate> = candidates.iter().collect();
+fn by_age(candidates: &[DesiredUser]) -> Vec<&DesiredUser> {
+    let mut sorted: Vec<&DesiredUser> = candidates.iter().collect();
     sorted.sort_by_key(|candidate| (candidate.created.unwrap_or(Timestamp::MAX), &candidate.object));
     sorted
 }
 
 fn admit(
-    candidate: &Candidate,
+    candidate: &DesiredUser,
     known: Option<&User>,
     make: &mut dyn FnMut(&Credential) -> Result<Verifier, Error>,
 ) -> Result<(Option<User>, Outcome), Error> {
@@ -240,9 +240,8 @@ pub fn make_verifier(credential: &Credential) -> Result<Verifier, Error> {
 }
 
 fn hmac_verifier(password: &[u8], salt: &[u8]) -> Verifier {
-    let mac = Hmac::<Sha256>::new_from_slice(salt).map(|mac| mac.chain_update(password).finalize().into_bytes());
-    // Cannot fail: HMAC accepts keys of any length.
-    let mac = mac.map(|mac| mac.to_vec()).unwrap_or_default();
+    let keyed = Hmac::<Sha256>::new_from_slice(salt).expect("HMAC takes a key of any length");
+    let mac = keyed.chain_update(password).finalize().into_bytes();
     Verifier::HmacSha256 { salt: STANDARD.encode(salt), mac: STANDARD.encode(mac) }
 }
 

@@ -21,8 +21,9 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
 use crate::peer_ca::{self, Leaf};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-/// The broker moves its leaderships one group after the other.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The broker moves its leaderships one group after the other. What is left after this time moves on the next pass, because
+/// access changes wait for the pass.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a request to a broker failed.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 //!
 //! The memory is a best-effort cache. Correctness never depends on it: it is rebuilt from the API server and the nodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use covey_contract::access::Document;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::cluster::alerting::Alerting;
 use crate::cluster::apply;
+use crate::cluster::validate::ImageDefaults;
 use crate::metrics::Metrics;
 use crate::options::Options;
 
@@ -27,7 +28,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub(crate) alert_for_scale: f64,
     /// Image of the brokers of clusters that name none.
-    pub(crate) default_image: String,
+    pub(crate) image: ImageDefaults,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
@@ -42,9 +43,11 @@ pub struct Memory {
     pub(crate) clients: BTreeMap<String, admin::Client>,
     pub(crate) document: Option<Document>,
     /// By name of the user object: the revision since which the user is unchanged.
-    pub(crate) anchors: BTreeMap<String, u64>,
+    pub(crate) since_revisions: BTreeMap<String, u64>,
     /// What was last applied to each child.
     pub(crate) children: apply::Known,
+    /// ConfigMaps in use when the others were last deleted; absent before the first time.
+    pub(crate) configs_in_use: Option<BTreeSet<String>>,
     pub(crate) alerting: Option<Alerting>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,
@@ -66,7 +69,7 @@ impl Context {
             client,
             metrics,
             alert_for_scale: options.alert_for_scale,
-            default_image: options.default_image.clone(),
+            image: options.image.clone(),
             recorder,
             memories: Mutex::default(),
         }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 const CLUSTER: [&str; 2] = ["namespace", "mqtt_cluster"];
@@ -20,6 +21,7 @@ pub struct Metrics {
     reconciles: IntCounterVec,
     reconcile_errors: IntCounterVec,
     reconcile_duration: HistogramVec,
+    watch_errors: IntCounterVec,
     drift_corrected: IntCounterVec,
     cluster_info: IntGaugeVec,
     cluster_condition: IntGaugeVec,
@@ -80,6 +82,7 @@ impl Metrics {
                 &["controller", "reason"],
             )?,
             reconcile_duration: duration,
+            watch_errors: counter("watch_errors_total", "Watches of the API server that failed", &["controller"])?,
             drift_corrected: counter(
                 "drift_corrected_total",
                 "Changes by other field managers that were undone",
@@ -120,6 +123,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a watch that failed.
+    pub fn watch_failed(&self, controller: &str) {
+        self.watch_errors.with_label_values(&[controller]).inc();
+    }
+
     /// Records that a change by another field manager was undone.
     pub fn drift(&self, namespace: &str, cluster: &str, kind: &str, manager: &str) {
         self.drift_corrected.with_label_values(&[namespace, cluster, kind, manager]).inc();
@@ -157,6 +165,7 @@ impl Metrics {
         ] {
             drop_matching(gauge, namespace, cluster);
         }
+        drop_matching(&self.drift_corrected, namespace, cluster);
     }
 
     fn forget_changing(&self, namespace: &str, cluster: &str) {
@@ -177,15 +186,15 @@ impl Metrics {
 }
 
 /// Removes the series of a cluster. The library removes by exact label values only, so these are listed first.
-fn drop_matching(gauge: &IntGaugeVec, namespace: &str, cluster: &str) {
+fn drop_matching<B: MetricVecBuilder>(series: &MetricVec<B>, namespace: &str, cluster: &str) {
     use prometheus::core::Collector as _;
-    for family in gauge.collect() {
+    for family in series.collect() {
         for metric in family.get_metric() {
             let labels: std::collections::HashMap<&str, &str> =
                 metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
             if labels.get("namespace") == Some(&namespace) && labels.get("mqtt_cluster") == Some(&cluster) {
                 // Fails if the series was removed since it was listed, which is the desired outcome.
-                gauge.remove(&labels).unwrap_or_default();
+                series.remove(&labels).unwrap_or_default();
             }
         }
     }
@@ -209,6 +218,7 @@ mod tests {
         };
         metrics.observe("a", "prod", &facts);
         metrics.observe("b", "prod", &facts);
+        metrics.drift("a", "prod", "StatefulSet", "somebody");
         assert!(text(&metrics).contains(r#"alertname="MqttBrokerDown",mqtt_cluster="prod",namespace="a""#));
         metrics.forget("a", "prod");
         assert!(!text(&metrics).contains(r#"namespace="a""#), "{}", text(&metrics));

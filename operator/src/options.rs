@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use covey_contract::names;
 
-use crate::cluster::validate::DEFAULT_IMAGE;
+use crate::cluster::validate::ImageDefaults;
 
 /// Options of the operator.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct Options {
     /// Factor on the `for` of every built-in alert; 1.0 in production.
     pub alert_for_scale: f64,
     /// Image of the brokers of clusters that name none.
-    pub default_image: String,
+    pub image: ImageDefaults,
 }
 
 impl Default for Options {
@@ -28,7 +28,7 @@ impl Default for Options {
             namespace: None,
             instance: None,
             alert_for_scale: 1.0,
-            default_image: DEFAULT_IMAGE.to_owned(),
+            image: ImageDefaults::default(),
         }
     }
 }

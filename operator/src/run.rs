@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -150,14 +150,14 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
         .with_config(config.clone())
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile_user, |_, _, _| Action::requeue(RETRY), Arc::clone(context))
-        .for_each(|_| async {});
+        .for_each(|result| async { note_watch_error(&context.metrics, "mqttuser", result.map(drop)) });
     let clusters = cluster_controller(context, options, user_store);
     let cluster_store = clusters.store();
     let clusters = clusters
         .with_config(config)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile_cluster, |_, error, _| after(error), Arc::clone(context))
-        .for_each(|_| async {});
+        .for_each(|result| async { note_watch_error(&context.metrics, "mqttcluster", result.map(drop)) });
     let forget = async {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
@@ -169,6 +169,22 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
     tokio::select! {
         ((), ()) = futures::future::join(users, clusters) => {}
         () = forget.map(|(): ()| ()) => {}
+    }
+}
+
+/// Logs and counts a failed watch; the controller retries it after a pause. Failed passes are counted where the pass ends,
+/// and an object that was deleted meanwhile is not a failure.
+fn note_watch_error<R, Q>(metrics: &Metrics, controller: &str, result: Result<(), controller::Error<R, Q>>)
+where
+    R: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    match result {
+        Err(error @ (controller::Error::QueueError(_) | controller::Error::RunnerError(_))) => {
+            tracing::warn!(controller, %error, "a watch failed; trying again");
+            metrics.watch_failed(controller);
+        }
+        Ok(()) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
     }
 }
 

@@ -105,6 +105,11 @@ pub struct Index {
     pub parts: BTreeMap<String, String>,
 }
 
+/// Encodes what the document consists of. A failure must not become an empty document: it would take every user's access.
+fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("texts, numbers and lists of them are JSON")
+}
+
 impl Document {
     /// Parses and checks JSON.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
@@ -115,12 +120,12 @@ impl Document {
 
     /// The document as JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     /// First four hex digits of the SHA-256 over format and users: equal content, equal hash, whatever the revision.
     pub fn hash(&self) -> String {
-        let users = serde_json::to_vec(&(self.format, &self.users)).unwrap_or_default();
+        let users = to_json(&(self.format, &self.users));
         let mut hash = hex(&Sha256::digest(users));
         hash.truncate(4);
         hash
@@ -149,13 +154,13 @@ impl Document {
         let mut files = BTreeMap::new();
         let mut parts = BTreeMap::new();
         for (number, users) in split(&self.users).into_iter().enumerate() {
-            let bytes = serde_json::to_vec(users).unwrap_or_default();
+            let bytes = to_json(users);
             let key = format!("users-{number}.json");
             parts.insert(key.clone(), hex(&Sha256::digest(&bytes)));
             files.insert(key, bytes);
         }
         let index = Index { format: self.format, revision: self.revision, parts };
-        files.insert(INDEX_KEY.into(), serde_json::to_vec(&index).unwrap_or_default());
+        files.insert(INDEX_KEY.into(), to_json(&index));
         files
     }
 

@@ -134,7 +134,7 @@ impl Default for Mqtt {
             max_packet_size: 256 * 1024,
             receive_maximum: 64,
             topic_alias_maximum: 32,
-            max_retained_bytes: 1 << 30,
+            max_retained_bytes: 256 << 20,
         }
     }
 }

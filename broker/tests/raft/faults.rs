@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{GROUP, PATIENCE, POISON, TestCluster, command, eventually, members, parse, quiet};
+use crate::harness::{GROUP, PATIENCE, POISON, TestCluster, UNREADABLE, command, eventually, members, parse, quiet};
 use covey_broker::cluster::{Cluster, NodeId, ProposeError, Tuning};
 
 type Nodes = Arc<RwLock<BTreeMap<NodeId, Cluster>>>;
@@ -165,13 +165,23 @@ async fn a_lone_leader_confirms_nothing_and_acknowledges_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_machine_that_panics_ends_the_process_of_its_node() {
+    ends_the_process(POISON, "panicked").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_entry_that_a_machine_cannot_read_ends_the_process_of_its_node() {
+    ends_the_process(UNREADABLE, "no such operation").await;
+}
+
+/// Proposes a command of `client`; no node may acknowledge it, and one must give up with this reason.
+async fn ends_the_process(client: u32, reason: &str) {
     let cluster = TestCluster::formed(quiet()).await;
     loop {
         let leader = cluster.cluster(cluster.leader(GROUP).await);
-        match timeout(PATIENCE, leader.propose(GROUP, command(POISON, 1, 0))).await.unwrap() {
+        match timeout(PATIENCE, leader.propose(GROUP, command(client, 1, 0))).await.unwrap() {
             Err(ProposeError::NotLeader(_)) => (),
             other => break assert_eq!(other, Err(ProposeError::Unknown)),
         }
     }
-    eventually("nobody was told", || cluster.fatal.lock().iter().any(|told| told.contains("panicked"))).await;
+    eventually("no process ended", || cluster.fatal.lock().iter().any(|told| told.contains(reason))).await;
 }

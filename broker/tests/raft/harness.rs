@@ -37,6 +37,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A command of this client makes every machine panic.
 pub(crate) const POISON: u32 = u32::MAX;
+/// A command of this client is refused by every machine as one that it cannot read.
+pub(crate) const UNREADABLE: u32 = u32::MAX - 1;
 
 /// What a machine holds, for comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +71,9 @@ impl Machine for ListMachine {
         contents.applies.push(index);
         let (client, sequence) = parse(command);
         assert_ne!(client, POISON, "as the test wants it");
+        if client == UNREADABLE {
+            return Err(StoreError::Decode("no such operation".into()));
+        }
         if !self.seen.insert((client, sequence)) {
             return Ok(Bytes::from_static(b"repeat"));
         }

@@ -15,8 +15,8 @@ use covey_contract::proto::{Member, StatusReply};
 use covey_crds::{Formation, MqttCluster};
 use covey_operator::access::Projection;
 use covey_operator::admin::{Client, Credentials};
-use covey_operator::cluster::build;
 use covey_operator::cluster::validate::{self, ValidatedCluster};
+use covey_operator::cluster::{build, nodes};
 use covey_operator::formation::{self, Answer, Decision, Known};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -253,7 +253,11 @@ impl Cluster {
                 let formation = self.state.formation.clone().unwrap_or_default();
                 self.record_formation(formation, true)
             }
-            Decision::Formed | Decision::Wait { .. } | Decision::Foreign { .. } | Decision::Lost => Ok(()),
+            Decision::Formed
+            | Decision::Wait { .. }
+            | Decision::Foreign { .. }
+            | Decision::TooFew { .. }
+            | Decision::AllDisksEmpty => Ok(()),
         }
     }
 
@@ -262,7 +266,7 @@ impl Cluster {
         let known = Known {
             replicas: self.wanted.replicas,
             recorded: self.state.formation.as_ref(),
-            born: self.state.cluster_id.as_deref(),
+            formed: self.state.cluster_id.as_deref(),
         };
         formation::decide(known, &answers, &Uuid::new_v4().to_string())
     }
@@ -271,15 +275,15 @@ impl Cluster {
         self.brokers.iter().filter_map(|broker| broker.status.as_ref())
     }
 
-    fn record_formation(&mut self, formation: Formation, born: bool) -> Result<(), Error> {
-        if born {
+    fn record_formation(&mut self, formation: Formation, formed: bool) -> Result<(), Error> {
+        if formed {
             self.state.cluster_id = Some(formation.cluster_id.clone());
             tracing::info!(cluster = self.wanted.name, id = formation.cluster_id, "cluster formed");
         }
         self.state.formation = Some(formation);
         self.state.write(&self.folder)?;
         // From now on a disk of another cluster is refused.
-        if born { self.write_configs() } else { Ok(()) }
+        if formed { self.write_configs() } else { Ok(()) }
     }
 
     async fn initialize(&mut self, ordinals: &[u32]) {
@@ -333,7 +337,10 @@ impl Cluster {
                 let disks: Vec<String> = disks.collect();
                 sentences.push(format!("these brokers have disks of other clusters, nothing is done: {}", disks.join(", ")));
             }
-            Decision::Lost => sentences.push(
+            Decision::TooFew { members } => {
+                sentences.push(format!("the disks belong to a cluster of {members} brokers; set replicas: {members}"));
+            }
+            Decision::AllDisksEmpty => sentences.push(
                 "every broker came back with an empty disk; put the data back, or move the folder of the cluster aside \
                  to start over"
                     .to_owned(),
@@ -414,7 +421,12 @@ impl Broker {
 }
 
 fn answer(status: &StatusReply) -> Answer {
-    Answer { ordinal: status.ordinal, node_id: status.node_id.clone(), cluster_id: status.cluster_id.clone() }
+    Answer {
+        ordinal: status.ordinal,
+        node_id: status.node_id.clone(),
+        cluster_id: status.cluster_id.clone(),
+        members: nodes::members_of(status),
+    }
 }
 
 fn config_file(folder: &Path) -> PathBuf {
@@ -430,7 +442,7 @@ fn validated(key: &Key, manifest: &MqttCluster, port: u16, state: &State) -> Res
     let mut manifest = manifest.clone();
     manifest.metadata.uid = Some(state.uid.clone());
     let name = || key.1.clone();
-    let mut wanted = validate::validate(&manifest, validate::DEFAULT_IMAGE)
+    let mut wanted = validate::validate(&manifest, &validate::ImageDefaults::default())
         .map_err(|source| Error::Invalid { name: name(), source })?;
     if wanted.replicas < state.replicas {
         let problem = "replicas can only grow: moving data away from a broker before its removal is not supported yet";

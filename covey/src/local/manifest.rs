@@ -158,7 +158,7 @@ fn insert<T: DeserializeOwned + kube::Resource>(
 
 fn check_cluster(cluster: &mut MqttCluster) -> Vec<String> {
     cluster.metadata.uid = Some(NO_UID.to_owned());
-    match validate::validate(cluster, validate::DEFAULT_IMAGE) {
+    match validate::validate(cluster, &validate::ImageDefaults::default()) {
         Ok(_) => vec![],
         Err(error) => error.problems,
     }

@@ -12,8 +12,8 @@ fn rule(topic: &str) -> Rule {
     }
 }
 
-fn candidate(object: &str, username: &str, second: i64) -> Candidate {
-    Candidate {
+fn candidate(object: &str, username: &str, second: i64) -> DesiredUser {
+    DesiredUser {
         object: object.into(),
         username: username.into(),
         created: Timestamp::from_second(second).ok(),
@@ -27,7 +27,7 @@ fn candidate(object: &str, username: &str, second: i64) -> Candidate {
     }
 }
 
-fn run(previous: Option<&Document>, seen: u64, candidates: &[Candidate]) -> Projection {
+fn run(previous: Option<&Document>, seen: u64, candidates: &[DesiredUser]) -> Projection {
     project(previous, seen, None, candidates, &mut make_verifier).unwrap()
 }
 

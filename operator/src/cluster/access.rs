@@ -17,7 +17,7 @@ use super::dereference::Facts;
 use super::nodes::{self, Node};
 use super::ownership::{Claim, Holder, Taken, claim};
 use super::validate::Basics;
-use crate::access::{self, Candidate, Projection};
+use crate::access::{self, DesiredUser, Projection};
 use crate::context::Memory;
 use crate::user::credentials;
 
@@ -109,7 +109,7 @@ pub(crate) async fn project(
     let remembered = memory.document.as_ref().map_or(0, |document| document.revision);
     let seen = nodes.iter().map(Node::seen_revision).chain([claimed, remembered]).max().unwrap_or(0);
     let mut problems = BTreeMap::new();
-    let candidates: Vec<Candidate> =
+    let candidates: Vec<DesiredUser> =
         facts.users.iter().map(|user| candidate(user, &facts.user_secrets, &mut problems)).collect();
     let anonymous = cluster.anonymous.clone();
     let work =
@@ -125,7 +125,7 @@ fn candidate(
     user: &MqttUser,
     secrets: &BTreeMap<String, Secret>,
     problems: &mut BTreeMap<String, (&'static str, String)>,
-) -> Candidate {
+) -> DesiredUser {
     let credential = credentials::read(user, secrets);
     if let Err(problem) = &credential {
         problems.insert(user.name_any(), (problem.reason(), problem.to_string()));
@@ -140,12 +140,12 @@ fn read_record(secret: Option<&Secret>) -> (Option<Document>, u64) {
 }
 
 /// Updates the revision since which each user is unchanged.
-pub(crate) fn anchor(memory: &mut Memory, access: &Access) {
+pub(crate) fn note_revisions(memory: &mut Memory, access: &Access) {
     let revision = access.projection.document.revision;
     let outcomes = &access.projection.outcomes;
-    memory.anchors.retain(|object, _| outcomes.contains_key(object));
+    memory.since_revisions.retain(|object, _| outcomes.contains_key(object));
     for object in outcomes.keys() {
-        let since = memory.anchors.entry(object.clone()).or_insert(revision);
+        let since = memory.since_revisions.entry(object.clone()).or_insert(revision);
         if access.projection.changed.contains(object) {
             *since = revision;
         }

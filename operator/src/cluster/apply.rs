@@ -17,6 +17,7 @@ use covey_crds::condition::reason;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -26,6 +27,9 @@ use serde_json::json;
 use super::build::{Children, hash};
 use super::ownership::{Claim, Taken, claim};
 use crate::metrics::Metrics;
+
+/// How often an object is applied in one pass when others write to it between the application and the release.
+const RELEASE_ATTEMPTS: u32 = 5;
 
 /// Why a child is not as wanted.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +64,10 @@ impl Error {
         }
     }
 
-    /// All failures as one; `Ok` if there are none.
-    pub fn all(failures: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+    /// Returns all failures as one; `None` if there are none.
+    pub fn join(failures: impl IntoIterator<Item = Self>) -> Option<Self> {
         let mut failures: Vec<Self> = failures.into_iter().collect();
-        match failures.len() {
-            0 => Ok(()),
-            1 => failures.pop().map_or(Ok(()), Err),
-            _ => Err(Self::Several(failures)),
-        }
+        if failures.len() > 1 { Some(Self::Several(failures)) } else { failures.pop() }
     }
 }
 
@@ -132,19 +132,30 @@ where
         }
     }
 
-    /// Applies to the object with this uid; the API server answers a conflict where another object has the name by now.
+    /// Applies to the object with this uid, and gives up the fields that the operator owns as its creator. The API server
+    /// answers a conflict where another object has the name by now.
     async fn apply(&self, uid: String) -> Result<K, Error> {
         let mut wanted = self.wanted.clone();
         wanted.meta_mut().uid = Some(uid);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = self.api.patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await;
-        let applied = applied.map_err(|error| self.failed(error))?;
-        self.release(applied).await
+        let mut attempt = 1;
+        loop {
+            let applied = self.api.patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await;
+            let applied = applied.map_err(|error| self.failed(error))?;
+            match self.release(applied).await {
+                Err(kube::Error::Api(status)) if status.is_conflict() && attempt < RELEASE_ATTEMPTS => attempt += 1,
+                released => return released.map_err(|error| self.failed(error)),
+            }
+        }
     }
 
-    /// Gives up the fields that the operator owns as the object's creator: what is owned in two ways stays when it is no
-    /// longer applied. Only an object that was just created has such an entry.
-    async fn release(&self, applied: K) -> Result<K, Error> {
+    /// Gives up the fields that the operator owns as the object's creator. What is owned in two ways stays when it is no
+    /// longer applied, so this must not be skipped. Only an object that was just created has such an entry.
+    ///
+    /// # Errors
+    /// A conflict, where another writer changed the object after it was applied: controllers write the status of a new
+    /// object at once.
+    async fn release(&self, applied: K) -> Result<K, kube::Error> {
         let as_creator = applied.managed_fields().iter().position(|entry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER)
                 && entry.operation.as_deref() == Some("Update")
@@ -154,14 +165,8 @@ where
         let mut others = applied.managed_fields().to_vec();
         others.remove(index);
         let metadata = json!({"resourceVersion": applied.resource_version(), "managedFields": others});
-        let name = self.wanted.name_any();
-        match self.api.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await {
-            Ok(released) => Ok(released),
-            Err(error) => {
-                tracing::debug!(kind = self.kind, %name, %error, "failed to release a creator's fields");
-                Ok(applied)
-            }
-        }
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        self.api.patch(&self.wanted.name_any(), &PatchParams::default(), &patch).await
     }
 }
 
@@ -190,6 +195,17 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
         }
     }
     outcome
+}
+
+/// Settles the disruption budget alone, where there is one already: it keeps drains away from nodes that the cluster needs,
+/// also while nothing else is applied.
+pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &mut Known) -> Result<(), Error> {
+    let child = Child::new(client, "PodDisruptionBudget", wanted);
+    let live = child.api.get_opt(&wanted.name_any()).await.map_err(|error| child.failed(error))?;
+    if matches!(claim(wanted, live.as_ref()), Claim::Owned { .. }) {
+        known.extend(child.settle(known).await?);
+    }
+    Ok(())
 }
 
 /// Applies a Secret unless the live one has the same owner and data.
@@ -258,4 +274,79 @@ fn other_manager(live: &StatefulSet) -> String {
         .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
         .and_then(|entry| entry.manager.clone())
         .unwrap_or_else(|| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Where the fake API server stands.
+    #[derive(Default)]
+    struct Server {
+        applied: u32,
+        released: bool,
+        conflicts: u32,
+    }
+
+    impl Server {
+        /// Answers a PATCH: server-side apply keeps the creator's entry, a merge patch removes it unless it conflicts.
+        fn patch(&mut self, content_type: &str) -> http::Response<Body> {
+            let apply = json!({"manager": FIELD_MANAGER, "operation": "Apply"});
+            let mut fields = vec![json!({"manager": FIELD_MANAGER, "operation": "Update"}), apply.clone()];
+            if content_type.contains("apply") {
+                self.applied += 1;
+            } else if self.conflicts > 0 {
+                self.conflicts -= 1;
+                let status = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409});
+                return answer(409, &status);
+            } else {
+                self.released = true;
+                fields = vec![apply];
+            }
+            answer(
+                200,
+                &json!({"metadata": {"name": "mosaic", "uid": "u", "resourceVersion": "2", "managedFields": fields}}),
+            )
+        }
+    }
+
+    fn answer(status: u16, body: &serde_json::Value) -> http::Response<Body> {
+        http::Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap()
+    }
+
+    /// Applies a ConfigMap against a server that answers so many releases with a conflict.
+    async fn apply_with(conflicts: u32) -> (Result<ConfigMap, Error>, Arc<Mutex<Server>>) {
+        let server = Arc::new(Mutex::new(Server { conflicts, ..Server::default() }));
+        let state = server.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let content_type = request.headers()[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
+            let answer = state.lock().patch(&content_type);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let wanted: ConfigMap =
+            serde_json::from_value(json!({"metadata": {"name": "mosaic", "namespace": "n"}})).unwrap();
+        let client = Client::new(service, "n");
+        (Child::new(&client, "ConfigMap", &wanted).apply("u".into()).await, server)
+    }
+
+    #[tokio::test]
+    async fn a_release_that_conflicts_is_tried_again_on_the_object_as_it_is_now() {
+        let (applied, server) = apply_with(2).await;
+        assert_eq!(applied.unwrap().managed_fields().len(), 1);
+        assert_eq!((server.lock().applied, server.lock().released), (3, true));
+    }
+
+    #[tokio::test]
+    async fn a_release_that_always_conflicts_is_an_error_and_not_a_settled_child() {
+        let (applied, server) = apply_with(u32::MAX).await;
+        assert!(applied.unwrap_err().to_string().starts_with("failed to apply ConfigMap mosaic"));
+        assert_eq!(server.lock().applied, RELEASE_ATTEMPTS);
+    }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn form(
         decision = decide_for(cluster, replicas, &answers);
     }
     Ok(match decision {
-        Decision::Wait { .. } if is_born(cluster) => Phase::Formed,
+        Decision::Wait { .. } if is_formed(cluster) => Phase::Formed,
         Decision::Wait { missing } => Phase::Forming { waiting: waiting(&missing) },
         Decision::Record(_) => Phase::Forming { waiting: "recording the first members".into() },
         Decision::Adopt(formation) => {
@@ -52,11 +52,11 @@ pub(crate) async fn form(
         }
         Decision::Initialize { ordinals } => {
             let waiting = initialize(cluster, nodes, memory, &ordinals).await;
-            if is_born(cluster) { Phase::Formed } else { Phase::Forming { waiting } }
+            if is_formed(cluster) { Phase::Formed } else { Phase::Forming { waiting } }
         }
         Decision::Formed => {
             let formation = cluster.status.as_ref().and_then(|status| status.formation.clone()).unwrap_or_default();
-            if !is_born(cluster) {
+            if !is_formed(cluster) {
                 write(context, cluster, &formation, Some(&formation.cluster_id)).await?;
                 let note = format!("formed cluster {}", formation.cluster_id);
                 context.event(about, EventType::Normal, reason::FORMED, "Form", &note).await;
@@ -64,24 +64,25 @@ pub(crate) async fn form(
             Phase::Formed
         }
         Decision::Foreign { disks } => {
-            if !is_told(cluster) {
+            if !is_reported(cluster) {
                 let note: Vec<String> =
                     disks.iter().map(|(node, id)| format!("node {node} has a volume of cluster {id}")).collect();
                 context.event(about, EventType::Warning, reason::FOREIGN_DISK, "Form", &note.join(", ")).await;
             }
             Phase::Foreign { disks }
         }
-        Decision::Lost => Phase::Lost,
+        Decision::TooFew { members } => Phase::TooFew { members },
+        Decision::AllDisksEmpty => Phase::AllDisksEmpty,
     })
 }
 
 /// Returns whether the cluster has been formed: some node has reported the cluster's id.
-pub(crate) fn is_born(cluster: &MqttCluster) -> bool {
+pub(crate) fn is_formed(cluster: &MqttCluster) -> bool {
     cluster.status.as_ref().and_then(|status| status.cluster_id.as_ref()).is_some()
 }
 
 /// Returns whether the status already reports a foreign disk.
-fn is_told(cluster: &MqttCluster) -> bool {
+fn is_reported(cluster: &MqttCluster) -> bool {
     let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
     conditions.into_iter().any(|condition| condition.reason == reason::FOREIGN_DISK)
 }
@@ -91,7 +92,7 @@ fn decide_for(cluster: &MqttCluster, replicas: u32, answers: &[super::formation:
     let known = Known {
         replicas,
         recorded: status.and_then(|status| status.formation.as_ref()),
-        born: status.and_then(|status| status.cluster_id.as_deref()),
+        formed: status.and_then(|status| status.cluster_id.as_deref()),
     };
     decide(known, answers, &uuid::Uuid::new_v4().to_string())
 }
@@ -110,11 +111,11 @@ async fn write(
     context: &Context,
     cluster: &mut MqttCluster,
     formation: &Formation,
-    born: Option<&str>,
+    formed: Option<&str>,
 ) -> Result<(), kube::Error> {
     let status = cluster.status.get_or_insert_default();
     status.formation = Some(formation.clone());
-    status.cluster_id = born.map(str::to_owned).or_else(|| status.cluster_id.clone());
+    status.cluster_id = formed.map(str::to_owned).or_else(|| status.cluster_id.clone());
     let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     *cluster = api.replace_status(&cluster.name_any(), &PostParams::default(), cluster).await?;
     Ok(())

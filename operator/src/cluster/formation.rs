@@ -6,6 +6,8 @@
 //!  nothing ----------------------------------------> Record ----------------------> Initialize ... -> Formed
 //!     |    a majority has the same id                                                   (idempotent)
 //!     +----------------------------------------------> Adopt
+//!     |    disks of a cluster with more members than replicas
+//!     +----------------------------------------------> TooFew: the missing nodes hold sessions
 //!     |    two ids, or an id that is not the recorded one
 //!     +----------------------------------------------> Foreign: nothing is changed
 //! ```
@@ -26,6 +28,8 @@ pub struct Answer {
     pub node_id: String,
     /// Empty: the node belongs to no cluster.
     pub cluster_id: String,
+    /// Number of nodes that the members which the node knows of need: the highest ordinal and one. 0: it knows of none.
+    pub members: u32,
 }
 
 /// What the operator knows without asking the nodes.
@@ -35,7 +39,7 @@ pub struct Known<'a> {
     /// `status.formation`.
     pub recorded: Option<&'a Formation>,
     /// `status.clusterId`: set once a node has reported it.
-    pub born: Option<&'a str>,
+    pub formed: Option<&'a str>,
 }
 
 /// The next step.
@@ -47,6 +51,8 @@ pub enum Decision {
     Record(Formation),
     /// The disks already hold a cluster: write its id and members.
     Adopt(Formation),
+    /// The disks hold a cluster with this many nodes, which is more than the replicas: the missing nodes hold sessions.
+    TooFew { members: u32 },
     /// Initialize these ordinals with the recorded members.
     Initialize { ordinals: Vec<u32> },
     /// The cluster exists.
@@ -54,7 +60,7 @@ pub enum Decision {
     /// Some disks belong to another cluster: ordinal and cluster id of each.
     Foreign { disks: Vec<(u32, String)> },
     /// Every first member has an empty disk although the cluster was formed before. It is not formed again.
-    Lost,
+    AllDisksEmpty,
 }
 
 /// Decides the next step. `fresh_id` becomes the cluster's id if the cluster is formed now.
@@ -71,13 +77,19 @@ fn first_members(replicas: u32) -> std::ops::Range<u32> {
 
 fn begin(known: Known<'_>, answers: &[Answer], fresh_id: &str) -> Decision {
     let carried: Vec<&Answer> = answers.iter().filter(|answer| !answer.cluster_id.is_empty()).collect();
+    let first_members = first_members(known.replicas);
+    let carried_by_first = carried.iter().filter(|answer| first_members.contains(&answer.ordinal)).count();
     let ids: BTreeSet<&str> = carried.iter().map(|answer| answer.cluster_id.as_str()).collect();
     let missing = missing(known.replicas, answers);
-    let first = usize::try_from(known.replicas.min(FIRST_MEMBERS)).unwrap_or(usize::MAX);
     match (ids.len(), ids.first()) {
         (0, _) if missing.is_empty() => Decision::Record(formation(fresh_id, known.replicas, answers.iter())),
-        // A single disk may come from another cluster, so a majority must carry the id.
-        (1, Some(id)) if carried.len() * 2 > first => {
+        // A single disk may come from another cluster, so a majority of the first members must carry the id. The other nodes
+        // do not count: two foreign disks among them may answer before the first members do.
+        (1, Some(id)) if carried_by_first * 2 > first_members.len() => {
+            let members = carried.iter().map(|answer| answer.members).max().unwrap_or_default();
+            if members > known.replicas {
+                return Decision::TooFew { members };
+            }
             Decision::Adopt(formation(id, known.replicas, carried.iter().copied()))
         }
         (0 | 1, _) => Decision::Wait { missing },
@@ -109,9 +121,9 @@ fn resume(known: Known<'_>, recorded: &Formation, answers: &[Answer]) -> Decisio
     if !missing.is_empty() {
         return Decision::Wait { missing };
     }
-    match known.born {
+    match known.formed {
         _ if to_tell.len() == recorded.members.len() => Decision::Initialize { ordinals: to_tell },
-        Some(_) => Decision::Lost,
+        Some(_) => Decision::AllDisksEmpty,
         // No disk has ever carried the id: a disk was replaced before its node was initialized, and initializing the
         // others could form a cluster without a majority. Record the members again.
         None => Decision::Record(formation(&recorded.cluster_id, known.replicas, answers.iter())),
@@ -139,7 +151,7 @@ mod tests {
     use super::*;
 
     fn answer(ordinal: u32, cluster_id: &str) -> Answer {
-        Answer { ordinal, node_id: format!("n{ordinal}"), cluster_id: cluster_id.into() }
+        Answer { ordinal, node_id: format!("n{ordinal}"), cluster_id: cluster_id.into(), members: 0 }
     }
 
     fn answers(ids: &[&str]) -> Vec<Answer> {
@@ -151,11 +163,11 @@ mod tests {
     }
 
     fn begin(answers: &[Answer]) -> Decision {
-        decide(Known { replicas: 3, recorded: None, born: None }, answers, "c1")
+        decide(Known { replicas: 3, recorded: None, formed: None }, answers, "c1")
     }
 
-    fn go_on(born: Option<&str>, answers: &[Answer]) -> Decision {
-        decide(Known { replicas: 3, recorded: Some(&recorded()), born }, answers, "unused")
+    fn go_on(formed: Option<&str>, answers: &[Answer]) -> Decision {
+        decide(Known { replicas: 3, recorded: Some(&recorded()), formed }, answers, "unused")
     }
 
     #[test]
@@ -168,11 +180,12 @@ mod tests {
     #[test]
     fn the_first_members_are_at_most_three() {
         let all = answers(&["", "", "", "", ""]);
-        let Decision::Record(formation) = decide(Known { replicas: 5, recorded: None, born: None }, &all, "c1") else {
+        let Decision::Record(formation) = decide(Known { replicas: 5, recorded: None, formed: None }, &all, "c1")
+        else {
             panic!("not recorded")
         };
         assert_eq!(formation.members.iter().map(|member| member.ordinal).collect::<Vec<_>>(), [0, 1, 2]);
-        let one = decide(Known { replicas: 1, recorded: None, born: None }, &answers(&[""]), "c1");
+        let one = decide(Known { replicas: 1, recorded: None, formed: None }, &answers(&[""]), "c1");
         assert!(matches!(one, Decision::Record(formation) if formation.members.len() == 1));
     }
 
@@ -220,13 +233,31 @@ mod tests {
     }
 
     #[test]
+    fn disks_of_five_nodes_are_not_adopted_by_three() {
+        let mut disks = answers(&["c9", "c9", "c9"]);
+        disks[2].members = 5;
+        assert_eq!(begin(&disks), Decision::TooFew { members: 5 });
+        let known = Known { replicas: 5, recorded: None, formed: None };
+        assert!(matches!(decide(known, &disks, "fresh"), Decision::Adopt(_)));
+    }
+
+    #[test]
     fn a_born_cluster_whose_disks_are_all_empty_is_not_born_again() {
         let mut swapped = answers(&["", "", ""]);
         for node in &mut swapped {
             node.node_id.push('x');
         }
-        assert_eq!(go_on(Some("c1"), &swapped), Decision::Lost);
+        assert_eq!(go_on(Some("c1"), &swapped), Decision::AllDisksEmpty);
         assert!(matches!(go_on(None, &swapped), Decision::Record(formation) if formation.cluster_id == "c1"));
         assert_eq!(go_on(Some("c1"), &swapped[..2]), Decision::Wait { missing: vec![2] });
+    }
+
+    #[test]
+    fn disks_that_are_not_first_members_alone_are_not_adopted() {
+        let known = Known { replicas: 5, recorded: None, formed: None };
+        let late = [answer(3, "other"), answer(4, "other")];
+        assert_eq!(decide(known, &late, "fresh"), Decision::Wait { missing: vec![0, 1, 2] });
+        let two_of_three = [answer(0, "c1"), answer(1, "c1"), answer(4, "c1")];
+        assert!(matches!(decide(known, &two_of_three, "fresh"), Decision::Adopt(_)));
     }
 }

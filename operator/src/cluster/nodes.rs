@@ -155,15 +155,39 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
             ordinal: node.ordinal,
             node_id: report.node_id.clone(),
             cluster_id: report.cluster_id.clone(),
+            members: members_of(report),
         })
     };
     nodes.iter().filter_map(answer).collect()
 }
 
+/// Returns the number of nodes that a cluster needs for the members in the report: the highest ordinal plus one. 0 if the
+/// report lists no members.
+pub fn members_of(report: &StatusReply) -> u32 {
+    report.members.iter().map(|member| member.ordinal.saturating_add(1)).max().unwrap_or_default()
+}
+
+/// Returns the nodes that are members. Returns all nodes while no node knows of a member, as before the cluster is formed.
+/// A node that has not joined yet holds no data.
+pub fn members(nodes: &[Node]) -> Vec<&Node> {
+    let joined = member_ordinals(nodes);
+    nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
+}
+
+/// Returns the number of pods that may be unavailable at a time: one while all voters of every group are in sync, otherwise
+/// none. A pod that has not joined and is not ready is added: it is unavailable already, and must not block the drains of
+/// other machines.
+pub fn disruption_budget(nodes: &[Node]) -> u32 {
+    let members = members(nodes);
+    let is_waiting = |node: &&Node| !node.is_ready() && !members.iter().any(|member| member.ordinal == node.ordinal);
+    let waiting = nodes.iter().filter(is_waiting).count();
+    if is_settled(members.iter().copied()) { u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1) } else { 0 }
+}
+
 /// Returns whether every node answers, knows the leader of every group of which it is a replica, and has all voters in
 /// sync in the groups that it leads.
-pub fn is_settled(nodes: &[Node]) -> bool {
-    nodes.iter().all(|node| {
+pub fn is_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
+    nodes.into_iter().all(|node| {
         node.report
             .as_ref()
             .is_some_and(|report| report.groups.iter().all(|group| group.has_leader) && report.groups_out_of_sync == 0)
@@ -181,7 +205,7 @@ pub fn leaderless_groups(nodes: &[Node]) -> usize {
 }
 
 /// Returns the ordinals of the members that the nodes know of. Empty before the cluster is formed.
-pub fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
+fn member_ordinals(nodes: &[Node]) -> BTreeSet<u32> {
     let reports = nodes.iter().filter_map(|node| node.report.as_ref());
     reports.flat_map(|report| &report.members).map(|member| member.ordinal).collect()
 }

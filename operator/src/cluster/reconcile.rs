@@ -1,7 +1,7 @@
 //! One pass over one cluster. The steps are in the files beside this one; here is their order, and what happens when one
 //! of them fails.
 //!
-//! Invariant: access, status, alerts and metrics are kept up on every pass. An invalid spec and an authority that cannot be
+//! Invariant: access, the disruption budget, status, alerts and metrics are kept up on every pass. An invalid spec and an authority that cannot be
 //! used stop only what needs them: changes of children, formation, rollouts.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use covey_crds::condition::reason;
 use covey_crds::{MqttCluster, MqttClusterStatus, MqttUser, WorkloadStatus};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
 use kube::api::{DeleteParams, EvictParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -24,7 +24,7 @@ use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use super::status::{self, Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
-use super::{access, apply, build, form, identity, problem};
+use super::{access, apply, build, configs, form, identity, problem};
 use crate::context::{Context, Memory};
 use crate::metrics::ClusterFacts;
 use crate::user;
@@ -79,7 +79,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         *memory = Memory { uid, ..Memory::default() };
     }
     let basics = basics(&facts.cluster);
-    let work = validate(&facts.cluster, &context.default_image)
+    let work = validate(&facts.cluster, &context.image)
         .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
     // Without an identity the pass goes on: what needs none is kept up, with the last known identity or without any.
@@ -115,6 +115,36 @@ fn is_same_pod(one: &Step, other: &Step) -> bool {
     }
 }
 
+/// What became of the children.
+enum Applied {
+    /// They stay as they are: the cluster is paused, or its spec is not valid.
+    Kept,
+    /// All of them are as wanted.
+    Done(WorkloadStatus),
+    Failed(apply::Error),
+}
+
+impl Applied {
+    /// The outcome where the StatefulSet was not applied.
+    fn without_workload(failures: Vec<apply::Error>) -> Self {
+        apply::Error::join(failures).map_or(Self::Kept, Self::Failed)
+    }
+
+    fn error(&self) -> Option<&apply::Error> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Kept | Self::Done(_) => None,
+        }
+    }
+
+    fn workload(&self) -> Option<&WorkloadStatus> {
+        match self {
+            Self::Done(workload) => Some(workload),
+            Self::Kept | Self::Failed(_) => None,
+        }
+    }
+}
+
 /// A pass over a cluster.
 struct Pass<'a> {
     context: &'a Arc<Context>,
@@ -132,7 +162,7 @@ impl Pass<'_> {
         nodes::poll(memory, &mut nodes).await;
         let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
         let access = access::project(&self.basics, &self.facts, &taken, &nodes, memory).await?;
-        access::anchor(memory, &access);
+        access::note_revisions(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
         // Before the push: what a broker refused while nobody watched must be seen before it is mended.
@@ -142,10 +172,20 @@ impl Pass<'_> {
         }
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
-        let phase = self.form(&nodes, memory).await?;
-        let step = self.roll(&nodes, &applied, &phase, memory).await?;
+        let formed = self.form(&nodes, memory).await;
+        let rolled = match &formed {
+            Ok(phase) => self.roll(&nodes, &applied, phase, memory).await,
+            Err(_) => Ok(Step::Idle),
+        };
+        // What failed is in the status as well: an operator without a right would otherwise leave the last status for ever.
+        let phase = formed.as_ref().map_or_else(|error| self.phase_without(error), Phase::clone);
+        let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
-        applied?;
+        formed?;
+        rolled?;
+        if let Applied::Failed(error) = applied {
+            return Err(error.into());
+        }
         let forming = matches!(phase, Phase::Forming { .. }) && self.held().is_none();
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
@@ -165,38 +205,57 @@ impl Pass<'_> {
         }
     }
 
-    /// Applies the children; `None`: they stay as they are. `failures` are those of Secrets that pods need: with one of
-    /// them, or where another such child fails, the StatefulSet stays as it is.
-    async fn apply(
-        &self,
-        nodes: &[Node],
-        mut failures: Vec<apply::Error>,
-        memory: &mut Memory,
-    ) -> Result<Option<WorkloadStatus>, apply::Error> {
+    /// Applies the children. `failures` are those of Secrets that pods need: with one of them, or where another such child
+    /// fails, the StatefulSet stays as it is.
+    async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
-            _ => return apply::Error::all(failures).map(|()| None),
+            _ => {
+                let budget = build::pdb(&self.basics, self.replicas(), nodes::disruption_budget(nodes));
+                failures.extend(apply::keep_budget(&self.context.client, &budget, &mut memory.children).await.err());
+                return Applied::without_workload(failures);
+            }
         };
         let client = &self.context.client;
-        let children = build::children(cluster, nodes::is_settled(nodes));
+        let children = build::children(cluster, nodes::disruption_budget(nodes));
         let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);
-        if !failures.is_empty() {
-            return apply::Error::all(failures.into_iter().chain(outcome.others)).map(|()| None);
+        let can_start = failures.is_empty();
+        failures.extend(outcome.others);
+        if !can_start {
+            return Applied::without_workload(failures);
         }
         let wanted = build::stateful_set(cluster);
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
         let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
-        let (workload, failure) = workload.map_or_else(|error| (None, Some(error)), |workload| (Some(workload), None));
-        apply::Error::all(failure.into_iter().chain(outcome.others)).map(|()| workload)
+        self.collect_configs(&children.config_map, memory).await;
+        match workload {
+            Ok(workload) => apply::Error::join(failures).map_or(Applied::Done(workload), Applied::Failed),
+            Err(error) => {
+                failures.push(error);
+                Applied::without_workload(failures)
+            }
+        }
+    }
+
+    /// Deletes ConfigMaps that nothing needs, when what is needed has changed. A failure is tried again on the next pass.
+    async fn collect_configs(&self, wanted: &ConfigMap, memory: &mut Memory) {
+        let in_use = configs::in_use(wanted, self.facts.stateful_set.as_ref(), &self.facts.pods);
+        if memory.configs_in_use.as_ref() == Some(&in_use) {
+            return;
+        }
+        match configs::collect(&self.context.client, wanted, &in_use).await {
+            Ok(()) => memory.configs_in_use = Some(in_use),
+            Err(error) => tracing::warn!(%error, "failed to delete ConfigMaps that no pod mounts"),
+        }
     }
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
         if let Some(waiting) = self.held() {
             let waiting = waiting.to_owned();
-            return Ok(if form::is_born(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
+            return Ok(if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
         }
         let replicas = self.basics.replicas;
         form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
@@ -204,29 +263,28 @@ impl Pass<'_> {
             .map_err(|error| Error::Form(Box::new(error)))
     }
 
+    /// What is known of the formation where it could not be carried on.
+    fn phase_without(&self, error: &Error) -> Phase {
+        if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting: error.to_string() } }
+    }
+
     /// Template revision of the StatefulSet, once its controller has seen what was applied.
-    fn revision(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) -> Option<String> {
+    fn revision(&self, applied: &Applied) -> Option<String> {
         let live = self.facts.stateful_set.as_ref()?;
-        let generation = match applied {
-            Ok(Some(workload)) => Some(workload.generation),
-            _ => live.metadata.generation,
-        };
+        let generation = applied.workload().map(|workload| workload.generation).or(live.metadata.generation);
         let status = live.status.as_ref()?;
         let seen = status.observed_generation.is_some() && status.observed_generation >= generation;
         seen.then(|| status.update_revision.clone()).flatten()
     }
 
-    async fn roll(
-        &self,
-        nodes: &[Node],
-        applied: &Result<Option<WorkloadStatus>, apply::Error>,
-        phase: &Phase,
-        memory: &mut Memory,
-    ) -> Result<Step, Error> {
+    async fn roll(&self, nodes: &[Node], applied: &Applied, phase: &Phase, memory: &mut Memory) -> Result<Step, Error> {
         let revision = self.revision(applied);
         let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
         // Disks that are not the cluster's are evidence: no pod that holds one is touched.
-        if self.held().is_some() || applied.is_err() || matches!(phase, Phase::Foreign { .. } | Phase::Lost) {
+        if self.held().is_some()
+            || applied.error().is_some()
+            || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
+        {
             return Ok(Step::Idle);
         }
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
@@ -256,6 +314,7 @@ impl Pass<'_> {
         let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
         let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &pods);
+        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
         nodes::poll(memory, &mut nodes).await;
         Ok(rollout::next(&nodes, revision, Timestamp::now()))
     }
@@ -302,7 +361,7 @@ impl Pass<'_> {
         &mut self,
         nodes: &[Node],
         access: &access::Access,
-        applied: &Result<Option<WorkloadStatus>, apply::Error>,
+        applied: &Applied,
         phase: &Phase,
         step: &Step,
         memory: &mut Memory,
@@ -317,10 +376,10 @@ impl Pass<'_> {
             phase,
             step,
             projection: Some(&access.projection),
-            workload: applied.as_ref().ok().cloned().flatten(),
+            workload: applied.workload().cloned(),
             revision: revision.as_deref(),
             pods: self.facts.pods.len(),
-            apply_error: applied.as_ref().err().map(|error| (error.reason(), error.to_string())),
+            apply_error: applied.error().map(|error| (error.reason(), error.to_string())),
             alerts: memory.alerting.as_ref().map(Alerting::active),
             now,
         });
@@ -343,8 +402,8 @@ impl Pass<'_> {
     }
 
     /// Publishes why children are not as wanted, once for each sentence.
-    async fn tell(&self, applied: &Result<Option<WorkloadStatus>, apply::Error>) {
-        let Err(error) = applied else { return };
+    async fn tell(&self, applied: &Applied) {
+        let Some(error) = applied.error() else { return };
         let sentence = error.to_string();
         let mut conditions = self.facts.cluster.status.iter().flat_map(|status| &status.conditions);
         if !conditions.any(|condition| condition.message == sentence) {
@@ -385,7 +444,11 @@ impl Pass<'_> {
                 user,
                 outcome: access.projection.outcomes.get(&name)?,
                 credential_problem: access.problems.get(&name).map(|(reason, problem)| (*reason, problem.as_str())),
-                anchor: memory.anchors.get(&name).copied().unwrap_or(access.projection.document.revision),
+                since_revision: memory
+                    .since_revisions
+                    .get(&name)
+                    .copied()
+                    .unwrap_or(access.projection.document.revision),
                 document: &access.projection.document,
                 nodes,
                 now,

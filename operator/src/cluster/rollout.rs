@@ -56,8 +56,8 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
             |problem| stopped(node, &problem.message, &outdated),
         );
     }
-    let joined = nodes::member_ordinals(nodes);
-    let is_newcomer = |node: &Node| !joined.is_empty() && !joined.contains(&node.ordinal);
+    let members = nodes::members(nodes);
+    let is_newcomer = |node: &Node| !members.iter().any(|member| member.ordinal == node.ordinal);
     let mut unready = nodes.iter().filter(|node| is_current(node, revision) && !node.is_ready());
     if let Some(step) = unready.find_map(|node| unproved(node, is_newcomer(node), &outdated, now)) {
         return step;
@@ -65,9 +65,7 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     if let Some(node) = outdated.iter().find(|node| is_stuck(node)) {
         return replace(node, false);
     }
-    // A node that is not a member yet (the cluster is growing) has nothing that the others could lose.
-    let members: Vec<Node> = nodes.iter().filter(|node| !is_newcomer(node)).cloned().collect();
-    let unready: Vec<&Node> = members.iter().filter(|node| !node.is_ready()).collect();
+    let unready: Vec<&Node> = members.iter().copied().filter(|node| !node.is_ready()).collect();
     if let Some(first) = unready.first() {
         let waits_only_for_it = unready.len() == 1 && !is_current(first, revision) && is_unready_long(first, now);
         let majority = members.len() == 1 || (members.len() - 1) * 2 > members.len();
@@ -76,7 +74,7 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
         }
         return wait(format!("node {} is not ready", first.name));
     }
-    if !is_settled(&members) {
+    if !is_settled(members.iter().copied()) {
         return wait("a group has a voter that is not in sync");
     }
     let leader = |node: &Node| node.report.as_ref().is_some_and(|report| report.meta_leader == report.node_id);
@@ -363,5 +361,18 @@ mod tests {
         let mut nodes = nodes(["old", "old", "old", "old", "new"]);
         fail(&mut nodes[4], 1, Some(Cause::Unschedulable));
         assert!(stops(&nodes));
+    }
+
+    #[test]
+    fn a_newcomer_that_finds_no_place_does_not_close_the_budget() {
+        let mut nodes = nodes(["new", "new", "new", "new", "new"]);
+        for node in &mut nodes {
+            node.report.as_mut().unwrap().members.retain(|member| member.ordinal < 3);
+        }
+        assert_eq!(nodes::disruption_budget(&nodes), 1);
+        fail(&mut nodes[4], 300, Some(Cause::Unschedulable));
+        assert_eq!(nodes::disruption_budget(&nodes), 2, "the newcomer is unavailable already");
+        fail(&mut nodes[2], 1, None);
+        assert_eq!(nodes::disruption_budget(&nodes), 0, "a member is out");
     }
 }

@@ -28,8 +28,12 @@ pub enum Phase {
     Foreign {
         disks: Vec<(u32, String)>,
     },
+    /// The disks hold a cluster with this many nodes, which is more than the replicas.
+    TooFew {
+        members: u32,
+    },
     /// Every disk is empty although the cluster was formed before.
-    Lost,
+    AllDisksEmpty,
 }
 
 /// Why children are not applied although the cluster is not paused.
@@ -121,9 +125,17 @@ pub fn is_urgent(before: Option<&MqttClusterStatus>, after: &MqttClusterStatus) 
 fn version(observed: &Observed<'_>) -> Version {
     let reported = observed.nodes.iter().filter_map(|node| node.report.as_ref()).map(|report| report.version.clone());
     let before = observed.cluster.status.as_ref().and_then(|status| status.version.as_ref());
-    let current = reported.min().or_else(|| before.map(|version| version.current.clone())).unwrap_or_default();
-    let pending = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
-    Version { current, pending: pending.into_iter().map(|node| node.name.clone()).collect() }
+    let current = reported
+        .min_by_key(|version| (semver::Version::parse(version).ok(), version.clone()))
+        .or_else(|| before.map(|version| version.current.clone()))
+        .unwrap_or_default();
+    Version { current, pending: pending(observed) }
+}
+
+/// Names of the pods that do not run the current template.
+fn pending(observed: &Observed<'_>) -> Vec<String> {
+    let outdated = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
+    outdated.into_iter().map(|node| node.name.clone()).collect()
 }
 
 fn quorum(observed: &Observed<'_>) -> Quorum {
@@ -138,8 +150,8 @@ fn quorum(observed: &Observed<'_>) -> Quorum {
     let leaderless = i64::try_from(nodes::leaderless_groups(nodes)).unwrap_or(i64::MAX);
     let state = match observed.phase {
         Phase::Forming { .. } => "Forming",
-        Phase::Lost => "Lost",
-        Phase::Foreign { .. } => "Unknown",
+        Phase::AllDisksEmpty => "Lost",
+        Phase::Foreign { .. } | Phase::TooFew { .. } => "Unknown",
         Phase::Formed if reports.is_empty() => "Unknown",
         Phase::Formed if in_touch.len() * 2 <= nodes.len() => "Lost",
         Phase::Formed if leaderless > 0 || in_touch.len() < nodes.len() => "Degraded",
@@ -269,7 +281,14 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
             );
             Some((reason::FOREIGN_DISK, message))
         }
-        Phase::Lost => Some((
+        Phase::TooFew { members } => Some((
+            reason::INVALID,
+            format!(
+                "replicas: the volumes belong to a cluster of {members} nodes, and the missing nodes hold sessions; set replicas: {members}, or delete the claims data-{}-* to start empty",
+                observed.cluster.metadata.name.as_deref().unwrap_or_default()
+            ),
+        )),
+        Phase::AllDisksEmpty => Some((
             reason::DISKS_LOST,
             "every node has an empty volume although the cluster was formed before: restore the volumes, or delete \
              and create the MqttCluster to start empty"
@@ -320,6 +339,10 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::PROGRESSING, Some(status), reason, message);
     match (observed.phase, observed.step) {
         (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
+        _ if observed.paused && !pending(observed).is_empty() => {
+            let pending = pending(observed).join(", ");
+            draft(false, reason::PAUSED, format!("{pending} run an earlier template; spec.paused is set"))
+        }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why }) => draft(false, reason::NEW_TEMPLATE_FAILS, why.clone()),
         (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),

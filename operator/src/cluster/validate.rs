@@ -15,6 +15,20 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The brokers' image if neither the manifest nor the operator's options name one.
 pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
 
+/// What brokers get whose manifest does not say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDefaults {
+    pub image: String,
+    /// Names of Secrets with the credentials of the image's registry.
+    pub pull_secrets: Vec<String>,
+}
+
+impl Default for ImageDefaults {
+    fn default() -> Self {
+        Self { image: DEFAULT_IMAGE.to_owned(), pull_secrets: vec![] }
+    }
+}
+
 /// The identity of a cluster as the owner of its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner<'a> {
@@ -74,6 +88,8 @@ pub struct ValidatedCluster {
     pub replicas: u32,
     pub shards: u16,
     pub image: String,
+    /// Names of Secrets in the cluster's namespace.
+    pub pull_secrets: Vec<String>,
     pub pull_policy: PullPolicy,
     pub listeners: Vec<config::Listener>,
     pub service: ValidatedService,
@@ -141,11 +157,11 @@ impl Problems {
 }
 
 /// Checks and parses a cluster. `metadata.name` and `metadata.uid` are required; the namespace defaults to `default`,
-/// and the image to `default_image`.
+/// and the image and its pull secrets to `defaults`.
 ///
 /// # Errors
 /// All problems of the spec at once.
-pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedCluster, Error> {
+pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<ValidatedCluster, Error> {
     let mut problems = Problems::default();
     let spec = &cluster.spec;
     let meta = &cluster.metadata;
@@ -158,7 +174,12 @@ pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedC
         uid: meta.uid.clone().unwrap_or_default(),
         replicas: spec.replicas,
         shards: spec.shards,
-        image: image(&spec.image, default_image),
+        image: image(&spec.image, &defaults.image),
+        pull_secrets: if spec.image.pull_secrets.is_empty() {
+            defaults.pull_secrets.clone()
+        } else {
+            spec.image.pull_secrets.clone()
+        },
         pull_policy: spec.image.pull_policy,
         listeners: listeners(spec, &mut problems),
         service: ValidatedService {
@@ -168,17 +189,11 @@ pub fn validate(cluster: &MqttCluster, default_image: &str) -> Result<ValidatedC
         },
         mqtt: mqtt(spec, &mut problems),
         sessions: sessions(spec, &mut problems),
-        fence: config::Fence {
-            lease: problems.time("fence.lease", &spec.fence.lease),
-            close_clients_after: problems.time("fence.closeClientsAfter", &spec.fence.close_clients_after),
-        },
+        fence: fence(spec, &mut problems),
         storage: storage(spec, &mut problems),
-        drain: config::Drain {
-            rate: spec.rollout.drain.rate,
-            deadline: problems.time("rollout.drain.deadline", &spec.rollout.drain.deadline),
-        },
+        drain: drain(spec, &mut problems),
         anonymous: anonymous(spec, &mut problems),
-        requests: amounts("resources.requests", &spec.resources.requests, &mut problems),
+        requests: requests(spec, &mut problems),
         limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
     };
     let config = super::build::broker_config(&validated, config::Peers::default(), config::Paths::default());
@@ -254,11 +269,29 @@ fn sessions(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Sessions
         },
         max_subscriptions: spec.sessions.max_subscriptions,
     };
+    problems.expect(sessions.max_queued_bytes >= 1024, "sessions.maxQueuedBytes must be at least 1Ki");
     problems.expect(
         sessions.expiry_when_unset <= sessions.expiry_max,
         "sessions.expiryWhenUnset must not exceed sessions.expiryMax",
     );
     sessions
+}
+
+fn fence(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Fence {
+    let close_clients_after = problems.time("fence.closeClientsAfter", &spec.fence.close_clients_after);
+    problems.expect(
+        (Duration::from_secs(1)..=Duration::from_mins(10)).contains(&close_clients_after),
+        "fence.closeClientsAfter must be between 1s and 10m",
+    );
+    config::Fence { lease: problems.time("fence.lease", &spec.fence.lease), close_clients_after }
+}
+
+fn drain(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Drain {
+    let drain = &spec.rollout.drain;
+    let deadline = problems.time("rollout.drain.deadline", &drain.deadline);
+    problems.expect(deadline <= Duration::from_hours(1), "rollout.drain.deadline must not exceed 1h");
+    problems.expect(drain.rate > 0, "rollout.drain.rate must be at least 1");
+    config::Drain { rate: drain.rate, deadline }
 }
 
 fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage {
@@ -297,11 +330,38 @@ fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<acce
     rules.ok().filter(|_| spec.acl.anonymous)
 }
 
+/// What the scheduler sets aside, and how the amounts of a spec have to fit together.
+fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String, String> {
+    let (requests, limits) = (&spec.resources.requests, &spec.resources.limits);
+    let memory = |list: &covey_crds::ResourceList| list.memory.as_ref().and_then(Quantity::bytes);
+    let cores = |list: &covey_crds::ResourceList| list.cpu.as_ref().and_then(covey_crds::Cpu::cores);
+    let exceeds = |one: Option<u64>, other: Option<u64>| one.zip(other).is_some_and(|(one, other)| one > other);
+    problems.expect(
+        !exceeds(memory(requests), memory(limits)),
+        "resources.requests.memory must not exceed resources.limits.memory",
+    );
+    problems.expect(
+        !cores(requests).zip(cores(limits)).is_some_and(|(request, limit)| request > limit),
+        "resources.requests.cpu must not exceed resources.limits.cpu",
+    );
+    problems.expect(
+        memory(limits).is_none_or(|bytes| bytes >= 128 << 20),
+        "resources.limits.memory must be at least 128Mi",
+    );
+    let retained = spec.mqtt.max_retained_bytes.bytes().map(|bytes| bytes.saturating_mul(2));
+    problems.expect(
+        !exceeds(retained, memory(limits)),
+        "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory",
+    );
+    amounts("resources.requests", requests, problems)
+}
+
 fn amounts(field: &str, list: &covey_crds::ResourceList, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut amounts = BTreeMap::new();
     if let Some(cpu) = &list.cpu {
-        let valid = cpu.is_valid();
-        problems.expect(valid, &format!("{field}.cpu: must be a number of cores such as 500m or 2"));
+        let cores = cpu.cores();
+        problems.expect(cores.is_some(), &format!("{field}.cpu: must be a number of cores such as 500m or 2"));
+        problems.expect(cores != Some(0.0), &format!("{field}.cpu must be more than 0"));
         amounts.insert("cpu".to_owned(), cpu.as_str().to_owned());
     }
     if let Some(memory) = &list.memory {
@@ -317,7 +377,7 @@ mod tests {
     use crate::test_support::cluster;
 
     fn validated(spec: &str) -> Result<ValidatedCluster, Error> {
-        validate(&cluster(spec), DEFAULT_IMAGE)
+        validate(&cluster(spec), &ImageDefaults::default())
     }
 
     #[test]
@@ -354,6 +414,14 @@ mod tests {
                 "# must be the last level",
             ),
             ("{resources: {limits: {memory: much}}}", "resources.limits.memory"),
+            ("{resources: {limits: {memory: 64Mi}}, mqtt: {maxRetainedBytes: 1Mi}}", "at least 128Mi"),
+            ("{resources: {requests: {memory: 2Gi}}}", "must not exceed resources.limits.memory"),
+            ("{resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}", "must not exceed resources.limits.cpu"),
+            ("{resources: {limits: {cpu: 0}}}", "limits.cpu must be more than 0"),
+            ("{mqtt: {maxRetainedBytes: 1Gi}}", "half of resources.limits.memory"),
+            ("{sessions: {maxQueuedBytes: 0}}", "maxQueuedBytes must be at least 1Ki"),
+            ("{fence: {closeClientsAfter: 0s}}", "between 1s and 10m"),
+            ("{rollout: {drain: {deadline: 2h}}}", "must not exceed 1h"),
         ] {
             let error = validated(spec).unwrap_err().to_string();
             assert!(error.contains(sentence), "{spec}: {error}");
@@ -389,6 +457,10 @@ mod tests {
 
     #[test]
     fn the_manifests_image_comes_first_then_the_operators_own() {
+        let defaults = ImageDefaults { image: "registry/covey:9".into(), pull_secrets: vec!["ours".into()] };
+        let secrets = |spec: &str| super::validate(&cluster(spec), &defaults).unwrap().pull_secrets;
+        assert_eq!(secrets("{}"), ["ours"]);
+        assert_eq!(secrets("{image: {repository: r/covey, pullSecrets: [theirs]}}"), ["theirs"]);
         for (spec, image) in [
             ("{}", "registry/covey:9"),
             ("{image: {pullPolicy: Always}}", "registry/covey:9"),
@@ -397,7 +469,7 @@ mod tests {
             ("{image: {repository: r/covey, tag: x, digest: ''}}", "r/covey:x"),
             ("{image: {repository: r/covey, tag: x, digest: 'sha256:ab'}}", "r/covey@sha256:ab"),
         ] {
-            assert_eq!(super::validate(&cluster(spec), "registry/covey:9").unwrap().image, image, "{spec}");
+            assert_eq!(super::validate(&cluster(spec), &defaults).unwrap().image, image, "{spec}");
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Observed<'a> {
     /// What is wrong with the source of the password, as a reason and a message.
     pub credential_problem: Option<(&'static str, &'a str)>,
     /// Revision since which the user is unchanged.
-    pub anchor: u64,
+    pub since_revision: u64,
     pub document: &'a Document,
     pub nodes: &'a [Node],
     pub now: Timestamp,
@@ -29,7 +29,7 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
     let Observed { user, outcome, nodes, .. } = observed;
     let before = user.status.clone().unwrap_or_default();
     let enforcing =
-        nodes.iter().filter(|node| node.revision().is_some_and(|revision| revision >= observed.anchor)).count();
+        nodes.iter().filter(|node| node.revision().is_some_and(|revision| revision >= observed.since_revision)).count();
     let present = matches!(outcome, Outcome::Included | Outcome::Kept);
     let clients = |node: &Node| {
         let clients = node.report.as_ref().and_then(|report| report.clients_by_user.get(user.username()));
@@ -46,17 +46,17 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
     }
 }
 
-/// Returns the anchor with its hash. The hash of an earlier revision is taken from the previous status.
+/// Returns the revision since which the user is enforced as it is, with its hash. The hash of an earlier revision is taken from the previous status.
 fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
-    if observed.anchor == observed.document.revision {
-        return display_revision(observed.anchor, &observed.document.hash());
+    if observed.since_revision == observed.document.revision {
+        return display_revision(observed.since_revision, &observed.document.hash());
     }
-    let prefix = format!("r{}:", observed.anchor);
+    let prefix = format!("r{}:", observed.since_revision);
     before
         .acl_revision
         .clone()
         .filter(|text| text.starts_with(&prefix))
-        .unwrap_or_else(|| format!("r{}", observed.anchor))
+        .unwrap_or_else(|| format!("r{}", observed.since_revision))
 }
 
 fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
@@ -70,12 +70,12 @@ fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
             let names: Vec<&str> = observed
                 .nodes
                 .iter()
-                .filter(|node| node.revision().is_none_or(|revision| revision < observed.anchor))
+                .filter(|node| node.revision().is_none_or(|revision| revision < observed.since_revision))
                 .map(|node| node.name.as_str())
                 .collect();
             let message = format!(
                 "{enforcing} of {total} nodes enforce revision {}; waiting for {}",
-                observed.anchor,
+                observed.since_revision,
                 names.join(", ")
             );
             Draft::new(READY, Some(false), reason::NODES_NOT_SYNCED, message)
@@ -127,13 +127,13 @@ mod tests {
         Node { ordinal, name: format!("mosaic-{ordinal}"), pod: None, report, problem: None }
     }
 
-    fn status(outcome: &Outcome, anchor: u64, nodes: &[Node]) -> MqttUserStatus {
+    fn status(outcome: &Outcome, since_revision: u64, nodes: &[Node]) -> MqttUserStatus {
         let document = Document { format: FORMAT, revision: 9, users: vec![] };
         build(&Observed {
             user: &user("a", "acl: []"),
             outcome,
             credential_problem: None,
-            anchor,
+            since_revision,
             document: &document,
             nodes,
             now: Timestamp::UNIX_EPOCH,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use covey_operator::cluster::validate::ImageDefaults;
 use covey_operator::{Options, run_with};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -23,8 +24,9 @@ async fn ready_reason(client: &Client, user: &str) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
 async fn a_cluster_is_formed_once_and_users_are_ready_when_every_node_enforces_them() {
-    let Some(server) = started().await else { return };
+    let server = started().await;
     let client = &server.client;
     create_cluster(client, json!({"replicas": 3})).await;
     create_user(client, "worker", json!({"acl": [{"allow": ["Subscribe"], "topics": ["jobs/#"]}]})).await;
@@ -86,8 +88,9 @@ async fn another_disk_stops_everything(
 }
 
 #[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
 async fn disks_that_agree_are_adopted() {
-    let Some(server) = started().await else { return };
+    let server = started().await;
     let client = &server.client;
     create_cluster(client, json!({"replicas": 1})).await;
     let context = context(client);
@@ -100,15 +103,16 @@ async fn disks_that_agree_are_adopted() {
 }
 
 #[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
 async fn the_operator_runs_by_itself() {
-    let Some(server) = started().await else { return };
+    let server = started().await;
     let client = &server.client;
     create_cluster(client, json!({"replicas": 1})).await;
     let shutdown = CancellationToken::new();
     let options = Options {
         http: "127.0.0.1:0".parse().unwrap(),
         instance: Some("test".into()),
-        default_image: "registry.example/covey:test".into(),
+        image: ImageDefaults { image: "registry.example/covey:test".into(), pull_secrets: vec!["registry".into()] },
         ..Options::default()
     };
     let operator = tokio::spawn(run_with(rights::operator(client), options, shutdown.clone()));

@@ -1,10 +1,14 @@
-//! Tests the operator against a real API server. They need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and
-//! `helm`; without it every test prints that it was skipped.
+//! Tests the operator against a real API server. They are ignored by default because they need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and `helm`:
+//!
+//! ```text
+//! KUBERNETES_BIN=DIR cargo test -p covey-operator --test api_server -- --include-ignored
+//! ```
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod access;
 mod broker;
+mod configs;
 mod formation;
 mod manifests;
 mod names;
@@ -13,20 +17,21 @@ mod rights;
 mod server;
 
 use covey_crds::{MqttCluster, MqttUser};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, ResourceExt as _};
 
 use server::Server;
 
-/// Starts an API server with the CRDs and the operator's ClusterRole installed. `None` without `KUBERNETES_BIN`.
-async fn started() -> Option<Server> {
-    let binaries = server::binaries()?;
+/// Starts an API server with the CRDs and the operator's ClusterRole installed.
+async fn started() -> Server {
+    let binaries = server::binaries();
     let server = Server::start(&binaries).await;
     install(&server.client).await;
     rights::install(&server.client, &binaries).await;
-    Some(server)
+    server
 }
 
 async fn install(client: &Client) {
@@ -37,6 +42,12 @@ async fn install(client: &Client) {
         let established = await_condition(api.clone(), &name, conditions::is_crd_established());
         tokio::time::timeout(std::time::Duration::from_secs(30), established).await.unwrap().unwrap();
     }
+}
+
+/// The configuration files of cluster `prod` in a namespace, by name.
+async fn config_maps(client: &Client, namespace: &str) -> Vec<ConfigMap> {
+    let of_cluster = ListParams::default().labels("covey.io/cluster=prod");
+    Api::<ConfigMap>::namespaced(client.clone(), namespace).list(&of_cluster).await.unwrap().items
 }
 
 fn clusters(client: &Client) -> Api<MqttCluster> {

@@ -29,10 +29,14 @@ var faults = []fault{
 		apply:   `{"spec": {"image": {"repository": "covey", "tag": "nope"}}}`,
 		correct: `{"spec": {"image": null}}`,
 		words:   []string{"cannot pull image", "covey:nope"}},
-	{name: "the broker stops after each start",
+	{name: "the container cannot be started",
 		apply:   `{"spec": {"image": {"repository": "localhost/pause", "tag": "1"}}}`,
 		correct: `{"spec": {"image": null}}`,
 		words:   []string{"executable file not found"}},
+	{name: "the broker stops after each start",
+		apply:   `{"spec": {"image": {"repository": "localhost/covey-clients", "tag": "test"}}}`,
+		correct: `{"spec": {"image": null}}`,
+		words:   []string{"stops after each start", "exit code 2"}},
 	{name: "no machine has room",
 		apply:   `{"spec": {"resources": {"requests": {"cpu": "1000"}, "limits": {"cpu": "1000"}}}}`,
 		correct: `{"spec": {"resources": null}}`,
@@ -53,7 +57,7 @@ func TestRolloutFaults(t *testing.T) {
 	mustApply(t, clusterManifest("roll", ""))
 	ensureReady(t)
 	worker, dispatcher := department(t)
-	s := begin(t, "rollout", 2400, 12, worker, dispatcher)
+	s := begin(t, "rollout", 3000, 12, worker, dispatcher)
 	for _, f := range faults {
 		if !t.Run(f.name, func(t *testing.T) { survives(t, f) }) {
 			break

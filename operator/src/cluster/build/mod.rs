@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource as _;
 use sha2::{Digest as _, Sha256};
 
+pub use pdb::pdb;
 pub use secrets::{
     access_metadata, access_secret, peer_ca_metadata, peer_ca_secret, peer_tls_metadata, peer_tls_secret,
 };
@@ -36,14 +37,14 @@ pub struct Children {
     pub pdb: PodDisruptionBudget,
 }
 
-/// Builds them. `settled` is whether all voters of every group are in sync; if not, the budget permits no eviction.
-pub fn children(cluster: &ValidatedCluster, settled: bool) -> Children {
+/// Builds them. `budget` is the number of pods that may be unavailable at a time.
+pub fn children(cluster: &ValidatedCluster, budget: u32) -> Children {
     Children {
         service_account: service_account::build(cluster),
         config_map: config_map::build(cluster),
         peers_service: services::peers(cluster),
         client_service: services::client(cluster),
-        pdb: pdb::build(cluster, settled),
+        pdb: pdb(cluster, cluster.replicas, budget),
     }
 }
 
@@ -87,7 +88,6 @@ pub fn kubernetes_peers(cluster: &ValidatedCluster) -> config::Peers {
 pub struct Names {
     pub client_service: String,
     pub peers_service: String,
-    pub config_map: String,
     pub access_secret: String,
     pub peer_ca: String,
     pub peer_tls: String,
@@ -106,7 +106,6 @@ pub fn names(name: &str) -> Names {
     Names {
         client_service: name.to_owned(),
         peers_service: format!("{name}-peers"),
-        config_map: format!("{name}-config"),
         access_secret: format!("{name}-access"),
         peer_ca: format!("{name}-peer-ca"),
         peer_tls: format!("{name}-peer-tls"),
@@ -156,8 +155,9 @@ fn metadata<'a>(cluster: impl Into<Owner<'a>>, name: String) -> ObjectMeta {
 }
 
 /// Returns the first 16 hexadecimal digits of the SHA-256 of a value's JSON.
+#[expect(clippy::missing_panics_doc, reason = "what comes from the API server or goes to it is JSON")]
 pub fn hash<T: serde::Serialize>(value: &T) -> String {
-    let json = serde_json::to_vec(value).unwrap_or_default();
+    let json = serde_json::to_vec(value).expect("an object of the API server is JSON");
     Sha256::digest(json).iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 

@@ -10,15 +10,15 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
     TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{ValidatedCluster, config_map, hash, labels, metadata, names_of, selector};
+use super::{ValidatedCluster, config_map, labels, metadata, names_of, selector};
 
 /// User and group of the broker process.
 const USER: i64 = 65_532;
@@ -83,11 +83,7 @@ fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
 fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
     let grace = cluster.drain.deadline.as_secs().saturating_add(STOP_SECONDS);
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels(cluster)),
-            annotations: Some(BTreeMap::from([("covey.io/config-hash".into(), hash(&config_map::text(cluster)))])),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels(cluster)), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             service_account_name: Some(names_of(cluster).service_account),
             automount_service_account_token: Some(false),
@@ -106,6 +102,7 @@ fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
                 spread(cluster, "kubernetes.io/hostname"),
                 spread(cluster, "topology.kubernetes.io/zone"),
             ]),
+            image_pull_secrets: pull_secrets(cluster),
             containers: vec![container(cluster)],
             volumes: Some(volumes(cluster)),
             ..PodSpec::default()
@@ -122,6 +119,11 @@ fn spread(cluster: &ValidatedCluster, key: &str) -> TopologySpreadConstraint {
         label_selector: Some(LabelSelector { match_labels: Some(selector(&cluster.name)), match_expressions: None }),
         ..TopologySpreadConstraint::default()
     }
+}
+
+fn pull_secrets(cluster: &ValidatedCluster) -> Option<Vec<LocalObjectReference>> {
+    let secrets = cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    Some(secrets.collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty())
 }
 
 fn container(cluster: &ValidatedCluster) -> Container {
@@ -180,7 +182,7 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     let config = Volume {
         name: "config".into(),
         config_map: Some(ConfigMapVolumeSource {
-            name: names.config_map,
+            name: config_map::name(cluster),
             default_mode: Some(0o440),
             ..ConfigMapVolumeSource::default()
         }),

@@ -1,16 +1,16 @@
 use covey_contract::config::{Config, Paths, Peers};
 
 use super::*;
-use crate::cluster::validate::{DEFAULT_IMAGE, validate};
+use crate::cluster::validate::{ImageDefaults, validate};
 use crate::test_support::cluster;
 
 fn built(spec: &str) -> ValidatedCluster {
-    validate(&cluster(spec), DEFAULT_IMAGE).unwrap()
+    validate(&cluster(spec), &ImageDefaults::default()).unwrap()
 }
 
 #[test]
 fn the_configuration_is_what_the_broker_accepts() {
-    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), true);
+    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), 1);
     let text = &children.config_map.data.unwrap()["broker.yaml"];
     let config = Config::parse(text).unwrap();
     assert_eq!((config.cluster.replicas, config.cluster.shards), (5, 4));
@@ -31,7 +31,7 @@ fn loopback_brokers_get_the_same_file_but_for_where_they_are() {
 #[test]
 fn children_are_owned_named_and_labelled() {
     let validated = built("{}");
-    let children = children(&validated, true);
+    let children = children(&validated, 1);
     insta::assert_yaml_snapshot!("client_service", children.client_service);
     insta::assert_yaml_snapshot!("peers_service", children.peers_service);
     insta::assert_yaml_snapshot!("pdb", children.pdb);
@@ -48,10 +48,10 @@ fn the_stateful_set_is_hardened_and_complete() {
 #[test]
 fn the_budget_closes_while_a_group_lacks_a_voter() {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int;
-    let budget = |spec: &str, settled| children(&built(spec), settled).pdb.spec.unwrap().max_unavailable.unwrap();
-    assert_eq!(budget("{}", true), Int(1));
-    assert_eq!(budget("{}", false), Int(0));
-    assert_eq!(budget("{replicas: 1}", false), Int(1));
+    let budget = |spec: &str, allowed| children(&built(spec), allowed).pdb.spec.unwrap().max_unavailable.unwrap();
+    assert_eq!(budget("{}", 1), Int(1));
+    assert_eq!(budget("{}", 0), Int(0));
+    assert_eq!(budget("{replicas: 1}", 0), Int(1));
 }
 
 #[test]
@@ -59,6 +59,13 @@ fn a_changed_configuration_changes_the_template_and_a_changed_service_does_not()
     let hash_of = |spec: &str| hash(&stateful_set(&built(spec)).spec.template);
     assert_eq!(hash_of("{}"), hash_of("{service: {type: NodePort}}"));
     assert_ne!(hash_of("{}"), hash_of("{sessions: {expiryWhenUnset: 3h}}"));
+}
+
+#[test]
+fn pods_pull_with_the_secrets_of_the_manifest() {
+    let secrets = |spec: &str| stateful_set(&built(spec)).spec.template.spec.unwrap().image_pull_secrets;
+    assert_eq!(secrets("{}"), None);
+    assert_eq!(secrets("{image: {pullSecrets: [a, b]}}").unwrap().len(), 2);
 }
 
 #[test]

@@ -41,6 +41,7 @@ struct Case {
     nodes: Vec<Node>,
     phase: Phase,
     step: Step,
+    paused: bool,
     blocked: Option<Blocked>,
     apply_error: Option<(&'static str, String)>,
     alerts: Option<Vec<AlertStatus>>,
@@ -54,6 +55,7 @@ impl Default for Case {
             nodes: nodes(),
             phase: Phase::Formed,
             step: Step::Idle,
+            paused: false,
             blocked: None,
             apply_error: None,
             alerts: Some(vec![]),
@@ -70,7 +72,7 @@ impl Case {
         let projection = projection();
         build(&Observed {
             cluster: &cluster,
-            paused: false,
+            paused: self.paused,
             blocked: self.blocked.as_ref(),
             nodes: &self.nodes,
             phase: &self.phase,
@@ -275,4 +277,34 @@ fn a_group_is_leaderless_only_when_no_node_knows_its_leader() {
     assert_eq!(status.quorum.clone().unwrap().leaderless_groups, 1);
     assert!(table(&status).contains(&"QuorumHealthy=False/LeaderlessGroups".to_owned()));
     assert!(table(&status).contains(&"Degraded=True/LeaderlessGroups".to_owned()), "a person has to know");
+}
+
+#[test]
+fn the_version_of_a_cluster_is_the_lowest_by_number_and_not_by_text() {
+    let mut nodes = nodes();
+    for (node, version) in nodes.iter_mut().zip(["0.10.0", "0.9.0", "0.10.0-rc.1"]) {
+        node.report.as_mut().unwrap().version = version.into();
+    }
+    let status = Case { nodes, ..Case::default() }.status();
+    assert_eq!(status.version.unwrap().current, "0.9.0");
+}
+
+#[test]
+fn a_pause_with_pods_of_an_earlier_template_is_not_called_settled() {
+    let mut case = Case::default();
+    case.paused = true;
+    for (node, revision) in case.nodes.iter_mut().zip(["r", "earlier", "r"]) {
+        node.pod.as_mut().unwrap().revision = Some(revision.into());
+    }
+    let status = case.status();
+    let progressing = status.conditions.iter().find(|condition| condition.type_ == "Progressing").unwrap();
+    assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "Paused"));
+    assert!(progressing.message.contains("mosaic-1 run an earlier template"), "{}", progressing.message);
+}
+
+#[test]
+fn volumes_of_a_larger_cluster_are_named_with_the_way_out() {
+    let status = Case { phase: Phase::TooFew { members: 5 }, ..Case::default() }.status();
+    assert_eq!(table(&status)[0], "Ready=False/Invalid");
+    assert!(status.conditions[0].message.contains("set replicas: 5"), "{}", status.conditions[0].message);
 }
