@@ -19,7 +19,7 @@ const MAX_ALERTS: usize = 20;
 /// Phase of the cluster's formation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// The cluster is not formed yet. `waiting` says what the formation waits for.
+    /// The cluster is not formed yet. `waiting` is a message that says what the formation waits for.
     Forming {
         waiting: String,
     },
