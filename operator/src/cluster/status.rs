@@ -226,9 +226,10 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
             reason::QUORUM_LOST,
             "no majority of the nodes is in contact, so nothing is acknowledged; check pods and network".to_owned(),
         ),
-        "Unknown" => {
-            (reason::QUORUM_LOST, "no node answers the operator, or volumes of another cluster are mounted".to_owned())
-        }
+        "Unknown" => (
+            reason::QUORUM_LOST,
+            "no node answers the operator, or the volumes are not those of this cluster".to_owned(),
+        ),
         _ if !healthy => {
             (reason::LEADERLESS_GROUPS, format!("no node knows the leader of {} groups", quorum.leaderless_groups))
         }
