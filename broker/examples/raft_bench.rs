@@ -22,7 +22,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
-/// Closed-loop clients beside the leader; the order of calls of one client is kept.
+/// Runs closed-loop clients on the leader's node. Each client proposes its commands in order.
 async fn load(leader: &Cluster, name: &str, first_client: u32, clients: u32, seconds: u64) {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let tasks: Vec<_> = (0..clients)

@@ -1,26 +1,27 @@
-//! The clock of leases and shard time: it goes on while the machine is suspended and no wall clock moves it.
+//! Clock for leases and shard time. It continues while the machine is suspended, and setting the time of day does not
+//! affect it.
 
 use std::ops::Add;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Time since the machine was booted (`CLOCK_BOOTTIME`). Comparable on one machine, until it boots again.
+/// Time since the machine was booted (`CLOCK_BOOTTIME`). Values are comparable on one machine until its next boot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootTime(Duration);
 
 impl BootTime {
-    /// Reads the clock.
+    /// Returns the present time.
     pub fn now() -> Self {
         Self(now())
     }
 
-    /// Time since boot.
+    /// Returns the time since boot.
     pub fn since_boot(self) -> Duration {
         self.0
     }
 
-    /// Time that passed since `earlier`; zero if it is later.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     pub fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -34,10 +35,10 @@ impl Add<Duration> for BootTime {
     }
 }
 
-/// Time since the machine was booted.
+/// Returns the time since the machine was booted.
 pub fn now() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
-    // Neither part of this clock is ever negative.
+    // Neither part of this clock is negative.
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 

@@ -6,17 +6,18 @@
 
 mod cluster;
 mod definition;
+mod pod;
 mod rule;
 mod status;
 mod user;
 mod value;
 
 pub use cluster::{
-    AccessMode, Acl, Alerts, DeletionPolicy, Drain, ExternalTrafficPolicy, Fence, Image, Listener, Mqtt, MqttCluster,
-    MqttClusterSpec, Protocol, PullPolicy, QueueFullPolicy, ResourceList, Resources, Rollout, Service, ServiceType,
-    Sessions, Storage,
+    AccessMode, Acl, Alerts, DeletionPolicy, Drain, ExternalTrafficPolicy, Fence, Listener, Mqtt, MqttCluster,
+    MqttClusterSpec, Protocol, QueueFullPolicy, Rollout, Service, ServiceType, Sessions, Storage,
 };
 pub use definition::{Error, all, file_name, to_yaml};
+pub use pod::{Image, PullPolicy, ResourceList, Resources};
 pub use rule::{AclRule, Action};
 pub use status::{
     AccessStatus, AlertStatus, Formation, FormationMember, MqttClusterStatus, NodeStatus, Quorum, Totals, Version,

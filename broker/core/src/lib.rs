@@ -1,5 +1,7 @@
-//! What the broker decides: topics, sessions, queues, routes, access. No I/O, no clock, no tokio: time is a parameter,
-//! effects are returned. The shell in `covey-broker` drives it.
+//! The decisions of the broker: topics, sessions, queues, routes and access rules.
+//!
+//! No I/O, no clock and no async runtime: time is a parameter and effects are return values. `covey-broker` drives the
+//! state machines.
 
 pub mod access;
 pub mod meta;

@@ -1,7 +1,9 @@
-//! The state machine of the meta group: who is a member, which epochs are over, and which shard wants which topics.
+//! State machine of the meta group: members, epochs of nodes, and the routes of the shards
+//! (docs/clustering.md#groups).
 //!
-//! Every node applies it and matches publishes against its routes. Routes name shards, never clients. A shard's changes are
-//! numbered by its leader, term first; below the newest number nothing is accepted, so a former leader's late word is void.
+//! Every node applies it and matches publishes against its routes. A route names a shard, never a client. A shard's
+//! leader numbers its changes with its term in the upper 32 bits; a change with a lower number than the newest is
+//! refused, so a late change of a former leader has no effect.
 
 use std::collections::BTreeMap;
 
@@ -12,97 +14,129 @@ use crate::rows::{self, Rows, Unreadable, UnreadableEntry};
 use crate::shard::NodeId;
 use crate::topic::{Filter, Name, Tree};
 
-/// Number of a shard, 0 and up.
+/// Number of a shard, counted from 0.
 pub type ShardId = u16;
 
+/// One entry of the meta log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// The birth certificate. The first one counts.
+    /// Sets cluster id, number of shards and first members.
+    ///
+    /// Proposed by every member that the operator told to form the cluster. A repetition with the same id changes
+    /// nothing and returns [`Answer::Done`]; another id is [`Answer::Refused`].
     Form { cluster: Box<str>, shards: u16, members: BTreeMap<NodeId, u32> },
-    /// A node with an empty disk takes an ordinal; whoever had it before is removed for good.
+    /// Admits a node with an empty disk under an ordinal; the node that had the ordinal is removed for good and its
+    /// epoch ends.
+    ///
+    /// Proposed by the meta leader when a node asks to join. A repetition returns [`Answer::Done`]; a removed node, or
+    /// a member under another ordinal, is [`Answer::Refused`].
     Join { node: NodeId, ordinal: u32 },
-    /// A node starts serving: its former epoch is over, the answer is its new one.
+    /// Starts a new epoch of a node and ends its former one.
+    ///
+    /// Proposed by the node at start and after it lost an epoch. `former` is the last epoch of this process, 0 for
+    /// none. Answer: [`Answer::Epoch`], the same one for a repetition; [`Answer::Refused`] for a node that is not a
+    /// member or has started with a higher incarnation.
     NodeUp { node: NodeId, incarnation: u64, former: u64 },
-    /// An epoch is over, whatever its node thinks.
+    /// Ends an epoch of a node.
+    ///
+    /// Proposed by the meta leader when the node's lease has expired for long enough. Answer: [`Answer::Done`], also
+    /// for an epoch that has already ended; [`Answer::Refused`] for an unknown node.
     NodeDown { node: NodeId, epoch: u64 },
-    /// A new leader of a shard: changes with a lower index are refused from now on.
+    /// Marks the beginning of a leader's term in a shard: changes with a lower `index` are refused from now on.
+    ///
+    /// Proposed by the shard's new leader before it serves. Answer: [`Answer::Done`], also for a repetition;
+    /// [`Answer::Refused`] if a later leader was here before.
     Fence { shard: ShardId, index: u64 },
-    /// Filters whose highest QoS in the shard changed; `None` removes.
+    /// Changes routes of a shard: filters whose highest QoS changed; `None` removes the route.
+    ///
+    /// Proposed by the shard's leader, one change at a time, with increasing `index`. Answer: [`Answer::Done`], also
+    /// for a repetition of the newest change; [`Answer::Refused`] if a later leader was here before.
     Routes { shard: ShardId, index: u64, changes: Vec<(Box<str>, Option<u8>)> },
 }
 
+/// Result of a [`Command`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
+    /// The command was applied, or had been applied before.
     Done,
     /// The node's new epoch.
     Epoch(u64),
-    /// Not a member, older than what is known, or fenced.
+    /// The command changed nothing; each command says when.
     Refused,
 }
 
-/// Row `n`.
+/// Value of a row `n`: a member, by node id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    /// Ordinal of the node's pod.
     pub ordinal: u32,
+    /// Incarnation (number of the process start) to which the last epoch was given; 0 for none.
     pub incarnation: u64,
-    /// Last epoch that was given.
+    /// Last epoch that was given to the node; 0 for none.
     pub epoch: u64,
-    /// Epochs up to this one are over.
+    /// All epochs up to this one are over; 0 for none.
     pub ended: u64,
-    /// Its disk is lost or it left: never a member again.
+    /// The node was replaced: it is never a member again.
     pub removed: bool,
 }
 
-/// Row `m`.
+/// Value of row `m`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Empty before formation.
+    /// Cluster id (UUID); empty before formation.
     pub cluster: Box<str>,
+    /// Number of shards.
     pub shards: u16,
+    /// Last epoch that was given to any node.
     pub last_epoch: u64,
-    /// Log index of the last change of a route.
+    /// Log index of the last change of routes; 0 for none.
     pub routes_index: u64,
 }
 
-/// See the module.
+/// State of the meta group.
 #[derive(Debug, Default)]
 pub struct Machine {
+    /// Cluster id and counters.
     header: Header,
+    /// All nodes that ever were members.
     members: BTreeMap<NodeId, Member>,
+    /// Routes for matching: per filter the shards, each with its highest QoS.
     tree: Tree<ShardId, u8>,
+    /// The same routes, by shard.
     routes: BTreeMap<(ShardId, Box<str>), u8>,
+    /// Highest `index` of a fence or change, by shard.
     fences: BTreeMap<ShardId, u64>,
 }
 
 impl Command {
-    /// Encoding for the log.
+    /// Encodes the command for the log.
     pub fn encode(&self) -> Bytes {
         rows::encode(self).into()
     }
 
-    /// Reads an entry of the log.
+    /// Decodes a log entry.
     ///
     /// # Errors
-    /// No version up to this one wrote it.
+    /// Returns [`UnreadableEntry`] if the bytes were not written by this version or an earlier one.
     pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableEntry> {
         rows::decode_entry("meta", bytes)
     }
 }
 
 impl Answer {
-    /// Encoding of an answer.
+    /// Encodes the answer for its proposer.
     pub fn encode(&self) -> Bytes {
         rows::encode(self).into()
     }
 
-    /// `None` for bytes that no version of this code wrote.
+    /// Decodes an answer; `None` if the bytes were not written by this version or an earlier one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         postcard::from_bytes(bytes).ok()
     }
 }
 
 impl Machine {
-    /// Applies an entry.
+    /// Applies the command of the log entry at `index`.
     pub fn apply(&mut self, index: u64, command: Command, rows: &mut dyn Rows) -> Answer {
         match command {
             Command::Form { cluster, shards, members } => self.form(cluster, shards, members, rows),
@@ -155,7 +189,7 @@ impl Machine {
         if member.removed || incarnation < member.incarnation {
             return Answer::Refused;
         }
-        // The same question again, because the answer was lost.
+        // A repetition, because the answer was lost.
         if incarnation == member.incarnation && member.epoch > former && member.ended < member.epoch {
             return Answer::Epoch(member.epoch);
         }
@@ -227,7 +261,10 @@ impl Machine {
         }
     }
 
-    /// Rebuilds the state from all rows.
+    /// Restores the state from all rows.
+    ///
+    /// # Errors
+    /// Returns [`Unreadable`] for a row of an unknown kind, and for a key or value that cannot be decoded.
     pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
         let mut machine = Self::default();
         for (key, value) in stored {
@@ -257,22 +294,25 @@ impl Machine {
         Ok(machine)
     }
 
-    // === what nodes read ===
+    // Read access for nodes.
 
+    /// Returns the cluster id and the counters.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// All that ever were members, removed ones too.
+    /// All nodes that ever were members, removed ones included.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, &Member)> {
         self.members.iter().map(|(node, member)| (*node, member))
     }
 
+    /// Returns a node that is or was a member.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.get(&node)
     }
 
-    /// Shards that want the topic, each with its highest QoS over all matching filters.
+    /// Returns the shards with a subscription that matches the name, each with its highest QoS over all matching
+    /// filters.
     pub fn matches(&self, name: &Name) -> BTreeMap<ShardId, u8> {
         let mut shards = BTreeMap::new();
         self.tree.matches(name, |shard, qos| {
@@ -282,7 +322,7 @@ impl Machine {
         shards
     }
 
-    /// Routes of one shard.
+    /// Routes of one shard: filters with their highest QoS.
     pub fn routes_of(&self, shard: ShardId) -> impl Iterator<Item = (&str, u8)> {
         let first = (shard, Box::<str>::from(""));
         self.routes
@@ -291,6 +331,7 @@ impl Machine {
             .map(|((_, filter), qos)| (&**filter, *qos))
     }
 
+    /// Returns the highest QoS of a shard's subscriptions with exactly this filter; `None` if there is no route.
     pub fn route(&self, shard: ShardId, filter: &str) -> Option<u8> {
         self.routes.get(&(shard, filter.into())).copied()
     }

@@ -1,4 +1,4 @@
-//! The state machine of the retained group: the newest retained message per topic, on every node.
+//! State machine of the retained group: the newest retained message of each topic, on every node.
 
 use std::collections::BTreeMap;
 
@@ -12,88 +12,115 @@ use crate::topic::{Filter, Name, Names};
 /// One log entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Group time in milliseconds, as in shards.
+    /// Group time in milliseconds. The proposing node adds the time since it applied the last entry to that entry's
+    /// time; the machine never lets it go back.
     pub time: u64,
+    /// Writes, in the order of their numbers.
     pub writes: Vec<Write>,
 }
 
 /// A PUBLISH with the retain flag.
+///
+/// Sent by the node that received it, before the message is routed. Deduplicated by `number` within the node's epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Write {
+    /// Node that sends the write.
     pub node: NodeId,
+    /// Epoch of that node.
     pub epoch: u64,
-    /// 1, 2, 3 … per node epoch: repeats are dropped.
+    /// Sequence number, counted from 1 per node epoch.
     pub number: u64,
+    /// Topic name.
     pub topic: Box<str>,
+    /// QoS of the PUBLISH.
     pub qos: u8,
-    /// Seconds.
+    /// Message expiry in seconds; `None` for none.
     pub expiry: Option<u32>,
-    /// Empty body deletes.
+    /// The payload is empty: the retained message of the topic is deleted ([MQTT-3.3.1-6]).
     pub empty: bool,
+    /// The message as an encoded MQTT 5 PUBLISH; opaque here.
     pub body: Bytes,
 }
 
-/// What became of a write.
+/// Result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
+    /// The message was stored or deleted. Also the answer to a repetition, even if the first write was
+    /// [`Full`](Self::Full).
     Stored,
-    /// The bytes allowed for retained messages are used up.
+    /// The message does not fit into the bytes that are allowed for retained messages. Nothing changed.
     Full,
+    /// A newer epoch of the node is known. Nothing changed.
     Stale,
+    /// The number is not the next one. Nothing changed.
     Gap {
+        /// The next number.
         expected: u64,
     },
 }
 
-/// Row `t`: a retained message.
+/// Value of a row `t`: a retained message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Log index at which it was stored: live copies carry it too.
+    /// Log index at which it was stored. Live copies of the same PUBLISH carry it too.
     pub index: u64,
+    /// QoS of the PUBLISH.
     pub qos: u8,
+    /// Group time at which it was stored, in milliseconds.
     pub arrived: u64,
+    /// Message expiry in seconds, counted from `arrived`; `None` for none.
     pub expiry: Option<u32>,
+    /// The message as an encoded MQTT 5 PUBLISH; opaque here.
     pub body: Bytes,
 }
 
+/// Value of a row `p`: the newest epoch of a node and the number of its last write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sender {
+    /// Newest epoch of which the node has sent a write.
     epoch: u64,
+    /// Number of the last write of that epoch.
     last: u64,
 }
 
-/// See the module.
+/// State of the retained group.
 #[derive(Debug, Default)]
 pub struct Machine {
+    /// Group time of the last entry, in milliseconds.
     time: u64,
+    /// Retained messages by topic.
     messages: Names<Message>,
+    /// Bytes that the messages are charged: body and 64 bytes each.
     bytes: u64,
+    /// Last write of each node.
     senders: BTreeMap<NodeId, Sender>,
+    /// Most bytes.
     limit: u64,
 }
 
 impl Entry {
-    /// Encoding for the log.
+    /// Encodes the entry for the log.
     pub fn encode(&self) -> Bytes {
         rows::encode(self).into()
     }
 
-    /// Reads an entry of the log.
+    /// Decodes a log entry.
     ///
     /// # Errors
-    /// No version up to this one wrote it.
+    /// Returns [`UnreadableEntry`] if the bytes were not written by this version or an earlier one.
     pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableEntry> {
         rows::decode_entry("retained", bytes)
     }
 }
 
 impl Machine {
-    /// An empty group that holds up to `limit` bytes. Every node must be given the same limit.
+    /// Returns an empty state that holds up to `limit` bytes. All nodes must use the same limit, or their states
+    /// differ.
     pub fn new(limit: u64) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Applies an entry; one outcome per write.
+    /// Applies the log entry at `index` and returns one outcome per write.
     pub fn apply(&mut self, index: u64, entry: Entry, rows: &mut dyn Rows) -> Vec<Outcome> {
         self.time = self.time.max(entry.time);
         rows.put(rows::key(b'm', &[]), rows::encode(&self.time));
@@ -139,7 +166,10 @@ impl Machine {
         Outcome::Stored
     }
 
-    /// Rebuilds the state from all rows.
+    /// Restores the state from all rows.
+    ///
+    /// # Errors
+    /// Returns [`Unreadable`] for a row of an unknown kind, and for a key or value that cannot be decoded.
     pub fn restore(limit: u64, stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
         let mut machine = Self::new(limit);
         for (key, value) in stored {
@@ -164,8 +194,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Retained messages whose topic the filter matches and whose expiry has not passed at group time `now`, with what is
-    /// left of it.
+    /// Returns the retained messages whose topic matches the filter and that have not expired at group time `now`
+    /// (milliseconds). `expiry` of each is what remains of it.
     pub fn matches(&self, filter: &Filter, now: u64) -> Vec<(Name, Message)> {
         let mut found = Vec::new();
         self.messages.matches(filter, |name, message| {
@@ -178,24 +208,28 @@ impl Machine {
         found
     }
 
-    /// Group time of the last entry, milliseconds.
+    /// Returns group time of the last entry, in milliseconds.
     pub fn time(&self) -> u64 {
         self.time
     }
 
+    /// Returns the number of retained messages.
     pub fn len(&self) -> usize {
         self.messages.len()
     }
 
+    /// Returns whether there are no retained messages.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
+    /// Returns the bytes that the messages are charged.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
+/// Bytes that a message is charged.
 fn size(message: &Message) -> u64 {
     message.body.len() as u64 + 64
 }

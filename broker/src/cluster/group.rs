@@ -1,4 +1,4 @@
-//! One Raft group on this node: its engine, the queue of commands in order of submission, and what may be watched.
+//! One Raft group on this node: its engine, the queue of proposed commands, and its watched state.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,49 +24,68 @@ use super::types::{Fatal, GroupId, Leadership, Machine, ProposeError, ReadError,
 use crate::supervise::Supervisor;
 use covey_contract::config::Raft as Timing;
 
-/// Entries in one request to append, at most; their bytes are bounded by the log reader.
+/// Most entries in one append request; their bytes are bounded by the log reader.
 const MAX_ENTRIES: u64 = 1024;
-/// Messages that may wait for a group's core.
+/// Capacity of the queues of a group's core task.
 const CORE_QUEUE: u64 = 4096;
 
-/// Everything of one group that the runtime holds.
+/// A running group.
 pub(super) struct Group {
+    /// Id of the group.
     pub(super) id: GroupId,
+    /// Handle of the engine.
     pub(super) raft: Raft,
+    /// Applied rows.
     pub(super) store: Arc<GroupStore>,
+    /// Snapshot files.
     pub(super) shelf: Arc<Shelf>,
+    /// How far the group has applied.
     pub(super) progress: Arc<Progress>,
+    /// Leader of the group, as known by this node.
     pub(super) leadership: watch::Receiver<Leadership>,
-    /// The last term in which this node began to hand its leadership over: it takes no commands any more in that term,
-    /// also where the handover fails.
+    /// Last term in which this node began to transfer its leadership. It accepts no commands in that term any more,
+    /// even if the transfer fails.
     pub(super) resigned: watch::Sender<Option<u64>>,
+    /// Queue of the task that proposes commands, in the order of submission.
     proposals: mpsc::UnboundedSender<Proposal>,
 }
 
+/// A command and the receiver of its result.
 struct Proposal {
     command: Bytes,
     answer: oneshot::Sender<Written>,
 }
 
-/// What the groups of a node share.
+/// What the groups of a node are started with.
 pub(super) struct Node {
+    /// Shared state of the runtime.
     pub(super) options: Arc<Shared>,
+    /// Configuration of openraft.
     pub(super) config: Arc<openraft::Config>,
+    /// Limits the bytes per second of sent snapshots.
     pub(super) rate: Arc<Rate>,
+    /// Tasks of the runtime.
     pub(super) tracker: TaskTracker,
+    /// Watches them.
     pub(super) supervisor: Supervisor,
 }
 
-/// The parts of [`Options`](super::Options) that live on.
+/// Options that the groups use while they run.
 pub(super) struct Shared {
+    /// Id of this node.
     pub(super) node: u64,
+    /// Connections to the other nodes.
     pub(super) channels: Arc<dyn super::Channels>,
+    /// Called if a group cannot continue.
     pub(super) fatal: Fatal,
+    /// Cancelled when the runtime stops.
     pub(super) stop: CancellationToken,
+    /// True from the beginning of `stop`: the end of an engine is then expected.
     pub(super) stopping: AtomicBool,
 }
 
-/// openraft's configuration for the given timing; every default that raft.md warns of is set.
+/// Returns openraft's configuration for the given timing. Snapshots and purging are left to the upkeep task, not to
+/// openraft.
 pub(super) fn config(timing: &Timing) -> Result<Arc<openraft::Config>, StartError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = openraft::Config {
@@ -79,7 +98,7 @@ pub(super) fn config(timing: &Timing) -> Result<Arc<openraft::Config>, StartErro
         enable_leader_restore: Some(false),
         allow_log_reversion: Some(false),
         snapshot_policy: SnapshotPolicy::Never,
-        // Nothing is purged when a snapshot is done: the upkeep decides.
+        // Nothing is purged when a snapshot is completed: the upkeep task decides.
         max_in_snapshot_log_to_keep: u64::MAX,
         install_snapshot_timeout: millis(Duration::from_mins(10)),
         max_payload_entries: MAX_ENTRIES,
@@ -117,7 +136,7 @@ impl Group {
         let (proposals, queue) = mpsc::unbounded_channel();
         let resigned = watch::Sender::new(None);
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
-        // Both may end before the others are stopped: with their engine.
+        // Both may end before the node stops, together with their engine.
         let (supervisor, never) = (&node.supervisor, CancellationToken::new());
         let propose = propose_in_order(raft.clone(), queue);
         node.tracker.spawn(supervisor.clone().ending("proposals", never.clone(), propose));
@@ -133,7 +152,7 @@ impl Group {
         Ok(Self { id, raft, store, shelf, progress, leadership, resigned, proposals })
     }
 
-    /// Submits a command now; the future gives its fate.
+    /// Queues a command at once; the future resolves to its result.
     pub(super) fn propose(
         &self,
         command: Bytes,
@@ -147,13 +166,14 @@ impl Group {
             match receiver.await {
                 Ok(Ok(written)) => Ok(Response { index: written.log_id.index, bytes: written.data }),
                 Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader(forward.leader_id)),
-                // The entry left this node's log, or the engine stopped: it may have reached a majority before.
+                // The entry was removed from this node's log, or the engine stopped: a majority may have stored it
+                // before.
                 Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
             }
         }
     }
 
-    /// Confirms the leadership by a new round.
+    /// Returns the read index after a new round of confirmations.
     pub(super) async fn read_index(&self) -> Result<u64, ReadError> {
         match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
             Ok((read, _applied)) => Ok(read.index()),
@@ -166,7 +186,7 @@ impl Group {
     }
 }
 
-/// An error with its sources, in one line.
+/// Formats an error with its sources in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -177,16 +197,17 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Proposes commands one after the other.
 async fn propose_in_order(raft: Raft, mut queue: mpsc::UnboundedReceiver<Proposal>) {
     while let Some(Proposal { command, answer }) = queue.recv().await {
         if raft.write(Command(command)).responder(Answer(answer)).await.is_err() {
-            // What is queued was never submitted, but its callers cannot tell it from what was.
+            // Queued commands were never submitted, but for their callers their fate is unknown.
             return;
         }
     }
 }
 
-/// Publishes who leads, and ends the process when the engine ends by itself.
+/// Publishes the leader, and calls `fatal` if the engine ends by itself.
 async fn watch_leadership(
     group: GroupId,
     raft: Raft,
@@ -201,7 +222,7 @@ async fn watch_leadership(
         let current = {
             let server = server.borrow_watched();
             let leader_id = server.vote.leader_id;
-            // An applied entry of this very leader: it took its place, and its state machine has all before it.
+            // An applied entry of this leader in this term: its state machine has everything before it.
             let ready = server.state == ServerState::Leader && *applied_leader.borrow_and_update() == Some(leader_id);
             Leadership {
                 term: leader_id.term,
@@ -223,8 +244,8 @@ async fn watch_leadership(
     sender.send_modify(|last| *last = Leadership { term: last.term, leader: None, ours: false });
     if !shared.stopping.load(Ordering::Relaxed) && !shared.stop.is_cancelled() {
         let state = raft.metrics().borrow_watched().running_state.clone();
-        let reason = state.err().map_or_else(|| "the engine ended".to_owned(), |error| chain(&error));
-        tracing::error!(%group, reason, "a group cannot go on");
+        let reason = state.err().map_or_else(|| "the Raft engine ended".to_owned(), |error| chain(&error));
+        tracing::error!(%group, reason, "a group cannot continue; the process ends");
         (shared.fatal)(group, &reason);
     }
 }

@@ -1,9 +1,9 @@
-//! openraft's view of one group in the node's segment log.
+//! openraft's log storage: one group in the node's segment log.
 //!
-//! openraft calls it from the group's core task. Invariants: what was appended is readable when `append` returns; a
-//! callback runs only after the fsync that covers its entries; a vote is fsynced before `save_vote` returns, through
-//! the same writer, so that it is never ahead of an earlier truncation. `committed` is written without an fsync: it
-//! only shortens the replay.
+//! Called from the group's core task. Invariants: appended entries are readable when `append` returns; a callback runs
+//! only after the fsync that covers its entries; a vote is fsynced before `save_vote` returns, by the same writer, so
+//! that it never overtakes an earlier truncation. `committed` is written without waiting for an fsync, since it only
+//! shortens the replay.
 
 use std::fmt::Debug;
 use std::io;
@@ -16,7 +16,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use super::raft::{Entry, LogId, Types, Vote, decode, decode_entry, encode, encode_entry};
 use crate::storage::segment::{self, Log, Record};
 
-/// About how many bytes of entries go into one request to append.
+/// Bytes of entries from which an append request is full; a single larger entry is sent alone.
 const REQUEST_BYTES: usize = 1 << 20;
 
 /// One group in the log; cheap to clone.
@@ -28,17 +28,18 @@ pub(super) struct LogStore {
 }
 
 impl LogStore {
+    /// Returns the view of `group` in the node's log.
     pub(super) fn new(log: Log, group: u16) -> Self {
         let view = log.group(group);
         Self { log, view, group }
     }
 
-    /// The last purged log id.
+    /// Returns the last purged log id; `None` if nothing was purged.
     pub(super) fn purged(&self) -> io::Result<Option<LogId>> {
         Ok(self.view.purged().map(|(_, id)| decode(&id)).transpose()?)
     }
 
-    /// Bytes of the entries above one index and up to another.
+    /// Returns the bytes of the entries above `above` and up to `up_to`.
     pub(super) fn bytes_between(&self, above: u64, up_to: u64) -> u64 {
         let entries = self.view.read(above.saturating_add(1)..up_to.saturating_add(1));
         entries.into_iter().map(|(_, raw)| raw.len() as u64).sum()
@@ -57,8 +58,9 @@ impl LogStore {
         Ok(entries)
     }
 
+    /// Submits a record without waiting for its fsync.
     fn submit_unwaited(&self, record: Record) {
-        // A failure ends the process through the log's own hook; later callbacks fail too.
+        // A failure ends the process through the log's own hook, and later callbacks fail.
         self.log.submit(vec![record], Box::new(drop));
     }
 }

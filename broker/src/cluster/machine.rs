@@ -1,8 +1,8 @@
-//! Drives one group's [`Machine`](super::Machine): applies, makes snapshots, installs them.
+//! Driver of a group's [`Machine`](super::Machine): applies entries, makes snapshots and installs them.
 //!
-//! openraft's state machine worker calls it, one call at a time; snapshots are written beside it from a view. Invariants:
-//! rows, applied id and membership change in one batch; effects and answers leave after that batch; an installed
-//! snapshot is durable before `install_snapshot` returns; there is a snapshot whenever the log was purged.
+//! Called by openraft's state machine worker, one call at a time; snapshots are written in the background from a view.
+//! Invariants: rows, applied id and membership change in one batch; effects and answers are sent after that batch; an
+//! installed snapshot is durable before `install_snapshot` returns; there is a snapshot whenever the log was purged.
 
 use std::io;
 use std::sync::Arc;
@@ -23,17 +23,18 @@ use super::types::{Fatal, GroupId, Machine, Rows, StoreError};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Arc<SnapshotFile>>;
 
-/// Bytes of rows and number of entries after which a batch is written although more entries wait.
+/// Bytes of rows from which a batch is written even if more entries wait.
 const BATCH_BYTES: usize = 4 << 20;
+/// Most entries in a batch.
 const BATCH_ENTRIES: usize = 1024;
 
-/// What others may watch of a group's applying.
+/// Watched state of a group's applying.
 pub(super) struct Progress {
-    /// Index that is applied; 0 before the first.
+    /// Applied log index; 0 before the first entry.
     pub(super) applied: watch::Sender<u64>,
-    /// The leader that proposed the entry applied last.
+    /// Leader that proposed the last applied entry.
     pub(super) leader: watch::Sender<Option<LeaderId>>,
-    /// Bytes of commands applied since the last snapshot was begun.
+    /// Bytes of commands applied since the last snapshot was started.
     pub(super) unsaved: AtomicU64,
 }
 
@@ -51,7 +52,7 @@ impl From<StoreError> for io::Error {
     }
 }
 
-/// Ends the process when the state machine panics: the worker that runs it would just be gone.
+/// Calls `fatal` if the state machine panics. Otherwise only the worker that runs it would end.
 struct PanicGuard<'a> {
     fatal: &'a Fatal,
     group: GroupId,
@@ -65,34 +66,45 @@ impl Drop for PanicGuard<'_> {
     }
 }
 
+/// State that changes with every entry.
 struct Applier {
+    /// The state machine of the group.
     machine: Box<dyn Machine>,
+    /// Changes that are not stored yet.
     rows: Rows,
+    /// Applied id and membership, as of those changes.
     mark: Mark,
 }
 
-/// What the state machine of one group is made of; shared with its snapshot builders.
+/// State machine of one group, shared with its snapshot builders.
 struct Shared {
+    /// Id of the group.
     group: GroupId,
+    /// Applied rows.
     store: Arc<GroupStore>,
+    /// Snapshot files.
     shelf: Arc<Shelf>,
+    /// The group's log.
     log: LogStore,
+    /// Watched state.
     progress: Arc<Progress>,
+    /// Called if the group cannot continue.
     fatal: Fatal,
     /// Never contended: openraft makes one call at a time.
     applier: Mutex<Applier>,
 }
 
-/// One group's state machine as openraft sees it.
+/// State machine of one group, as openraft uses it.
 #[derive(Clone)]
 pub(super) struct StateMachine {
     shared: Arc<Shared>,
 }
 
+/// Answers to send when their batch is stored.
 type Waiting = Vec<(ApplyResponder<Types>, Bytes)>;
 
 impl StateMachine {
-    /// Loads the machine from what is stored.
+    /// Loads the machine from the stored rows.
     pub(super) fn open(
         group: GroupId,
         machine: Box<dyn Machine>,
@@ -106,7 +118,8 @@ impl StateMachine {
         let progress = Arc::new(Progress {
             applied: watch::Sender::new(0),
             leader: watch::Sender::new(None),
-            // What was applied before the restart counts too, or restarts would put the snapshot off for ever.
+            // Includes what was applied before the restart; otherwise restarts would postpone the snapshot again and
+            // again.
             unsaved: AtomicU64::new(log.bytes_between(covered, mark.applied.map_or(0, |id| id.index))),
         });
         let mut applier = Applier { machine, rows: Rows::new(), mark };
@@ -124,7 +137,7 @@ fn load(applier: &mut Applier, store: &GroupStore) -> Result<(), StoreError> {
 }
 
 impl Shared {
-    /// Writes what was applied, then lets effects and answers out.
+    /// Stores the pending changes, then releases effects and answers.
     fn write(&self, applier: &mut Applier, waiting: &mut Waiting) -> Result<(), StoreError> {
         self.store.commit(applier.rows.take(), &applier.mark)?;
         applier.machine.written();
@@ -164,7 +177,7 @@ impl Shared {
 
     fn install(&self, snapshot: &Arc<SnapshotFile>) -> Result<(), StoreError> {
         let _guard = PanicGuard { fatal: &self.fatal, group: self.group };
-        // The file gets its name first: where a crash comes between, the restart installs it again.
+        // The file is renamed first: after a crash in between, the restart installs it again.
         let snapshot = self.shelf.shelve(snapshot)?;
         let mut applier = self.applier.lock();
         let mark = Mark { applied: snapshot.meta.last_log_id, membership: snapshot.meta.last_membership.clone() };
@@ -182,7 +195,7 @@ impl Shared {
         Builder { view: Some(self.store.view()), store: Arc::clone(&self.store), shelf: Arc::clone(&self.shelf) }
     }
 
-    /// The newest snapshot, made now where it is missing or older than the purged log.
+    /// Returns the newest snapshot. Makes one if there is none, or if it does not cover the purged part of the log.
     fn current(&self) -> Result<Option<Arc<SnapshotFile>>, StoreError> {
         let purged = self.log.purged().map_err(|error| StoreError::Decode(error.into()))?;
         let current = self.shelf.current();
@@ -190,13 +203,13 @@ impl Shared {
         if covers {
             return Ok(current);
         }
-        tracing::warn!(group = %self.group, "the snapshot is missing: making it anew");
+        tracing::warn!(group = %self.group, "no snapshot covers the purged log; making one");
         let mut builder = self.builder();
         builder.build().map(Some)
     }
 }
 
-/// Runs what reads or writes files for longer than a task may block.
+/// Runs file I/O on the blocking pool.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, io::Error> {
@@ -220,7 +233,7 @@ impl RaftStateMachine<Types> for StateMachine {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.into_iter().collect::<Result<Vec<_>, _>>()?;
             let shared = Arc::clone(&self.shared);
-            // A write of the store waits while another group's snapshot fsyncs it.
+            // A write to the store waits while another group's snapshot fsyncs it.
             blocking(move || shared.apply(chunk)).await?;
         }
         Ok(())
@@ -242,7 +255,7 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 }
 
-/// Writes a snapshot from a view while the group goes on.
+/// Writes a snapshot from a view while the group continues.
 pub(super) struct Builder {
     view: Option<View>,
     store: Arc<GroupStore>,
@@ -252,7 +265,7 @@ pub(super) struct Builder {
 impl Builder {
     fn build(&mut self) -> Result<Arc<SnapshotFile>, StoreError> {
         let view = self.view.take().unwrap_or_else(|| self.store.view());
-        // What the snapshot covers may be purged from the log, so the state itself must be durable up to there too.
+        // The covered part of the log may be purged, so the state itself must be durable up to there, too.
         self.store.persist()?;
         let mark = view.mark()?;
         let meta = SnapshotMeta { last_log_id: mark.applied, last_membership: mark.membership };

@@ -1,4 +1,4 @@
-//! Who takes part in a group and who leads it: formation, growth, replacement, handover.
+//! Membership and leadership of a group: formation, growth, replacement and transfer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::group::{Group, chain};
 use super::raft::Types;
 use super::types::{ChangeError, InitializeError, Member, NodeId};
 
-/// A learner this close to the leader's log becomes a voter; the rest follows while the change commits.
+/// Most entries that a learner may lack to become a voter; it gets the rest while the change is committed.
 const CLOSE: u64 = 1_000;
-/// A follower this close takes the leadership: what is under way reaches it before it campaigns.
+/// Most entries that a follower may lack to receive the leadership; it gets the rest before it campaigns.
 const AT_THE_TAIL: u64 = 256;
-/// How long a follower gets to come that close.
+/// Time that a follower has to come that close.
 const TAIL_WAIT: Duration = Duration::from_secs(2);
 
 type WriteError = RaftError<Types, ClientWriteError<Types>>;
@@ -33,7 +33,7 @@ fn refused(error: WriteError) -> ChangeError {
 }
 
 impl Group {
-    /// Forms the group with these voters; a group that has members already stays as it is.
+    /// Forms the group with these voters. A group that has members is left as it is.
     pub(super) async fn initialize(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), InitializeError> {
         let initialized = self.raft.is_initialized().await.map_err(|_| InitializeError::Stopped)?;
         if initialized {
@@ -43,13 +43,14 @@ impl Group {
             Err(RaftError::APIError(openraft::errors::InitializeError::NotInMembers(_))) => {
                 Err(InitializeError::NotListed)
             }
-            // Not allowed: the others were faster, an entry or a vote of theirs arrived meanwhile.
+            // Not allowed: an entry or a vote of another member arrived in the meantime.
             Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
         }
     }
 
-    /// Makes these the members: learners first, then one joint change when they are close, then the leavers go.
+    /// Changes the members: adds learners, changes the voters in one joint change when they are close, then removes
+    /// all other nodes.
     pub(super) async fn set_voters(
         &self,
         voters: BTreeMap<NodeId, Member>,
@@ -86,6 +87,7 @@ impl Group {
         Ok(())
     }
 
+    /// Adds a learner, or changes the ordinal of a known node.
     async fn add_node(&self, id: NodeId, member: Member, moved: bool) -> Result<(), ChangeError> {
         let result = if moved {
             let nodes = BTreeMap::from([(id, member)]);
@@ -96,7 +98,8 @@ impl Group {
         result.map(drop).map_err(refused)
     }
 
-    /// Waits until the leader counts the node at most `lag` entries behind; `None` when the time is up.
+    /// Waits until the node lacks at most `lag` entries, by the leader's count. Returns `None` when the deadline has
+    /// passed.
     async fn await_lag(&self, id: NodeId, lag: u64, deadline: Instant) -> Result<Option<()>, ChangeError> {
         let mut metrics = self.raft.metrics();
         loop {
@@ -118,7 +121,7 @@ impl Group {
         }
     }
 
-    /// Hands the leadership over; commands are refused from here on until somebody leads in a higher term.
+    /// Transfers the leadership. Commands are refused from then on, until a node leads in a higher term.
     pub(super) async fn transfer_leader(&self, to: NodeId, election_max: Duration) -> Result<(), ChangeError> {
         let status = self.status();
         if !self.leadership.borrow().ours {

@@ -1,7 +1,7 @@
 //! The cluster runtime: all Raft groups of a node over one log and one state store.
 //!
-//! The node starts it with a [`Machine`] per group, hands it the peers' requests and submits commands; only this module
-//! names openraft. Invariant: what it answers to a command is what a majority has on fsynced disks.
+//! The node starts it with a [`Machine`] per group, passes the requests of peers to it and proposes commands. Only
+//! this module uses openraft. Invariant: a command is answered after a majority has its entry on fsynced disks.
 //!
 //! ```text
 //!  propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► Machine::apply ─► one batch ─► written, answer
@@ -53,23 +53,30 @@ pub use types::{
     NodeId, ProposeError, Purpose, ReadError, Response, Rows, StartError, StoreError, Tuning,
 };
 
-/// How long [`Cluster::stop`] waits for the last user of the state store.
+/// Time that [`Cluster::stop`] waits for the last user of the state store.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
-/// What the runtime is started with.
+/// Options of the runtime.
 pub struct Options {
+    /// Id of this node.
     pub node: NodeId,
     /// Directory of `state` and `snapshots`; the log has its own.
     pub dir: PathBuf,
+    /// The node's log, which is shared by all groups.
     pub log: Log,
+    /// Heartbeat interval and election timeouts.
     pub timing: Timing,
+    /// Thresholds of snapshots and of the log.
     pub tuning: Tuning,
+    /// Connections to the other nodes.
     pub channels: Arc<dyn Channels>,
-    /// The groups of this node.
+    /// The groups of this node, each with its state machine.
     pub machines: Vec<(GroupId, Box<dyn Machine>)>,
+    /// Called if a group cannot continue.
     pub fatal: Fatal,
+    /// Watches the tasks of the runtime.
     pub supervisor: Supervisor,
-    /// Cancelled when the node stops: no group answers any more.
+    /// Cancelled when the node stops; the groups then stop answering.
     pub shutdown: CancellationToken,
 }
 
@@ -79,19 +86,25 @@ impl fmt::Debug for Options {
     }
 }
 
-/// A cheap handle on the runtime.
+/// A handle to the runtime, cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
     inner: Arc<Inner>,
 }
 
+/// State of the runtime.
 struct Inner {
+    /// What the groups use, too.
     shared: Arc<Shared>,
+    /// Heartbeat interval and election timeouts.
     timing: Timing,
+    /// Thresholds of snapshots and of the log.
     tuning: Tuning,
+    /// Running groups; empty after `stop`.
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
+    /// Tasks of the runtime.
     tracker: TaskTracker,
-    /// Yields `None` when the state store is closed.
+    /// Returns `None` when the last handle of the state store is dropped.
     closed: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
@@ -101,6 +114,8 @@ impl fmt::Debug for Cluster {
     }
 }
 
+/// Opens the state store. A torn one is moved aside and replaced by an empty one, which is restored from snapshot and
+/// log.
 fn open(dir: &Path, alive: mpsc::Sender<()>) -> Result<StateStore, StoreError> {
     let snapshots = dir.join("snapshots");
     let failed = |source| StoreError::File { action: "create", path: snapshots.clone(), source };
@@ -109,7 +124,7 @@ fn open(dir: &Path, alive: mpsc::Sender<()>) -> Result<StateStore, StoreError> {
     match StateStore::open(&state, alive.clone()) {
         Err(error) if error.is_torn() => {
             let aside = dir.join("state.torn");
-            tracing::warn!(%error, aside = %aside.display(), "the state is torn, as by a power cut: it is made anew from snapshot and log");
+            tracing::warn!(%error, aside = %aside.display(), "state store torn, as after a power cut; restoring it");
             move_aside(&state, &aside).map_err(|source| StoreError::File {
                 action: "move aside",
                 path: state.clone(),
@@ -121,7 +136,7 @@ fn open(dir: &Path, alive: mpsc::Sender<()>) -> Result<StateStore, StoreError> {
     }
 }
 
-/// What was moved aside before makes room.
+/// Renames `from` to `to`; an older `to` is removed.
 fn move_aside(from: &Path, to: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(to) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -131,7 +146,11 @@ fn move_aside(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 impl Cluster {
-    /// Opens state and snapshots, applies what the log has above them and starts every group.
+    /// Opens state and snapshots, applies the log above them and starts every group.
+    ///
+    /// # Errors
+    /// Returns [`StartError`] if the timing is invalid, the state store cannot be opened, or a group cannot be
+    /// started.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let Options { node, dir, log, timing, tuning, channels, machines, fatal, supervisor, shutdown } = options;
         let stop = shutdown.child_token();
@@ -162,14 +181,15 @@ impl Cluster {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Ends every group and waits until the state store is closed. The log stays open: it is the caller's.
+    /// Stops every group and waits until the state store is closed, at most 10 seconds. The log stays open; the
+    /// caller closes it.
     pub async fn stop(&self) {
         self.inner.shared.stopping.store(true, Ordering::Relaxed);
         self.inner.shared.stop.cancel();
         let groups = std::mem::take(&mut *self.inner.groups.write());
         for group in groups.values() {
             if let Err(error) = group.raft.shutdown().await {
-                tracing::warn!(group = %group.id, %error, "a group did not end well");
+                tracing::warn!(group = %group.id, %error, "failed to stop a group");
             }
         }
         drop(groups);
@@ -177,16 +197,16 @@ impl Cluster {
         self.inner.tracker.wait().await;
         let mut closed = self.inner.closed.lock().await;
         if tokio::time::timeout(CLOSE_WAIT, closed.recv()).await.is_err() {
-            tracing::warn!("the state store is still in use");
+            tracing::warn!("the state store is still in use; stopping without closing it");
         }
     }
 
-    /// The id of this node.
+    /// Returns the id of this node.
     pub fn node(&self) -> NodeId {
         self.inner.shared.node
     }
 
-    /// The groups of this node.
+    /// Returns the groups that run on this node.
     pub fn groups(&self) -> Vec<GroupId> {
         self.inner.groups.read().keys().copied().collect()
     }
@@ -195,7 +215,11 @@ impl Cluster {
         self.inner.groups.read().get(&id).cloned()
     }
 
-    /// Forms every group with these voters; idempotent, called on every listed node with the same members.
+    /// Forms every group with these voters. Called on every listed node with the same members; a group that has
+    /// members is left as it is.
+    ///
+    /// # Errors
+    /// Returns [`InitializeError`] if this node is not listed, or a group does not run or refuses.
     pub async fn initialize(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), InitializeError> {
         if !members.contains_key(&self.node()) {
             return Err(InitializeError::NotListed);
@@ -206,7 +230,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether the group has members: it was formed here, or its leader reached this node.
+    /// Returns whether the group has members: it was formed here, or its leader has sent entries to this node.
     pub async fn is_initialized(&self, group: GroupId) -> bool {
         match self.group(group) {
             Some(group) => group.raft.is_initialized().await.unwrap_or(false),
@@ -214,8 +238,11 @@ impl Cluster {
         }
     }
 
-    /// Submits a command, at this call and in the order of calls, where this node leads. The future may be dropped;
-    /// the command stays.
+    /// Proposes a command to the group on this node. Commands are submitted at the time of the call, in the order of
+    /// calls; dropping the future does not withdraw the command.
+    ///
+    /// # Errors
+    /// Resolves to [`ProposeError`] if this node does not lead, or the fate of the command is unknown.
     pub fn propose(
         &self,
         group: GroupId,
@@ -230,13 +257,16 @@ impl Cluster {
         }
     }
 
-    /// Confirms, by a round begun after the call, that this node leads; gives the index that a reader must have
-    /// applied.
+    /// Returns the index that a linearizable read must have applied, after a majority has confirmed that this node
+    /// leads (ReadIndex, Raft dissertation, section 6.4). The confirmation is by messages sent after this call.
+    ///
+    /// # Errors
+    /// Returns [`ReadError`] if this node does not lead or no majority confirmed it.
     pub async fn read_index(&self, group: GroupId) -> Result<u64, ReadError> {
         self.group(group).ok_or(ReadError::Stopped)?.read_index().await
     }
 
-    /// Waits until this node has applied the index; false when the group stops first.
+    /// Waits until this node has applied the index. Returns `false` if the group stops first.
     pub async fn await_applied(&self, group: GroupId, index: u64) -> bool {
         let stop = self.inner.shared.stop.clone();
         let mut applied = self.applied(group);
@@ -246,30 +276,37 @@ impl Cluster {
         }
     }
 
-    /// Who leads the group, as it changes; a group that does not run here has no leader.
+    /// Watches the leader of the group. A group that does not run here has none.
     pub fn leadership(&self, group: GroupId) -> watch::Receiver<Leadership> {
         let closed = || watch::channel(Leadership::default()).1;
         self.group(group).map_or_else(closed, |group| group.leadership.clone())
     }
 
-    /// The index that this node has applied, as it grows.
+    /// Watches the index that this node has applied.
     pub fn applied(&self, group: GroupId) -> watch::Receiver<u64> {
         self.group(group).map_or_else(|| watch::channel(0).1, |group| group.progress.applied.subscribe())
     }
 
-    /// The group as this node sees it; empty where it does not run.
+    /// Returns the state of the group on this node; the default if it does not run here.
     pub fn status(&self, group: GroupId) -> GroupStatus {
         self.group(group).map(|group| group.status()).unwrap_or_default()
     }
 
-    /// Hands the leadership to a voter that has every entry; returns when it took it. Leader only.
+    /// Transfers the leadership to a voter that has every entry, and returns when it leads. Only on the leader.
+    ///
+    /// # Errors
+    /// Returns [`ChangeError`] if this node does not lead, or the voter lacks entries or did not take over in time.
     pub async fn transfer_leader(&self, group: GroupId, to: NodeId) -> Result<(), ChangeError> {
         let group = self.group(group).ok_or(ChangeError::Stopped)?;
         group.transfer_leader(to, self.inner.timing.election_max).await
     }
 
-    /// Makes these the members of the group: adds learners, waits until the new voters caught up, then one joint
-    /// change; nodes that are in neither go. Leader only; may be repeated until it succeeds.
+    /// Changes the members of the group: adds learners, waits until the new voters have caught up, changes the voters
+    /// in one joint change, and removes all other nodes. Only on the leader; may be repeated until it succeeds.
+    ///
+    /// # Errors
+    /// Returns [`ChangeError`] if this node does not lead, another change runs, or a new voter did not catch up in
+    /// time.
     pub async fn set_voters(
         &self,
         group: GroupId,
@@ -280,7 +317,8 @@ impl Cluster {
         group.set_voters(voters, learners, self.inner.tuning.catch_up).await
     }
 
-    /// Reads the group's rows; `None` where it does not run. Holding it keeps the state store open.
+    /// Returns a reader of the group's rows; `None` if the group does not run here. The state store stays open while a
+    /// reader exists.
     pub fn rows(&self, group: GroupId) -> Option<RowReader> {
         self.group(group).map(|group| RowReader::new(Arc::clone(&group.store)))
     }

@@ -1,7 +1,7 @@
-//! openraft's type configuration and our encoding of entries: the only vocabulary that speaks its types.
+//! openraft's type configuration, and the encoding of entries.
 //!
-//! An entry on disk and on the wire is a format byte, a postcard head and the command as raw bytes, so that a command
-//! is a slice of the buffer it came in and is never copied to be read. Invariant: a newer format byte is refused.
+//! An entry on disk and between nodes is a format byte, a postcard head and the command as raw bytes, so that a
+//! command is a slice of the received buffer and is not copied. Invariant: a newer format byte is an error.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::types::{Member, NodeId};
 
-/// The types that the groups run with. Leader ids are (term, node): two candidates of one term do not tie.
+/// Types of all groups. Leader ids are (term, node), so that two candidates of one term do not tie.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Types;
 
@@ -51,7 +51,7 @@ pub(super) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 pub(super) type Append = AppendEntriesRequest<Types>;
 pub(super) type Written = ClientWriteResult<Types>;
 
-/// A command of a state machine, opaque here.
+/// A command of a state machine; opaque here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Command(pub(super) Bytes);
 
@@ -61,7 +61,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// Hands the fate of a command to whoever waits; nobody may wait any more.
+/// Sends the result of a command to its proposer. It is dropped if the proposer no longer waits.
 pub(super) struct Answer<T>(pub(super) oneshot::Sender<T>);
 
 impl<T: Send + 'static> Responder<Types, T> for Answer<T> {
@@ -70,14 +70,17 @@ impl<T: Send + 'static> Responder<Types, T> for Answer<T> {
     }
 }
 
-/// Why bytes are not what they should be.
+/// Reason why bytes could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DecodeError {
+    /// postcard refused them.
     #[error("failed to decode")]
     Postcard(#[from] postcard::Error),
-    #[error("format {0} is not known to this build")]
+    /// Written by a newer version.
+    #[error("format {0} is not known to this version")]
     Format(u8),
-    #[error("the message is cut short")]
+    /// The end is missing.
+    #[error("the message is truncated")]
     Short,
 }
 
@@ -87,32 +90,38 @@ impl From<DecodeError> for std::io::Error {
     }
 }
 
-/// Format of entries in the log and on the wire.
+/// Format of entries in the log and between nodes.
 const FORMAT: u8 = 1;
 
+/// Kind of an entry.
 #[derive(Serialize, Deserialize)]
 enum Kind {
+    /// The entry of a new leader; it has no content.
     Blank,
+    /// A command.
     Command,
+    /// A membership.
     Membership(Membership),
 }
 
+/// First part of an encoded entry; a command follows as raw bytes.
 #[derive(Serialize, Deserialize)]
 struct Head {
     id: LogId,
     kind: Kind,
 }
 
-/// Encodes a value whose type is known on both sides.
+/// Encodes a value with postcard.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, DecodeError> {
     Ok(postcard::to_stdvec(value)?.into())
 }
 
-/// Decodes what [`encode`] made.
+/// Decodes a value that [`encode`] encoded.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(postcard::from_bytes(bytes)?)
 }
 
+/// Appends an encoded entry.
 fn put_entry(entry: &Entry, out: &mut Vec<u8>) -> Result<(), DecodeError> {
     let (kind, command) = match &entry.payload {
         EntryPayload::Blank => (Kind::Blank, None),
@@ -150,7 +159,7 @@ pub(super) fn decode_entry(bytes: &Bytes) -> Result<Entry, DecodeError> {
     Ok(openraft::Entry { log_id: head.id, payload })
 }
 
-/// Bytes of the command in an entry, 0 for the others.
+/// Returns the bytes of the command in an entry; 0 for other entries.
 pub(super) fn command_len(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(command) => command.0.len(),
@@ -158,15 +167,20 @@ pub(super) fn command_len(entry: &Entry) -> usize {
     }
 }
 
+/// First part of an encoded append request; the entries follow, `lengths` bytes each.
 #[derive(Serialize, Deserialize)]
 struct AppendHead {
+    /// Vote of the leader.
     vote: Vote,
+    /// Log id before the first entry; `None` at the beginning of the log.
     prev: Option<LogId>,
+    /// Log id up to which the leader knows the log to be committed.
     commit: Option<LogId>,
+    /// Bytes of each encoded entry.
     lengths: Vec<u32>,
 }
 
-/// Encodes a request to append entries.
+/// Encodes an append request.
 pub(super) fn encode_append(request: &Append) -> Result<Bytes, DecodeError> {
     let mut body = Vec::with_capacity(request.entries.iter().map(|entry| 32 + command_len(entry)).sum());
     let mut lengths = Vec::with_capacity(request.entries.len());
@@ -183,7 +197,7 @@ pub(super) fn encode_append(request: &Append) -> Result<Bytes, DecodeError> {
     Ok(out.freeze())
 }
 
-/// Decodes a request to append entries; commands are slices of `bytes`.
+/// Decodes an append request; its commands are slices of `bytes`.
 pub(super) fn decode_append(bytes: &Bytes) -> Result<Append, DecodeError> {
     let (head, rest) = postcard::take_from_bytes::<AppendHead>(bytes)?;
     let mut rest = bytes.slice_ref(rest);

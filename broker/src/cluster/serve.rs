@@ -1,4 +1,4 @@
-//! What passes between nodes: the handlers of the peer gRPC service, and calls to the node that leads.
+//! Requests between nodes: handlers of the peer gRPC service, and calls to the leader of a group.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ fn group_id(group: u32) -> GroupId {
 }
 
 impl Cluster {
-    /// The group that a request is for. What is meant for another node must not be answered: with a new disk under an
-    /// old ordinal this node would vote a second time.
+    /// Returns the group of a request. A request for another node id is refused: if this node answered for the lost
+    /// disk of its ordinal, it would vote twice.
     fn served(&self, to: NodeId, group: u32) -> Result<Arc<Group>, Status> {
         if to != self.node() {
             return Err(Status::failed_precondition(format!("this is node {}, not {to}", self.node())));
@@ -30,19 +30,24 @@ impl Cluster {
         self.group(group_id(group)).ok_or_else(|| Status::not_found("the group does not run on this node"))
     }
 
-    /// gRPC `Raft`: votes, heartbeats, handovers. The caller knows the peer to be a member.
+    /// Handles gRPC `Raft`: votes, heartbeats and leadership transfers. The caller has authenticated the peer as a
+    /// member.
+    ///
+    /// # Errors
+    /// Returns a status for another node id, an unknown group or kind, and if the engine has stopped.
     pub async fn serve_raft(&self, request: proto::RaftRequest) -> Result<proto::RaftReply, Status> {
         let group = self.served(request.to, request.group)?;
         server::call(&group.raft, request).await
     }
 
-    /// gRPC `Append`: log entries of one group, answered in order.
+    /// Handles gRPC `Append`: log entries of one group, answered in order. The stream of replies ends with a status
+    /// for another node id, an unknown group or a malformed first request, and if the engine has stopped.
     pub fn serve_append<S>(&self, mut requests: S) -> BoxStream<'static, Result<proto::RaftReply, Status>>
     where
         S: Stream<Item = Result<proto::RaftRequest, Status>> + Send + Unpin + 'static,
     {
         let this = self.clone();
-        // The first request may come long after the stream was opened: the answer's head must not wait for it.
+        // The first request may come long after the stream was opened; the response headers must not wait for it.
         let replies = futures::stream::once(async move {
             let Some(first) = requests.next().await else { return futures::stream::empty().boxed() };
             let opened = first.and_then(|first| {
@@ -54,22 +59,26 @@ impl Cluster {
         replies.flatten().boxed()
     }
 
-    /// gRPC `Snapshot`: answered when the snapshot is installed.
+    /// Handles gRPC `Snapshot`; answers when the snapshot is installed.
+    ///
+    /// # Errors
+    /// Returns a status for another node id, an unknown group, a damaged or incomplete snapshot, and if the engine has
+    /// stopped.
     pub async fn serve_snapshot<S>(&self, mut chunks: S) -> Result<proto::RaftReply, Status>
     where
         S: Stream<Item = Result<proto::SnapshotChunk, Status>> + Send + Unpin + 'static,
     {
-        let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
+        let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("the stream has no chunk"))??;
         let group = self.served(first.to, first.group)?;
         server::snapshot(&group.raft, &group.shelf, first.header, chunks).await
     }
 
-    /// gRPC `Propose`: a command that another node forwards.
+    /// Handles gRPC `Propose`: a command that another node forwards to the leader.
     pub async fn serve_propose(&self, request: proto::ProposeRequest) -> proto::ProposeReply {
         forward::propose_reply(self.propose(group_id(request.group), request.command).await)
     }
 
-    /// gRPC `ReadIndex`.
+    /// Handles gRPC `ReadIndex`: a read index for another node.
     pub async fn serve_read_index(&self, request: proto::ReadIndexRequest) -> proto::ReadIndexReply {
         forward::read_index_reply(&self.read_index(group_id(request.group)).await)
     }
@@ -78,12 +87,16 @@ impl Cluster {
         let status = group.status();
         let member = status.voters.get(&leader).or_else(|| status.learners.get(&leader))?;
         let channel = self.inner.shared.channels.channel(leader, member.ordinal, Purpose::Data).await;
-        let channel = channel.inspect_err(|error| tracing::debug!(leader, %error, "the leader is not reached")).ok()?;
+        let channel =
+            channel.inspect_err(|error| tracing::debug!(leader, %error, "failed to connect to the leader")).ok()?;
         Some(peer_client(channel))
     }
 
-    /// Submits a command here or at the leader, following its hints; one try. Waits as long as the leader does: the
-    /// caller bounds the time, and must count a command whose answer it did not wait for as [`ProposeError::Unknown`].
+    /// Proposes a command here or at the leader, following its hints; each node is asked once. There is no timeout:
+    /// the caller sets one, and must treat a command without an answer as [`ProposeError::Unknown`].
+    ///
+    /// # Errors
+    /// Returns [`ProposeError`] if no leader is known or reached, or the fate of the command is unknown.
     pub async fn propose_at_leader(&self, id: GroupId, command: Bytes) -> Result<Response, ProposeError> {
         let group = self.group(id).ok_or(ProposeError::Stopped)?;
         let mut asked = BTreeSet::new();
@@ -104,7 +117,10 @@ impl Cluster {
         Err(ProposeError::NotLeader(next))
     }
 
-    /// The read index, from here or from the leader; one try.
+    /// Returns a read index, from here or from the leader, following its hints; each node is asked once.
+    ///
+    /// # Errors
+    /// Returns [`ReadError`] if no leader is known, reached or confirmed by a majority.
     pub async fn read_index_at_leader(&self, id: GroupId) -> Result<u64, ReadError> {
         let group = self.group(id).ok_or(ReadError::Stopped)?;
         let mut asked = BTreeSet::new();

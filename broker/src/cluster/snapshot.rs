@@ -1,13 +1,13 @@
-//! Snapshot files: how they are written, checked, kept and found again.
+//! Snapshot files of a group: format, writing, checking and lookup.
 //!
 //! ```text
 //!  "COVEYSN1"  frame*      frame = length u32, crc32c u32, payload
 //!  payload = 0 head | 1 rows: (key length u32, value length u32, key, value)* | 2 end: number of rows
 //! ```
 //!
-//! A file is written under a temporary name, fsynced and renamed, so that a name means a whole file; every frame is
-//! checked whenever it is read, so that a flipped bit is neither installed nor sent. Invariant: [`Shelf::current`]
-//! never goes back to an older snapshot, and a file that the shelf does not hold is removed with its last handle.
+//! A file is written under a temporary name, fsynced and renamed, so a file with its final name is complete. Every
+//! frame is checked whenever it is read, so a flipped bit is neither installed nor sent. Invariant: [`Shelf::current`]
+//! never returns to an older snapshot. A file that the shelf does not hold is removed with its last handle.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -27,11 +27,12 @@ const FORMAT: u32 = 1;
 const HEAD: u8 = 0;
 const ROWS: u8 = 1;
 const END: u8 = 2;
-/// A frame of rows is closed when it has this many bytes.
+/// Bytes from which a frame of rows is complete.
 const FRAME_BYTES: usize = 256 << 10;
-/// No frame is longer: one row of the largest message and its framing.
+/// Longest frame in bytes: one row with the largest message.
 const MAX_FRAME: usize = 19 << 20;
 
+/// Payload of the first frame.
 #[derive(Serialize, Deserialize)]
 struct Head {
     format: u32,
@@ -39,28 +40,30 @@ struct Head {
     meta: SnapshotMeta,
 }
 
-/// One complete snapshot on the disk.
+/// A complete snapshot on disk.
 #[derive(Debug)]
 pub(super) struct SnapshotFile {
+    /// Last log id and membership that it covers.
     pub(super) meta: SnapshotMeta,
+    /// Size of the file in bytes.
     pub(super) bytes: u64,
     path: PathBuf,
-    /// The file goes with this handle.
+    /// Whether the file is removed when this is dropped.
     removed: AtomicBool,
 }
 
 impl SnapshotFile {
-    /// Index of the last entry that it covers; `None` of an empty one.
+    /// Returns the index of the last entry that it covers; `None` for a snapshot of an empty group.
     pub(super) fn index(&self) -> Option<u64> {
         self.meta.last_log_id.map(|id| id.index)
     }
 
-    /// Reads the frames from the beginning, each checked.
+    /// Opens the file for reading its frames from the beginning.
     pub(super) fn frames(&self) -> Result<Frames, StoreError> {
         Frames::open(&self.path)
     }
 
-    /// Reads the rows, each frame checked, and fails where the end is missing.
+    /// Reads the rows; every frame is checked. Yields an error and ends if a frame is damaged or the end is missing.
     pub(super) fn rows(&self) -> Result<impl Iterator<Item = Result<(Bytes, Bytes), StoreError>> + use<>, StoreError> {
         let mut frames = self.frames()?;
         let mut rows = Bytes::new();
@@ -98,6 +101,7 @@ impl Drop for SnapshotFile {
     }
 }
 
+/// Splits the first row off; `None` if it is truncated.
 fn take_row(rows: &mut Bytes) -> Option<(Bytes, Bytes)> {
     let key_len = usize::try_from(rows.try_get_u32().ok()?).ok()?;
     let value_len = usize::try_from(rows.try_get_u32().ok()?).ok()?;
@@ -112,19 +116,19 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Store
     move |source| StoreError::File { action, path, source }
 }
 
-/// A checked frame with its length and checksum.
+/// A checked frame, as in the file: length, checksum and payload.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     raw: Bytes,
 }
 
 impl Frame {
-    /// What is sent: length, checksum and payload.
+    /// Returns the frame as it is sent.
     pub(super) fn raw(&self) -> Bytes {
         self.raw.clone()
     }
 
-    /// Checks bytes that another node sent.
+    /// Checks the bytes of a frame from another node; `None` if length or checksum do not match.
     pub(super) fn parse(raw: Bytes) -> Option<Self> {
         let mut rest = raw.clone();
         let length = usize::try_from(rest.try_get_u32().ok()?).ok()?;
@@ -154,7 +158,7 @@ impl Frame {
     }
 }
 
-/// Reads a file frame by frame.
+/// Reads the frames of a file in order.
 pub(super) struct Frames {
     reader: BufReader<File>,
     path: PathBuf,
@@ -173,7 +177,10 @@ impl Frames {
         Ok(Self { reader, path: path.to_owned(), ended: false })
     }
 
-    /// The next frame; `None` after the one that ends the file. A file without that frame is damaged.
+    /// Returns the next frame; `None` after the end frame.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Damaged`] for a damaged frame and for a file without an end frame.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, StoreError> {
         if self.ended {
             return Ok(None);
@@ -195,23 +202,30 @@ impl Frames {
     }
 }
 
-/// Writes a file frame by frame under a temporary name.
+/// Writes the frames of a file under a temporary name. If it is dropped before [`finish`](Self::finish), the file
+/// stays until the next start.
 pub(super) struct Writer {
+    /// The open file.
     out: BufWriter<File>,
+    /// Temporary path of the file.
     path: PathBuf,
+    /// Bytes of the frames so far, without the magic.
     bytes: u64,
+    /// True after the end frame.
     ended: bool,
+    /// Content of the head frame; `None` before it.
     meta: Option<SnapshotMeta>,
+    /// Id of the group that the snapshot must have.
     group: GroupId,
 }
 
 impl Writer {
-    /// The error for a frame that is not whole.
+    /// Returns the error for a damaged frame.
     pub(super) fn damaged(&self) -> StoreError {
         StoreError::Damaged { path: self.path.clone() }
     }
 
-    /// Takes a frame in, in the order of the file.
+    /// Appends a frame, and checks head, group and order of the frames.
     pub(super) fn frame(&mut self, frame: &Frame) -> Result<(), StoreError> {
         match (frame.kind(), &self.meta) {
             (Some(HEAD), None) => {
@@ -233,7 +247,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the file durable; it stays under its temporary name and goes with its handle until it is shelved.
+    /// Fsyncs the file. It keeps its temporary name, and is removed with its handle unless it is shelved.
     pub(super) fn finish(self) -> Result<Arc<SnapshotFile>, StoreError> {
         let Self { out, path, bytes, ended, meta, .. } = self;
         let file = SnapshotFile { meta: meta.unwrap_or_default(), bytes, path, removed: AtomicBool::new(true) };
@@ -246,17 +260,22 @@ impl Writer {
     }
 }
 
-/// The snapshot files of one group.
+/// Snapshot files of one group.
 #[derive(Debug)]
 pub(super) struct Shelf {
+    /// Directory of the files of all groups.
     dir: PathBuf,
+    /// Id of the group.
     group: GroupId,
+    /// Newest snapshot; `None` if there is none.
     current: Mutex<Option<Arc<SnapshotFile>>>,
+    /// Number of the next temporary file.
     temporary: AtomicU64,
+    /// Number of snapshots that are being sent.
     sending: AtomicUsize,
 }
 
-/// A snapshot of the group is on its way to a peer as long as this lives.
+/// Marks, until it is dropped, that a snapshot is being sent to a peer.
 pub(super) struct Sending(Arc<Shelf>);
 
 impl Drop for Sending {
@@ -272,13 +291,12 @@ impl Shelf {
         Sending(Arc::clone(self))
     }
 
-    /// Whether a peer is being sent a snapshot, and will need the log behind it.
+    /// Returns whether a snapshot is being sent to a peer, which will need the log above it.
     pub(super) fn is_sending(&self) -> bool {
         self.sending.load(Ordering::Relaxed) > 0
     }
 
-    /// Finds the newest snapshot of a group in the directory and removes all other files of the group. The caller made
-    /// the directory.
+    /// Finds the newest snapshot of the group in an existing directory, and removes all other files of the group.
     pub(super) fn open(dir: &Path, group: GroupId) -> Result<Self, StoreError> {
         let prefix = format!("g{}-", group.0);
         let mut newest: Option<SnapshotFile> = None;
@@ -289,7 +307,9 @@ impl Shelf {
                 continue;
             }
             let found = if path.extension().is_some_and(|extension| extension == "snap") {
-                read_head(&path, group).inspect_err(|error| tracing::warn!(%error, "a snapshot is not usable")).ok()
+                read_head(&path, group)
+                    .inspect_err(|error| tracing::warn!(%error, "removing an unusable snapshot"))
+                    .ok()
             } else {
                 None
             };
@@ -306,12 +326,12 @@ impl Shelf {
         Ok(Self { dir: dir.to_owned(), group, current, temporary: AtomicU64::new(0), sending: AtomicUsize::new(0) })
     }
 
-    /// The newest snapshot.
+    /// Returns the newest snapshot; `None` if there is none.
     pub(super) fn current(&self) -> Option<Arc<SnapshotFile>> {
         self.current.lock().clone()
     }
 
-    /// Begins a file under a temporary name.
+    /// Creates a file under a temporary name.
     pub(super) fn writer(&self) -> Result<Writer, StoreError> {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("g{}-{number}.tmp", self.group.0));
@@ -321,7 +341,7 @@ impl Shelf {
         Ok(Writer { out, path, bytes: 0, ended: false, meta: None, group: self.group })
     }
 
-    /// Writes a whole file from rows.
+    /// Writes and fsyncs a file with these rows.
     pub(super) fn write(
         &self,
         meta: SnapshotMeta,
@@ -353,8 +373,8 @@ impl Shelf {
         writer.finish()
     }
 
-    /// Gives a finished file its name, durably, and makes it the current one; an older or equal one is dropped, and
-    /// the current one is returned instead.
+    /// Renames a finished file durably and makes it the current snapshot. If the current one is as new or newer,
+    /// returns that one, and the file is dropped.
     pub(super) fn shelve(&self, file: &Arc<SnapshotFile>) -> Result<Arc<SnapshotFile>, StoreError> {
         let mut current = self.current.lock();
         if let Some(current) = current.as_ref().filter(|current| current.index() >= file.index()) {
@@ -373,12 +393,12 @@ impl Shelf {
         Ok(shelved)
     }
 
-    /// Forgets a snapshot whose file turned out damaged; the next reader makes a new one.
+    /// Removes a snapshot with a damaged file; the next reader makes a new one.
     pub(super) fn discard(&self, damaged: &Arc<SnapshotFile>) {
         let mut current = self.current.lock();
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, damaged)) {
             *current = None;
-            // At once: the new snapshot may get the same name.
+            // Removed at once, since the new snapshot may have the same name.
             if let Err(error) = fs::remove_file(&damaged.path) {
                 tracing::warn!(path = %damaged.path.display(), %error, "failed to remove a damaged snapshot");
             }
@@ -386,6 +406,7 @@ impl Shelf {
     }
 }
 
+/// Reads the first frame of a file.
 fn read_head(path: &Path, group: GroupId) -> Result<SnapshotFile, StoreError> {
     let damaged = || StoreError::Damaged { path: path.to_owned() };
     let frame = Frames::open(path)?.next_frame()?.ok_or_else(damaged)?;

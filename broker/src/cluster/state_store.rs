@@ -1,8 +1,9 @@
-//! What the groups have applied, in one fjall database per node.
+//! Applied state of all groups, in one fjall database per node.
 //!
-//! Each group owns one keyspace: its rows, and one mark with the applied log id and the membership that is written in
-//! the same batch. Batches are not fsynced; a restart replays the log above the mark. Installing a snapshot fills a new
-//! keyspace and switches to it in one batch with one fsync, so that a crash leaves the old state or the new one.
+//! Each group has one keyspace: its rows, and a mark with the applied log id and the membership, written in the same
+//! batch. Batches are not fsynced; a restart replays the log above the mark. Installing a snapshot fills a new
+//! keyspace and switches to it in one batch with one fsync, so after a crash the group has either the old state or the
+//! new one.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
@@ -17,41 +18,46 @@ use serde::{Deserialize, Serialize};
 use super::raft::{LogId, StoredMembership, decode, encode};
 use super::types::{GroupId, StoreError};
 
-/// First byte of the mark's key and of every row's key.
+/// Key of the mark.
 const MARK: &[u8] = &[0];
+/// First byte of the key of each row.
 const ROW: u8 = 1;
-/// Bytes of rows in one batch of an installed snapshot.
+/// Bytes of rows from which a batch of an installed snapshot is complete.
 const INSTALL_BATCH: usize = 1 << 20;
 
-/// How far a group has applied its log.
+/// Position of a group in its log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
+    /// Id of the last applied entry; `None` before the first.
     pub(super) applied: Option<LogId>,
+    /// Last applied membership.
     pub(super) membership: StoredMembership,
 }
 
-/// Bytes of a group that are in memory before they are sorted into files: with ten groups a node's memory feels it.
+/// Bytes of a group in memory before they are written to sorted files. Kept small, since a node has ten groups by
+/// default.
 const MEMTABLE: u64 = 8 << 20;
 
-/// The node's state store.
+/// State store of the node.
 #[derive(Clone)]
 pub(super) struct StateStore {
+    /// The database.
     database: Database,
-    /// Group to the number of its current keyspace.
+    /// Number of the current keyspace of each group.
     catalog: Keyspace,
-    /// Gone when the last clone is: the database is closed then.
+    /// Dropped with the last clone, when the database is closed.
     _alive: tokio::sync::mpsc::Sender<()>,
 }
 
 impl StateStore {
-    /// Opens or makes the store; `alive` is dropped with the last handle.
+    /// Opens or creates the store; `alive` is dropped with the last handle.
     pub(super) fn open(dir: &Path, alive: tokio::sync::mpsc::Sender<()>) -> Result<Self, StoreError> {
         let database = Database::builder(dir).open()?;
         let catalog = database.keyspace("catalog", keyspace_options)?;
         Ok(Self { database, catalog, _alive: alive })
     }
 
-    /// Opens a group and removes what an unfinished installation left.
+    /// Opens the state of a group, and removes keyspaces that an interrupted installation left.
     pub(super) fn group(&self, group: GroupId) -> Result<GroupStore, StoreError> {
         let current = self.generation(group)?;
         let prefix = format!("g{}-", group.0);
@@ -68,6 +74,7 @@ impl StateStore {
         Ok(GroupStore { store: self.clone(), group, rows: RwLock::new(rows), highest: Mutex::new(highest) })
     }
 
+    /// Returns the number of the group's current keyspace; 0 before the first installation.
     fn generation(&self, group: GroupId) -> Result<u64, StoreError> {
         let Some(raw) = self.catalog.get(group.0.to_be_bytes())? else { return Ok(0) };
         decode(&raw).map_err(|error| StoreError::Decode(error.into()))
@@ -89,12 +96,15 @@ fn row_key(key: &[u8]) -> Vec<u8> {
     full
 }
 
-/// One group's state.
+/// State of one group.
 pub(super) struct GroupStore {
+    /// The store of the node.
     store: StateStore,
+    /// Id of the group.
     group: GroupId,
+    /// Current keyspace.
     rows: RwLock<Keyspace>,
-    /// Highest number a keyspace of this group had; held while a snapshot is installed.
+    /// Highest number that a keyspace of this group had. Locked while a snapshot is installed.
     highest: Mutex<u64>,
 }
 
@@ -103,12 +113,12 @@ impl GroupStore {
         self.rows.read().clone()
     }
 
-    /// How far the group has applied.
+    /// Returns the group's position in its log.
     pub(super) fn mark(&self) -> Result<Mark, StoreError> {
         read_mark(self.keyspace().get(MARK)?.as_deref())
     }
 
-    /// Writes changes and the mark in one batch, without an fsync.
+    /// Writes changes and mark in one batch, without an fsync.
     pub(super) fn commit(&self, changes: BTreeMap<Vec<u8>, Option<Bytes>>, mark: &Mark) -> Result<(), StoreError> {
         let rows = self.keyspace();
         let mut batch = self.store.database.batch();
@@ -122,17 +132,17 @@ impl GroupStore {
         Ok(batch.commit()?)
     }
 
-    /// A view of this moment; later changes do not show in it.
+    /// Returns a consistent view of the present state.
     pub(super) fn view(&self) -> View {
         View { rows: self.keyspace(), snapshot: self.store.database.snapshot() }
     }
 
-    /// Makes everything committed so far survive a power loss.
+    /// Fsyncs everything committed so far, of all groups.
     pub(super) fn persist(&self) -> Result<(), StoreError> {
         Ok(self.store.database.persist(PersistMode::SyncAll)?)
     }
 
-    /// Replaces rows and mark; durable when this returns.
+    /// Replaces rows and mark. Durable when it returns.
     pub(super) fn install(
         &self,
         new_rows: &mut dyn Iterator<Item = Result<(Bytes, Bytes), StoreError>>,
@@ -173,13 +183,14 @@ fn encode_mark(mark: &Mark) -> Result<Bytes, StoreError> {
     encode(mark).map_err(|error| StoreError::Decode(error.into()))
 }
 
-/// One group's state at one moment.
+/// A consistent view of a group's state.
 pub(super) struct View {
     rows: Keyspace,
     snapshot: fjall::Snapshot,
 }
 
 impl View {
+    /// Returns the group's position in its log.
     pub(super) fn mark(&self) -> Result<Mark, StoreError> {
         read_mark(self.snapshot.get(&self.rows, MARK)?.as_deref())
     }
@@ -190,7 +201,7 @@ impl View {
     }
 }
 
-/// Reads the rows of a group as they were applied last.
+/// Reads the applied rows of a group.
 #[derive(Clone)]
 pub struct RowReader {
     group: Arc<GroupStore>,
@@ -201,17 +212,20 @@ impl RowReader {
         Self { group }
     }
 
-    /// The value of a key.
+    /// Returns the value of a key; `None` if there is no such row.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if the store cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         Ok(self.group.keyspace().get(row_key(key))?.map(Bytes::from))
     }
 
-    /// Rows whose key begins with the prefix, in key order, of this moment.
+    /// Rows whose key begins with `prefix`, in key order, as of this call.
     pub fn prefix(&self, prefix: &[u8]) -> RowIter {
         RowIter { inner: self.group.keyspace().prefix(row_key(prefix)) }
     }
 
-    /// Rows of a range of keys, in key order, of this moment.
+    /// Rows in a range of keys, in key order, as of this call.
     pub fn range(&self, range: impl RangeBounds<Vec<u8>>) -> RowIter {
         let start = match range.start_bound() {
             Bound::Included(key) => Bound::Included(row_key(key)),
@@ -233,7 +247,7 @@ impl std::fmt::Debug for RowReader {
     }
 }
 
-/// Rows in key order, of one moment.
+/// Rows in key order, as of one point in time.
 pub struct RowIter {
     inner: fjall::Iter,
 }

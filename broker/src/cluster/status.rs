@@ -1,4 +1,4 @@
-//! A group as this node sees it, for probes, metrics, rollouts and the placement of voters.
+//! State of a group on this node, for probes, metrics, rollouts and the placement of voters.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ fn index(id: Option<LogId>) -> u64 {
 }
 
 impl Group {
-    /// The latest that the engine reported; a few milliseconds old at most.
+    /// Returns the state that the engine last reported.
     pub(super) fn status(&self) -> GroupStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

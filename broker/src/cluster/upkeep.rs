@@ -1,8 +1,8 @@
-//! Snapshots and the purging of the log: when, in which order, and how much stays.
+//! Upkeep of the log: when snapshots are made, and how much of the log is purged.
 //!
-//! One task per node looks at each group in turn: enough entries or bytes since the last snapshot, or an old segment
-//! that only this group holds. It makes a snapshot, waits until it is on the disk (writing it fsyncs the state first),
-//! and only then lets the log go up to there, so that a restart or a new replica always has the rest.
+//! One task per node checks each group in turn. A snapshot is due after enough entries or bytes since the last one, or
+//! if the group alone holds back old segments. The task makes a snapshot, waits until it is on disk (writing it fsyncs
+//! the state first), and only then purges the log up to it, so that a restart or a new replica always finds the rest.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::raft::Types;
 use super::types::Tuning;
 use crate::storage::segment::Log;
 
-/// A snapshot that is not on the disk by then is waited for in a later round.
+/// Time that a round waits for a snapshot; a later round continues.
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Runs until the token is cancelled.
@@ -41,6 +41,7 @@ pub(super) async fn run(groups: Vec<Arc<Group>>, log: Log, tuning: Tuning, stop:
     }
 }
 
+/// Makes a snapshot of one group and purges its log, if due.
 async fn look_after(group: &Group, tuning: &Tuning, pinned: bool) -> Result<(), Fatal<Types>> {
     let applied = *group.progress.applied.borrow();
     let current = group.shelf.current();
@@ -49,7 +50,7 @@ async fn look_after(group: &Group, tuning: &Tuning, pinned: bool) -> Result<(), 
     let size = tuning.snapshot_bytes.max(current.map_or(0, |file| file.bytes));
     let unsaved = group.progress.unsaved.load(std::sync::atomic::Ordering::Relaxed);
     let due = new >= tuning.snapshot_entries || unsaved >= size || pinned;
-    // A peer that is being sent a snapshot needs the log behind it, unless the disk needs the room.
+    // A peer that receives a snapshot needs the log above it, unless the disk needs the space.
     let held = group.shelf.is_sending() && !pinned;
     if !due || held || (applied == 0 && covered.is_none()) {
         return Ok(());
@@ -60,7 +61,7 @@ async fn look_after(group: &Group, tuning: &Tuning, pinned: bool) -> Result<(), 
     purge(group, if pinned { 0 } else { tuning.keep_entries }).await
 }
 
-/// Makes a snapshot that covers at least the index.
+/// Makes a snapshot and waits until it covers at least the index.
 async fn snapshot(group: &Group, at_least: u64) -> Result<(), Fatal<Types>> {
     let mut progress = group.raft.data_metrics();
     group.raft.trigger().snapshot().await?;
@@ -75,11 +76,12 @@ async fn snapshot(group: &Group, at_least: u64) -> Result<(), Fatal<Types>> {
         }
     };
     if timeout(PATIENCE, covered).await.is_err() {
-        tracing::warn!(group = %group.id, "a snapshot takes too long");
+        tracing::warn!(group = %group.id, "snapshot not completed in time; a later round continues");
     }
     Ok(())
 }
 
+/// Purges the log below the snapshot, except the last `keep` entries.
 async fn purge(group: &Group, keep: u64) -> Result<(), Fatal<Types>> {
     let covered = group.shelf.current().and_then(|file| file.index());
     match covered.and_then(|index| index.checked_sub(keep)) {

@@ -1,4 +1,4 @@
-//! The sessions whose connections are on this node.
+//! Registry of the sessions whose connections are on this node.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,57 +16,75 @@ use super::transient::{Filters, Local, Match};
 use super::wire::{FromShard, Transported};
 use crate::session::{Close, Delivery, Event};
 
-/// QoS 0 messages that a connection may have waiting, as many as a transient queue holds; what is over is dropped, counted.
+/// Most QoS 0 messages that wait for a connection, as many as a transient queue holds. Further ones are dropped and
+/// counted.
 const VOLATILE: usize = 1000;
-/// Places that QoS 0 does not take: a window of deliveries, their releases, and the end, which always has one.
+/// Slots of a connection's event channel that QoS 0 does not use: for a window of deliveries with their PUBRELs, and
+/// for `Close`.
 const KEPT_FOR_ACKNOWLEDGED: usize = 300;
-/// Events that a connection may have waiting.
+/// Capacity of a connection's event channel.
 pub(super) const EVENTS: usize = VOLATILE + KEPT_FOR_ACKNOWLEDGED;
-/// Publishers whose QoS 2 numbers are remembered for transient sessions.
+/// Most keys of QoS 2 publishers that are remembered for transient sessions. When exceeded, all are forgotten.
 const SEEN: usize = 10_000;
 
-/// A session and its connection.
+/// A session that a connection of this node holds.
 #[derive(Debug)]
 pub(super) struct Held {
+    /// Client id.
     pub(super) client: Box<str>,
     /// User name.
     pub(super) principal: Arc<str>,
+    /// Owner epoch from the claim.
     pub owner: u64,
+    /// Node epoch under which the claim was made.
     pub epoch: u64,
-    /// Number on this node, also the connection's number in claims.
+    /// Number of the connection within this process; the same as in the claim.
     pub local: Local,
-    /// `None` when the end was said: the connection's channel is closed behind it.
+    /// Events for the connection; `None` once `Close` was sent, after which the channel ends.
     pub events: Mutex<Option<mpsc::Sender<Event>>>,
+    /// Deliveries to the client, and the state of a transient session.
     pub outbox: Mutex<Outbox>,
 }
 
+/// State of a session on this node.
 #[derive(Debug)]
 pub(super) enum Outbox {
+    /// Queue and subscriptions are in the shard.
     Durable(Durable),
+    /// All state is here.
     Transient {
+        /// Queue and deliveries in flight.
         queue: Transient,
-        /// Packet ids of QoS 2 publishes from the client.
+        /// Packet ids of QoS 2 publishes from the client that are not released.
         receiving: BTreeSet<PacketId>,
+        /// Subscriptions by their text.
         subscriptions: BTreeMap<MqttStr, Filter>,
-        /// Subscriptions that await their retained messages: newest live index per topic.
+        /// Subscriptions that await retained messages, each with the highest retained index of a live copy per topic.
         awaiting: BTreeMap<MqttStr, (Filter, HashMap<Box<str>, u64>)>,
     },
 }
 
-/// All of them.
+/// All sessions here.
 pub(super) struct Registry {
+    /// Subscriptions of the transient sessions.
     filters: Arc<Filters>,
+    /// Counts dropped messages.
     observer: Arc<dyn Observer>,
+    /// Sessions by client id and by connection.
     sessions: Mutex<Sessions>,
+    /// Exactly-once state of messages for transient sessions.
     seen: Mutex<Seen>,
 }
 
-/// Per exactly-once key its floor and the numbers at or above it.
+/// By exactly-once key: the floor, and the numbers seen at or above it.
 type Seen = HashMap<Box<str>, (u64, BTreeSet<u64>)>;
 
+/// The same sessions by two keys.
 #[derive(Debug, Default)]
 struct Sessions {
+    /// By client id: the session with the newest owner epoch.
     clients: HashMap<Box<str>, Arc<Held>>,
+    /// By number of the connection; includes connections that are being taken over.
     locals: HashMap<Local, Arc<Held>>,
 }
 
@@ -81,7 +99,7 @@ impl Registry {
         Arc::new(Self { filters, observer, sessions: Mutex::default(), seen: Mutex::default() })
     }
 
-    /// A connection holds a session. Of two with one client id the older owner is told that it lost it.
+    /// Registers a session. If two connections have the same client id, the one with the older owner epoch is closed.
     pub(super) fn insert(&self, held: Arc<Held>) {
         let loser = {
             let mut sessions = self.sessions.lock();
@@ -96,7 +114,7 @@ impl Registry {
         }
     }
 
-    /// Forgets a session; false when it was forgotten before.
+    /// Removes a session. Returns `false` if it was already removed.
     pub(super) fn remove(&self, held: &Held) -> bool {
         let removed = {
             let mut sessions = self.sessions.lock();
@@ -113,13 +131,13 @@ impl Registry {
         removed
     }
 
-    /// Ends a connection from the node's side.
+    /// Removes a session and asks its connection to close.
     pub(super) fn close(&self, held: &Held, why: Close) {
         self.remove(held);
         held.end(why);
     }
 
-    /// Ends every connection.
+    /// Removes all sessions and asks their connections to close.
     pub(super) fn close_all(&self, why: Close) {
         let all: Vec<Arc<Held>> = self.sessions.lock().locals.values().cloned().collect();
         for held in &all {
@@ -127,12 +145,12 @@ impl Registry {
         }
     }
 
-    /// Transient sessions here.
+    /// Returns the number of transient sessions.
     pub(super) fn transient(&self) -> usize {
         self.sessions.lock().locals.values().filter(|held| !held.is_durable()).count()
     }
 
-    /// Sessions here by user name.
+    /// Returns the number of sessions per user name.
     pub(super) fn by_user(&self) -> HashMap<String, u32> {
         let mut users = HashMap::new();
         for held in self.sessions.lock().locals.values() {
@@ -141,11 +159,14 @@ impl Registry {
         users
     }
 
+    /// Returns the number of sessions.
     pub(super) fn len(&self) -> usize {
         self.sessions.lock().locals.len()
     }
 
-    /// A shard's leader speaks of a session; gives acknowledgements that must be said again.
+    /// Handles a frame from a shard's leader. Returns deliveries to acknowledge (client id, owner epoch, sequence
+    /// numbers): those that the leader repeats although they were acknowledged, and those that need no
+    /// acknowledgement.
     pub(super) fn on_shard(&self, event: FromShard) -> Option<(Box<str>, u64, Vec<u64>)> {
         match event {
             FromShard::Deliver { client, owner, items } => {
@@ -180,8 +201,8 @@ impl Registry {
         self.sessions.lock().clients.get(client).filter(|held| held.owner == owner).cloned()
     }
 
-    /// Sends what must not be lost; a connection that has no room for its window is broken. Its session stays here until
-    /// the connection has ended: only that ends the claim and publishes the will.
+    /// Sends events that must not be dropped. A connection without room for them is closed. Its session stays
+    /// registered until the connection has ended, because only that ends the claim and publishes the will.
     pub(super) fn send(held: &Held, events: Vec<Event>) {
         for event in events {
             if !held.offer(event, 0) {
@@ -191,14 +212,14 @@ impl Registry {
         }
     }
 
-    /// Sends QoS 0 if there is room; counts it as dropped if there is not.
+    /// Sends a QoS 0 message if there is room, else counts it as dropped.
     fn send_volatile(&self, held: &Held, delivery: Delivery) {
         if !held.offer(Event::Deliver(Box::new(delivery)), KEPT_FOR_ACKNOWLEDGED) {
             self.observer.dropped_slow();
         }
     }
 
-    /// Delivers a message to the transient sessions here; how many matched.
+    /// Delivers a message to the matching transient sessions and returns their number.
     pub(super) fn deliver(&self, transported: &Transported) -> u32 {
         if transported.once.as_ref().is_some_and(|once| self.is_repeated(once)) {
             return 1;
@@ -236,7 +257,7 @@ impl Registry {
         }
     }
 
-    /// Queues a QoS 1 or 2 delivery for a transient session; a full queue ends it (0x97).
+    /// Queues a QoS 1 or 2 delivery for a transient session; a full queue closes the session (0x97).
     pub(super) fn queue(held: &Held, delivery: Delivery) {
         if let Outbox::Transient { queue, .. } = &mut *held.outbox.lock() {
             Self::push(held, queue, delivery);
@@ -251,7 +272,7 @@ impl Registry {
         }
     }
 
-    /// A retained message to a transient session that subscribed; its queue is the caller's.
+    /// Sends a retained message to a transient session; `queue` is that of the locked outbox.
     pub(super) fn send_retained(held: &Held, queue: &mut Transient, delivery: Delivery) {
         if delivery.message.qos == QoS::AtMostOnce {
             Self::send(held, vec![Event::Deliver(Box::new(delivery))]);
@@ -260,6 +281,7 @@ impl Registry {
         }
     }
 
+    /// Records the number and returns whether it was recorded before, or is below the key's floor.
     fn is_repeated(&self, once: &Once) -> bool {
         let mut seen = self.seen.lock();
         if seen.len() > SEEN {
@@ -274,7 +296,8 @@ impl Registry {
 }
 
 impl Held {
-    /// Remembers the newest live copy for subscriptions that await their retained messages.
+    /// Records the index of a live retained message per topic, for subscriptions that still await their retained
+    /// messages.
     fn note_live_copy(&self, name: &Name, transported: &Transported) {
         if let Outbox::Transient { awaiting, .. } = &mut *self.outbox.lock() {
             for (filter, newest) in awaiting.values_mut() {
@@ -285,26 +308,28 @@ impl Held {
         }
     }
 
-    /// Hands an event to the connection if that leaves more than so many places; whether it did. One place is always left.
+    /// Queues `event` if at least `left` slots stay free afterwards; returns whether it was queued. One slot is always
+    /// reserved for `Close`.
     fn offer(&self, event: Event, left: usize) -> bool {
         let events = self.events.lock();
         events.as_ref().is_some_and(|events| events.capacity() > left.max(1) && events.try_send(event).is_ok())
     }
 
-    /// Tells the connection to end; the first reason counts.
+    /// Asks the connection to close; only the first call has an effect.
     fn end(&self, why: Close) {
         if let Some(events) = self.events.lock().take() {
-            // Fails when the connection has gone: nobody to tell.
+            // Fails if the connection has already ended.
             drop(events.try_send(Event::Close(why)));
         }
     }
 
+    /// Returns whether the session is durable.
     pub(super) fn is_durable(&self) -> bool {
         matches!(&*self.outbox.lock(), Outbox::Durable(_))
     }
 }
 
-/// The numeric QoS.
+/// Converts a QoS from 0 to 2; higher values become 2.
 pub(super) fn qos_of(bits: u8) -> QoS {
     QoS::from_bits(bits.min(2)).unwrap_or(QoS::AtMostOnce)
 }

@@ -1,4 +1,4 @@
-//! Connections to other nodes: to the leader of a shard, to the meta leader, to transient sessions.
+//! Connections to other nodes: to shard leaders, to the meta leader and to nodes with transient sessions.
 
 use covey_contract::proto::{AwaitRouteRequest, Frame, peer_client::PeerClient};
 use futures::StreamExt as _;
@@ -18,14 +18,15 @@ use super::wire::{self, Grant, Renewal};
 use crate::cluster::{GroupId, MAX_MESSAGE, NodeId, Purpose};
 
 impl Node {
-    /// A client of the node's peer service, over the connection for data.
+    /// Returns a client of the node's peer service, over the connection for data; `None` if the node is not a member
+    /// or not reachable.
     pub(super) async fn peer(&self, node: NodeId) -> Option<PeerClient<Channel>> {
         let ordinal = self.meta.machine.read().member(node)?.ordinal;
         let channel = self.channels.channel(node, ordinal, Purpose::Data).await.ok()?;
         Some(PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 
-    /// Asks the meta leader, here or elsewhere, for a lease.
+    /// Asks the meta leader, on this node or another one, for a lease. Returns `None` if there is no answer.
     pub(super) async fn renew_once(&self, renewal: Renewal) -> Option<Grant> {
         let leader = self.cluster.leadership(GroupId::META).borrow().leader?;
         if leader == self.id {
@@ -37,10 +38,11 @@ impl Node {
         wire::read(answer.get_ref()).ok()
     }
 
-    /// Asks the meta leader whether every leased node has applied meta up to the index; false when it cannot say.
+    /// Asks the meta leader once to wait until every leased node has applied meta up to the index. Returns `false`
+    /// without a confirmation within a lease.
     pub(super) async fn await_route_once(&self, index: u64) -> bool {
         let Some(leader) = self.cluster.leadership(GroupId::META).borrow().leader else { return false };
-        // A leader that lost its majority answers nobody.
+        // A leader that lost its majority does not answer.
         let patience = self.config.fence.lease;
         let asked = async {
             if leader == self.id {
@@ -53,8 +55,8 @@ impl Node {
         tokio::time::timeout(patience, asked).await.ok().flatten().is_some()
     }
 
-    /// Who leads the shard, as far as this node can tell. Without a replica of its own it knows none and asks those that
-    /// should have one, in turn: who does not lead closes the link at once.
+    /// Returns the node that leads the shard, as far as this node can tell. Without a replica it asks the shard's
+    /// voters in turn; a node that does not lead closes the link at once.
     fn shard_leader(&self, shard: u16) -> Option<NodeId> {
         let group = GroupId::shard(shard);
         let status = self.cluster.status(group);
@@ -101,7 +103,7 @@ impl Node {
     }
 }
 
-/// A link of one node at a shard's leader: the leader is told when it ends, whichever way that is.
+/// End of a node's link at a shard's leader. The leader is told that the link is closed when this is dropped.
 pub(super) struct LinkEnd {
     pub(super) link: LinkId,
     pub(super) leader: mpsc::UnboundedSender<Inbound>,

@@ -1,4 +1,5 @@
-//! The state machines of `covey-core`, driven by the cluster runtime and read by the node.
+//! Adapters: the state machines of `covey-core` as machines of the cluster runtime, shared with the node, which reads
+//! them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::say::tell;
 use crate::cluster::{Machine, Rows, StoreError};
 
-/// Lets core write into the runtime's batch.
+/// Writes rows of `covey-core` into the runtime's batch.
 struct Batch<'a>(&'a mut Rows);
 
 impl covey_core::Rows for Batch<'_> {
@@ -27,7 +28,7 @@ impl covey_core::Rows for Batch<'_> {
 
 type Stored<'a> = &'a mut dyn Iterator<Item = Result<(Bytes, Bytes), StoreError>>;
 
-/// All rows, or the first error.
+/// Returns all rows, or the first error.
 fn collect(rows: Stored<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
     rows.map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
 }
@@ -36,22 +37,24 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreErr
     StoreError::Decode(Box::new(error))
 }
 
-/// A shard's state, shared between the group that applies and the leader that delivers.
+/// State of a shard, shared by the group, which applies entries, and the leader, which delivers.
 #[derive(Debug)]
 pub(super) struct Shard {
+    /// The state machine.
     pub machine: Mutex<shard::Machine>,
+    /// To the shard's leader: effects of entries whose rows are written.
     effects: mpsc::UnboundedSender<Vec<Effect>>,
 }
 
 impl Shard {
-    /// An empty shard, and where its effects come out.
+    /// Returns an empty shard and the receiver of its effects.
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Effect>>) {
         let (effects, receiver) = mpsc::unbounded_channel();
         (Arc::new(Self { machine: Mutex::default(), effects }), receiver)
     }
 }
 
-/// Drives a [`Shard`].
+/// Applies entries to a [`Shard`].
 #[derive(Debug)]
 pub(super) struct ShardMachine(pub Arc<Shard>);
 
@@ -70,7 +73,7 @@ impl Machine for ShardMachine {
     }
 
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
-        // Bodies are read when they are sent: a backlog need not fit into memory.
+        // Bodies are read when they are sent, so that a backlog need not fit into memory.
         let mut but_bodies = rows.filter(|row| !matches!(row, Ok((key, _)) if key.first() == Some(&b'b')));
         let machine = shard::Machine::restore(collect(&mut but_bodies)?).map_err(unreadable)?;
         *self.0.machine.lock() = machine;
@@ -78,10 +81,12 @@ impl Machine for ShardMachine {
     }
 }
 
-/// The meta group's state: read at every publish.
+/// State of the meta group; read for every publish.
 #[derive(Debug)]
 pub(super) struct Meta {
+    /// The state machine.
     pub machine: RwLock<meta::Machine>,
+    /// Incremented after each entry.
     version: watch::Sender<u64>,
 }
 
@@ -90,13 +95,13 @@ impl Meta {
         Arc::new(Self { machine: RwLock::default(), version: watch::channel(0).0 })
     }
 
-    /// Changes whenever an entry was applied.
+    /// Returns a receiver that is notified after every applied entry.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 }
 
-/// Drives [`Meta`].
+/// Applies entries to [`Meta`].
 #[derive(Debug)]
 pub(super) struct MetaMachine(pub Arc<Meta>);
 
@@ -118,10 +123,12 @@ impl Machine for MetaMachine {
     }
 }
 
-/// The retained group's state.
+/// State of the retained group.
 #[derive(Debug)]
 pub(super) struct Retained {
+    /// The state machine.
     pub machine: RwLock<retained::Machine>,
+    /// Most bytes of retained messages.
     limit: u64,
 }
 
@@ -131,7 +138,7 @@ impl Retained {
     }
 }
 
-/// Drives [`Retained`].
+/// Applies entries to [`Retained`].
 #[derive(Debug)]
 pub(super) struct RetainedMachine(pub Arc<Retained>);
 

@@ -1,8 +1,9 @@
-//! Who is in the cluster: formation, hello, joining with an empty disk, and the voters of the groups that this node leads.
+//! Membership: formation, hello between nodes, joining with an empty disk, and the voters of the groups that this node
+//! leads.
 //!
 //! ```text
-//!  no cluster id --Initialize (listed)--> member        every node's disk knows its cluster for good
-//!        '--------Join (admitted by the meta leader)--> member
+//! no cluster id --Initialize (from the operator)--> member     the disk belongs to its cluster for good
+//!       '--------Join (admitted by the meta leader)--> member
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,29 +26,36 @@ use crate::cluster::{GroupId, Member, NodeId, Purpose};
 use crate::peer::Pool;
 use crate::storage::marker::Claimed;
 
-/// Between two looks at the members.
+/// Interval at which a node tries to join, or checks the voters of the groups that it leads.
 const LOOK: Duration = Duration::from_millis(500);
-/// Replicas of a shard.
+/// Voters of a shard.
 pub(super) const REPLICAS: usize = 3;
 
-/// This disk: its marker, and who it may be mistaken for.
+/// Identity of this node: its data directory, and what is known of other processes.
 #[derive(Debug)]
 pub struct Identity {
+    /// The claimed data directory.
     disk: Mutex<Claimed>,
+    /// Node id, made once per data directory.
     pub node: NodeId,
+    /// Ordinal of the node's pod.
     pub ordinal: u32,
+    /// Number of this process start on the data directory.
     pub incarnation: u64,
-    /// Highest incarnation seen of each node: an older process of the same disk is refused.
+    /// Highest incarnation that each node has said hello with. An older process is refused.
     seen: Mutex<HashMap<NodeId, u64>>,
 }
 
-/// Why a cluster could not be formed here. The texts reach the operator.
+/// Error of a formation request. The texts are returned to the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
+    /// The request has no valid cluster id.
     #[error("the cluster id is not a UUID")]
     ClusterId,
+    /// The request does not list this node.
     #[error("this node ({0:016x}) is not among the members")]
     NotListed(NodeId),
+    /// The data directory belongs to another cluster, or could not be written.
     #[error(transparent)]
     Disk(#[from] crate::storage::marker::Error),
     #[error(transparent)]
@@ -55,17 +63,18 @@ pub enum FormError {
 }
 
 impl Identity {
+    /// Wraps a claimed data directory.
     pub fn new(disk: Claimed, ordinal: u32) -> Arc<Self> {
         let (node, incarnation) = (disk.marker().node_id, disk.marker().incarnation);
         Arc::new(Self { disk: Mutex::new(disk), node, ordinal, incarnation, seen: Mutex::default() })
     }
 
-    /// The cluster of this disk, if it has one.
+    /// Returns the cluster of this data directory; `None` if it has none yet.
     pub fn cluster(&self) -> Option<Uuid> {
         self.disk.lock().marker().cluster_id
     }
 
-    /// Lets another process have the disk: the last thing a node does.
+    /// Releases the lock of the data directory for another process. The last step of a node's shutdown.
     pub fn release(&self) {
         self.disk.lock().release();
     }
@@ -87,7 +96,7 @@ impl Identity {
         }
     }
 
-    /// Answers another node's hello: a node of another cluster, or an older process of a known disk, is refused.
+    /// Answers a hello of another node. Refuses a node of another cluster, and an older process of a known node.
     pub fn on_hello(&self, hello: &proto::HelloRequest) -> proto::HelloReply {
         let cluster = self.cluster_text();
         let refused = if !cluster.is_empty() && !hello.cluster_id.is_empty() && cluster != hello.cluster_id {
@@ -108,7 +117,10 @@ impl Identity {
         proto::HelloReply { refused, cluster_id: cluster, node_id: self.node, incarnation: self.incarnation }
     }
 
-    /// Says hello on a fresh channel.
+    /// Sends this node's hello on a new channel and returns the reply.
+    ///
+    /// # Errors
+    /// Resolves to the status of a failed call. A refusal is part of the reply.
     pub fn greet(self: &Arc<Self>, channel: Channel) -> BoxFuture<'static, Result<proto::HelloReply, Status>> {
         let hello = self.hello();
         Box::pin(async move {
@@ -118,16 +130,22 @@ impl Identity {
     }
 }
 
-/// See the module.
+/// Forms the cluster, joins it and keeps the groups' voters.
 #[derive(Debug)]
 pub struct Membership {
+    /// The node.
     pub node: Arc<Node>,
+    /// Its identity.
     pub identity: Arc<Identity>,
+    /// Connections to other nodes, also before they are members.
     pub pool: Pool,
 }
 
 impl Membership {
-    /// Forms the cluster on this node. Idempotent.
+    /// Forms the cluster on this node. A repetition has no effect.
+    ///
+    /// # Errors
+    /// Returns [`FormError`] if the request is not valid for this node, or the disk or the groups refuse it.
     pub async fn initialize(&self, request: &proto::InitializeRequest) -> Result<(), FormError> {
         let cluster = Uuid::parse_str(&request.cluster_id).map_err(|_| FormError::ClusterId)?;
         let mut members = BTreeMap::new();
@@ -162,7 +180,7 @@ impl Membership {
         Ok(())
     }
 
-    /// A node with an empty disk wants in: the meta leader decides, others name it.
+    /// Answers a node with an empty disk that asks to join. Only the meta leader admits; other nodes name its ordinal.
     pub async fn on_join(&self, join: &proto::JoinRequest) -> proto::JoinReply {
         let refuse = |refused: &str| proto::JoinReply { refused: refused.into(), ..proto::JoinReply::default() };
         let Some(cluster) = self.identity.cluster() else { return refuse("not in a cluster yet") };
@@ -170,7 +188,7 @@ impl Membership {
         if !leadership.ours {
             let ask =
                 leadership.leader.and_then(|leader| self.node.meta.machine.read().member(leader).map(|m| m.ordinal));
-            return proto::JoinReply { ask, ..refuse("this node does not lead") };
+            return proto::JoinReply { ask, ..refuse("this node does not lead the meta group") };
         }
         if let Some(reason) = self.objection(join).await {
             return refuse(&reason);
@@ -182,11 +200,12 @@ impl Membership {
                 info!(node = format!("{:016x}", join.node_id), ordinal = join.ordinal, "node admitted");
                 proto::JoinReply { cluster_id: cluster.to_string(), ..proto::JoinReply::default() }
             }
-            _ => refuse("refused by the members' table: that node id was removed for good"),
+            _ => refuse("meta refused the node (its id was removed or has another ordinal) or did not answer"),
         }
     }
 
-    /// An ordinal's former disk is given up only when it is not alive and every majority holds without it.
+    /// Returns why the node must not join, if its ordinal has another disk: that disk may still be alive, or the
+    /// members without it are no majority.
     async fn objection(&self, join: &proto::JoinRequest) -> Option<String> {
         let members: Vec<(NodeId, u32)> = {
             let machine = self.node.meta.machine.read();
@@ -211,7 +230,8 @@ impl Membership {
         (alive * 2 <= members.len()).then(|| "no majority without the lost disk".to_owned())
     }
 
-    /// Joins if this disk belongs to nobody, then keeps the voters of the groups that this node leads as they should be.
+    /// Joins while this disk belongs to no cluster, then keeps the voters of the groups that this node leads. Runs
+    /// until shutdown.
     pub async fn run(self: Arc<Self>) {
         let shutdown = self.node.shutdown.clone();
         while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
@@ -243,7 +263,7 @@ impl Membership {
                     }
                     return;
                 }
-                debug!(ordinal, refused = reply.refused, "not admitted");
+                debug!(ordinal, refused = reply.refused, "join refused");
                 ask = reply.ask.filter(|asked| *asked != ordinal && *asked != self.identity.ordinal);
             }
         }
@@ -258,13 +278,13 @@ impl Membership {
         for group in led {
             let (voters, learners) = placement(group, &members);
             let status = self.node.cluster.status(group);
-            // A change that a former leader left in the middle is finished here.
+            // A change that an earlier leader left unfinished is completed here.
             if !status.joint && status.voters == voters && status.learners == learners {
                 continue;
             }
             info!(%group, voters = voters.len(), learners = learners.len(), "changing the group's members");
             if let Err(error) = self.node.cluster.set_voters(group, voters, learners).await {
-                warn!(%group, %error, "failed to change the group's members; it is tried again");
+                warn!(%group, %error, "failed to change the group's members; retrying");
             }
         }
     }
@@ -272,8 +292,8 @@ impl Membership {
 
 type Members = BTreeMap<NodeId, Member>;
 
-/// Voters and learners of a group: three voters in turn for a shard; for meta and retained an odd number up to five, and
-/// everybody else learns.
+/// Returns voters and learners of a group. A shard has [`REPLICAS`] voters, chosen in turn by shard number, and no
+/// learners. Meta and retained have an odd number of voters, at most five; the other members are learners.
 pub(super) fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Members, Members) {
     let all: Vec<(NodeId, Member)> =
         members.iter().map(|(ordinal, node)| (*node, Member { ordinal: *ordinal })).collect();

@@ -1,4 +1,4 @@
-//! Messages as nodes store and send them: an MQTT 5 PUBLISH, so that one encoding serves log, state and wire.
+//! Encoding of messages in log, state and frames: an MQTT 5 PUBLISH.
 
 use bytes::{Bytes, BytesMut};
 use covey_codec::packet::Publish;
@@ -6,10 +6,10 @@ use covey_codec::{Decoder, MqttStr, Packet, ProtocolVersion, QoS};
 
 use crate::session::Message;
 
-/// Largest stored message, above every `maxPacketSize`.
+/// Largest stored message in bytes, larger than any `maxPacketSize`.
 const MAX: usize = 32 << 20;
 
-/// Encodes topic, payload and properties; QoS and flags travel beside the body.
+/// Encodes topic, payload and properties. QoS and flags are not part of the body.
 #[expect(
     clippy::expect_used,
     reason = "texts and data were decoded from fields of 65,535 bytes, the packet is within MAX"
@@ -29,7 +29,8 @@ pub(super) fn encode(message: &Message) -> Bytes {
     bytes.freeze()
 }
 
-/// Reads a stored message; `None` for bytes that this code did not write.
+/// Decodes a stored message and sets QoS, retain flag and remaining expiry (seconds). Returns `None` for a body that
+/// [`encode`] did not write, and for an invalid QoS.
 pub(super) fn decode(body: &Bytes, qos: u8, retain: bool, expiry: Option<u32>) -> Option<Message> {
     let mut bytes = BytesMut::from(&body[..]);
     let Ok(Some(Packet::Publish(publish))) = Decoder::client(ProtocolVersion::V5, MAX).decode(&mut bytes) else {
@@ -40,7 +41,7 @@ pub(super) fn decode(body: &Bytes, qos: u8, retain: bool, expiry: Option<u32>) -
     Some(Message { topic: publish.topic, payload: publish.payload, qos: QoS::from_bits(qos)?, retain, properties })
 }
 
-/// A text that is known to be an MQTT string; a longer or forbidden one becomes empty.
+/// Wraps a text that was validated as an MQTT string before; any other text becomes empty.
 pub(super) fn text(value: &str) -> MqttStr {
     MqttStr::new(value).unwrap_or_default()
 }

@@ -1,11 +1,11 @@
-//! The node: everything between connections and the cluster runtime.
+//! The node: everything between client connections and the cluster runtime.
 //!
 //! ```text
-//!  connection ── session ─┬─ publish ── routes (meta), peers' filters, local filters
-//!                         │      └── shard::Client ══ shard::Leader (here or elsewhere)
-//!                         │      └── transient::Outgoing ══ transient::Incoming (other nodes)
-//!                         └─ held (sessions here) ── outbox
-//!  lease::Holder ── asks ── lease::Keeper (meta leader)          membership ── formation, joining, voters
+//! connection ── session ─┬─ publish ── routes (meta), peers' filters, local filters
+//!                        │      └── shard::Client ══ shard::Leader (on this node or another one)
+//!                        │      └── transient::Outgoing ══ transient::Incoming (on other nodes)
+//!                        └─ registry of local sessions ── outbox
+//! lease::Holder ── renews at ── lease::Keeper (meta leader)     membership ── formation, joining, voters
 //! ```
 //! Invariant: nothing is acknowledged to a client unless the node held its lease after the work was done.
 
@@ -55,47 +55,68 @@ use outbox::{Durable, Transient};
 use shard::{Inbound, LinkId};
 use transient::{Filters, Incoming, Peers};
 
-/// A replica that misses no more entries than this is in sync.
+/// A replica that lacks at most this many entries counts as in sync.
 const IN_SYNC: u64 = 100;
-/// How long a CONNECT waits for its shard.
+/// Time that a CONNECT waits for its shard.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Counts what the node does. Every method may be called from any task and must not block.
+/// Counts events of the node. Methods may be called from any task and must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// A QoS 0 message for a node that is not reached was dropped.
+    /// A QoS 0 message was dropped because its receiver is not reachable, or because too many wait to be routed.
     fn dropped_unreachable(&self);
-    /// A QoS 0 message was dropped: its connection takes less than it gets.
+    /// A QoS 0 message was dropped because the client's connection is too slow.
     fn dropped_slow(&self);
-    /// Messages were not taken by full queues.
+    /// `count` full inboxes did not take a message.
     fn missed(&self, count: u64);
 }
 
-/// See the module.
+/// One broker of the cluster: state that its connections, leaders and streams share.
 pub struct Node {
+    /// Node id, made once per data directory.
     pub id: NodeId,
+    /// The broker's configuration.
     pub config: Arc<Config>,
+    /// The Raft groups.
     pub cluster: Cluster,
+    /// Counts events of the node.
     pub metrics: Arc<dyn Observer>,
+    /// All tasks of the node, to wait for them at its end.
     pub tasks: TaskTracker,
+    /// Ends the process if a task fails that the node cannot do without.
     supervisor: Supervisor,
+    /// This node's epoch and lease.
     pub lease: Arc<Lease>,
+    /// Applied state of the meta group: members, epochs and routes.
     meta: Arc<Meta>,
+    /// Applied state of the retained group.
     retained: Arc<Retained>,
+    /// Numbers and commits this node's retained messages.
     writer: Arc<retained::Writer>,
+    /// Client of each shard, by shard number.
     shards: Vec<Arc<shard::Client>>,
-    /// What this node has applied of each shard.
+    /// Applied state of each shard, by shard number; without meaning where this node has no replica.
     states: Vec<Arc<machines::Shard>>,
-    /// Where the leaders of this node listen, by shard.
+    /// Inputs of the leader tasks of this node, by shard number.
     leaders: Vec<mpsc::UnboundedSender<Inbound>>,
+    /// Input of the lease keeper, which answers while this node leads meta.
     keeper: mpsc::Sender<lease::Request>,
+    /// Sessions whose connections are on this node.
     registry: Arc<Registry>,
+    /// Subscriptions of the transient sessions on this node.
     filters: Arc<Filters>,
+    /// Streams on which this node publishes to the transient sessions of others.
     peers: Arc<Peers>,
+    /// Streams on which other nodes publish to the transient sessions here.
     incoming: Arc<Incoming>,
+    /// Connections to other nodes.
     channels: Arc<dyn Channels>,
+    /// Number of the next client connection.
     connections: AtomicU64,
+    /// Number of the next link.
     links: AtomicU64,
+    /// Cancelled when the current epoch ends.
     epoch_over: Mutex<CancellationToken>,
+    /// Cancelled when the node stops.
     shutdown: CancellationToken,
 }
 
@@ -106,7 +127,8 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// The shard that a client id belongs to: for ever the same, as `docs/` says.
+    /// Index of the shard of a client id. Never changes: `crc32c(client id) mod shards` is part of the format on disk
+    /// (docs/clustering.md#groups).
     fn shard_index(&self, client: &str) -> usize {
         crc32c::crc32c(client.as_bytes()) as usize % self.shards.len().max(1)
     }
@@ -116,7 +138,7 @@ impl Node {
         shard.unwrap_or_else(|| unreachable!("the configuration was checked: there is at least one shard"))
     }
 
-    /// Starts the task of one client or one stream, which ends with the node: its panic ends only what it owns.
+    /// Starts the task of one client or one stream. It ends with the node; a panic affects only what the task owns.
     pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
@@ -124,7 +146,7 @@ impl Node {
         });
     }
 
-    /// Starts a task that the node cannot do without until it stops.
+    /// Starts a task that the node cannot do without.
     pub(crate) fn spawn_lasting(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(self.supervisor.clone().lasting(name, self.shutdown.clone(), task));
     }
@@ -133,7 +155,7 @@ impl Node {
         self.links.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Returns when the change of this node's transient filters is known on every node that may hold a lease.
+    /// Waits until the change of this node's transient filters is known on every node that may hold a lease.
     async fn known_everywhere(&self, epoch: u64, change: u64) -> Result<(), lease::Lapsed> {
         let mut leased = self.lease.leased_from_now(epoch).await?;
         leased.retain(|node| *node != self.id);
@@ -141,7 +163,7 @@ impl Node {
         loop {
             tokio::select! {
                 () = self.incoming.known_by(&leased, change) => return Ok(()),
-                // A node that does not answer may have lost its lease meanwhile.
+                // A node that does not answer may have lost its lease in the meantime.
                 () = tokio::time::sleep(patience) => {
                     leased = self.lease.leased_from_now(epoch).await?;
                     leased.retain(|node| *node != self.id);
@@ -150,7 +172,8 @@ impl Node {
         }
     }
 
-    /// Commits the claim; `None` when the shard did not answer in time. A late claim is ended at once.
+    /// Commits a claim. Returns `None` if the shard did not answer in time; a claim that is committed later is ended
+    /// at once.
     async fn claim(self: &Arc<Self>, claim: Claim) -> Option<Outcome> {
         let client = claim.client.clone();
         let until = tokio::time::Instant::now() + CONNECT_PATIENCE;
@@ -190,7 +213,7 @@ impl Node {
         }
     }
 
-    /// The claim is committed: the session is here.
+    /// Registers a session whose claim is committed and returns it for the connection.
     fn open(
         self: &Arc<Self>,
         request: &ConnectRequest,
@@ -233,23 +256,24 @@ impl Node {
         }
     }
 
-    /// Live connections that hold a session.
+    /// Returns the number of sessions that connections of this node hold.
     pub fn sessions_here(&self) -> usize {
         self.registry.len()
     }
 
-    /// Live connections by user name.
+    /// Returns the number of sessions on this node, by user name.
     pub fn clients_by_user(&self) -> std::collections::HashMap<String, u32> {
         self.registry.by_user()
     }
 
-    /// Members that this node hears, itself included, and members that the cluster has.
+    /// Returns the number of members that this node hears, itself included, and the number of members of the cluster.
     pub fn members_heard(&self) -> (usize, usize) {
         let members = self.meta.machine.read().members().filter(|(_, member)| !member.removed).count();
         (1 + self.peers.heard(self.config.fence.lease).len(), members)
     }
 
-    /// Totals of the durable sessions in the shards that this node leads.
+    /// Returns totals of the durable sessions in the shards that this node leads. Takes each shard's lock for a pass
+    /// over its sessions.
     pub fn durable_totals(&self) -> Durables {
         let mut totals = Durables::default();
         let led = self.states.iter().zip(0_u16..);
@@ -263,7 +287,7 @@ impl Node {
         totals
     }
 
-    /// Transient sessions here.
+    /// Returns the number of transient sessions on this node.
     pub fn transient_sessions(&self) -> usize {
         self.registry.transient()
     }
@@ -279,15 +303,15 @@ impl Node {
         self.groups().filter(move |group| self.holds(*group, &members))
     }
 
-    /// A node that was removed from a group may never receive the entry that says so, and then lists itself for ever.
-    /// Therefore the placement that follows from the members has to name it as well, unless it still leads.
+    /// Returns whether this node has a replica of the group. A node that was removed from a group may never receive
+    /// the entry that removes it and still list itself, so the placement must name it as well, unless it still leads.
     fn holds(&self, group: GroupId, members: &BTreeMap<u32, NodeId>) -> bool {
         let status = self.cluster.status(group);
         if !status.has_member(self.id) {
             return false;
         }
         let (voters, learners) = membership::placement(group, members);
-        // While the cluster is formed meta has no members yet.
+        // Before the cluster is formed meta has no members.
         members.is_empty()
             || voters.contains_key(&self.id)
             || learners.contains_key(&self.id)
@@ -299,24 +323,25 @@ impl Node {
         self.groups().filter(|group| self.cluster.leadership(*group).borrow().ours)
     }
 
-    /// All groups.
+    /// All groups of the cluster.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
         let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
         [GroupId::META, GroupId::RETAINED].into_iter().chain((0..shards).map(GroupId::shard))
     }
 
-    /// Members that were not removed, as far as this node has applied the meta group.
+    /// Returns the members that were not removed, by ordinal, as of the meta entries applied here.
     pub fn members_by_ordinal(&self) -> BTreeMap<u32, NodeId> {
         let machine = self.meta.machine.read();
         machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
     }
 
-    /// Whether meta knows this node as a member.
+    /// Returns whether this node is a member, as of the meta entries applied here.
     pub fn is_member(&self) -> bool {
         self.meta.machine.read().member(self.id).is_some_and(|member| !member.removed)
     }
 
-    /// Groups that this node leads and that have a voter which misses entries, or is unheard of.
+    /// Returns the number of groups that this node leads and in which a voter lacks more than `IN_SYNC` entries or
+    /// is not heard.
     pub fn groups_out_of_sync(&self) -> usize {
         let is_behind = |group: &GroupId| {
             let status = self.cluster.status(*group);
@@ -325,7 +350,8 @@ impl Node {
         self.groups_led().filter(is_behind).count()
     }
 
-    /// Hands every leadership to another voter, as far as one has all entries.
+    /// Transfers every leadership to the voter that lacks the fewest entries. A transfer that fails is logged and
+    /// skipped.
     pub async fn transfer_leaders(&self) {
         let led: Vec<GroupId> = self.groups_led().collect();
         for group in led {
@@ -335,27 +361,32 @@ impl Node {
             if let Some(to) = others.min_by_key(behind)
                 && let Err(error) = self.cluster.transfer_leader(group, to).await
             {
-                debug!(%group, %error, "the leadership stays");
+                debug!(%group, %error, "leadership not transferred");
             }
         }
     }
 
-    /// Retained messages in the cluster: count and bytes.
+    /// Returns the number of retained messages and the bytes that they are charged.
     pub fn retained_size(&self) -> (usize, u64) {
         let machine = self.retained.machine.read();
         (machine.len(), machine.bytes())
     }
 }
 
-/// What durable sessions add up to.
+/// Totals of durable sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Durables {
+    /// Sessions with a connection.
     pub online: usize,
+    /// Sessions without a connection.
     pub offline: usize,
+    /// Subscriptions.
     pub subscriptions: usize,
+    /// Messages in inboxes.
     pub queued: usize,
+    /// Bytes that they are charged.
     pub queued_bytes: u64,
-    /// The fullest queue, as a part of its limit.
+    /// Fullest inbox, as a fraction of its limit of messages or bytes.
     pub fill_ratio_max: f64,
 }
 
@@ -387,11 +418,12 @@ fn will_of(will: &Message, delay: Duration) -> Will {
     }
 }
 
+/// Returns whole seconds, at most `u32::MAX`.
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// The node as connections see it.
+/// The node's sessions, as connections use them.
 #[derive(Debug, Clone)]
 pub struct NodeSessions(pub Arc<Node>);
 

@@ -1,7 +1,8 @@
-//! What one connection has sent to its client and not seen acknowledged.
+//! Deliveries of one connection that its client has not acknowledged.
 //!
-//! Durable: the shard's leader owns the queue; a sequence number gives the packet id, so that every leader sends a message
-//! under the same one. Transient: the queue is here. Both use ids below 49,152; those above are for shared groups.
+//! Durable: the queue is with the shard's leader. The packet id follows from the sequence number, so every leader
+//! sends a message under the same id. Transient: the queue is here. Both use packet ids up to 49,151; higher ones are
+//! reserved for shared subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,16 +12,16 @@ use super::message;
 use super::wire::Item;
 use crate::session::{Delivery, Event};
 
-/// Packet ids of deliveries: 1 to this.
+/// Highest packet id of deliveries.
 pub(super) const IDS: u64 = 49_151;
-/// Most messages that a transient session may have unacknowledged, as a durable one.
+/// Most unacknowledged deliveries of a transient session, as for a durable one.
 const WINDOW: u16 = 128;
-/// Messages that a transient session may have waiting.
+/// Most messages in the queue of a transient session.
 const QUEUE: usize = 1000;
-/// Bytes that a transient session may have waiting.
+/// Most bytes of payload in the queue of a transient session; an empty queue takes one message of any size.
 const QUEUE_BYTES: usize = 1 << 20;
 
-/// Packet id of an inbox sequence number.
+/// Returns the packet id of an inbox sequence number: 1 + `sequence` mod [`IDS`].
 pub(super) fn packet_of(sequence: u64) -> Option<PacketId> {
     u16::try_from(1 + sequence % IDS).ok().and_then(PacketId::new)
 }
@@ -28,16 +29,18 @@ pub(super) fn packet_of(sequence: u64) -> Option<PacketId> {
 /// Deliveries of a durable session over one connection.
 #[derive(Debug, Default)]
 pub(super) struct Durable {
-    /// Sent and not acknowledged, by packet id.
+    /// Sequence numbers of unacknowledged deliveries, by packet id.
     flying: BTreeMap<PacketId, u64>,
-    /// Nothing at or above it was sent on this connection.
+    /// Lowest sequence number that was not sent on this connection.
     next: u64,
+    /// True once something was sent; before, `next` has no meaning.
     began: bool,
 }
 
 impl Durable {
-    /// Takes what a leader sent; a new leader repeats what this connection has sent already. Gives what the client must get
-    /// and the sequence numbers that were acknowledged before and must be said again.
+    /// Takes in deliveries of a leader and drops those that this connection has sent already, as a new leader repeats
+    /// them. Returns the events for the connection, and the sequence numbers to acknowledge to the leader: those that
+    /// were acknowledged before, and those that need no acknowledgement.
     pub(super) fn take(&mut self, items: Vec<Item>) -> (Vec<Event>, Vec<u64>) {
         let (mut events, mut again) = (Vec::new(), Vec::new());
         for item in items {
@@ -51,7 +54,7 @@ impl Durable {
             self.began = true;
             self.next = item.sequence + 1;
             match delivery(packet, &item) {
-                // A retained message of QoS 0: nobody acknowledges it, so it is done when it is sent.
+                // QoS 0 has no acknowledgement, so a retained message at QoS 0 is settled when it is sent.
                 Some(event) if item.qos == 0 && item.body.is_some() => {
                     events.push(event);
                     again.push(item.sequence);
@@ -66,17 +69,18 @@ impl Durable {
         (events, again)
     }
 
-    /// The delivery is done; its sequence number.
+    /// Ends a delivery and returns its sequence number; `None` for an unknown packet id.
     pub(super) fn acknowledge(&mut self, packet: PacketId) -> Option<u64> {
         self.flying.remove(&packet)
     }
 
-    /// Sequence number of a delivery that is under way.
+    /// Returns the sequence number of an unacknowledged delivery.
     pub(super) fn sequence(&self, packet: PacketId) -> Option<u64> {
         self.flying.get(&packet).copied()
     }
 }
 
+/// Returns the event for a delivery; `None` if its body cannot be decoded.
 fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
     let Some(body) = &item.body else { return Some(Event::Release(packet)) };
     let message = message::decode(body, item.qos, item.retain, item.expiry)?;
@@ -88,21 +92,27 @@ fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
     })))
 }
 
-/// The queue was full of QoS 1 and 2 messages: the session must end with 0x97.
+/// The queue has no room for a QoS 1 or 2 message: the session must be closed with 0x97.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// Queue and deliveries of a transient session.
+/// Queue and unacknowledged deliveries of a transient session.
 #[derive(Debug)]
 pub(super) struct Transient {
+    /// Most unacknowledged deliveries, 1 to [`WINDOW`].
     window: usize,
+    /// Messages that were not sent yet, oldest first.
     waiting: VecDeque<Delivery>,
+    /// Bytes of payload in `waiting`.
     bytes: usize,
+    /// Packet ids of unacknowledged deliveries.
     flying: BTreeSet<PacketId>,
+    /// Number from which the last packet id was derived.
     last: u64,
 }
 
 impl Transient {
+    /// Returns an empty queue for a client with this Receive Maximum.
     pub(super) fn new(window: u16) -> Self {
         Self {
             window: usize::from(window.clamp(1, WINDOW)),
@@ -113,7 +123,10 @@ impl Transient {
         }
     }
 
-    /// Queues a message of QoS 1 or 2 without packet id.
+    /// Queues a QoS 1 or 2 message; its packet id is assigned when it is sent.
+    ///
+    /// # Errors
+    /// Returns [`Full`] if the message does not fit.
     pub(super) fn push(&mut self, delivery: Delivery) -> Result<(), Full> {
         let size = delivery.message.payload.len();
         if self.waiting.len() >= QUEUE || (self.bytes + size > QUEUE_BYTES && !self.waiting.is_empty()) {
@@ -124,7 +137,7 @@ impl Transient {
         Ok(())
     }
 
-    /// Deliveries that the window allows now, with their packet ids.
+    /// Takes the deliveries that the window allows now, with packet ids.
     pub(super) fn pump(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while self.flying.len() < self.window {
@@ -137,6 +150,7 @@ impl Transient {
         events
     }
 
+    /// Returns the next packet id that is not in use.
     fn free_packet(&mut self) -> Option<PacketId> {
         loop {
             self.last += 1;
@@ -147,11 +161,12 @@ impl Transient {
         }
     }
 
-    /// The delivery is done.
+    /// Ends a delivery. Returns `false` for an unknown packet id.
     pub(super) fn acknowledge(&mut self, packet: PacketId) -> bool {
         self.flying.remove(&packet)
     }
 
+    /// Returns whether a delivery with this packet id is unacknowledged.
     pub(super) fn is_flying(&self, packet: PacketId) -> bool {
         self.flying.contains(&packet)
     }
@@ -188,7 +203,7 @@ mod tests {
         assert_eq!(durable.acknowledge(packet_of(5).unwrap()), Some(5));
         let (events, again) = durable.take(vec![item(5), item(6), item(7)]);
         assert_eq!(events.len(), 1, "only 7 is new");
-        assert_eq!(again, [5], "5 was acknowledged and the leader does not know");
+        assert_eq!(again, [5], "5 was acknowledged, which the new leader does not know");
     }
 
     #[test]

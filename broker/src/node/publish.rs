@@ -1,9 +1,9 @@
-//! A PUBLISH on its way: matched against routes, judged by the lease, numbered, sent, and acknowledged when every inbox
-//! that it matched has it.
+//! Routing of a PUBLISH: matched, checked against the lease, sent to shards, peers and local sessions, and
+//! acknowledged when every matching inbox has it.
 //!
 //! ```text
-//!  match (routes, peers' filters, local filters) -> lease valid? -> numbers -> shards, peers, local sessions
-//!                                                       | no: the match is discarded, the PUBLISH kept
+//! match (routes, peers' filters, local filters) -> lease valid? -> numbers -> shards, peers, local sessions
+//!                                                      | no: the match is dropped and the caller keeps the PUBLISH
 //! ```
 
 use bytes::Bytes;
@@ -16,41 +16,52 @@ use super::Node;
 use super::wire::{ToShard, Transported};
 use crate::session::Published;
 
-/// A message that is ready to be routed.
+/// A message ready to be routed.
 #[derive(Debug, Clone)]
 pub struct Outbound {
+    /// Topic name.
     pub topic: Box<str>,
+    /// QoS of the PUBLISH, 0 to 2.
     pub qos: u8,
+    /// Retain flag of the PUBLISH.
     pub retain: bool,
-    /// Client id, for No Local.
+    /// Client id of the publisher, for No Local; empty for a will.
     pub publisher: Box<str>,
+    /// Message expiry in seconds; `None` for none.
     pub expiry: Option<u32>,
-    /// Index in the retained group, 0 for a message that is not retained.
+    /// Log index at which the retained group stored it; 0 for a message that is not retained.
     pub retained_index: u64,
+    /// Key for exactly-once delivery; `None` for none.
     pub once: Option<Once>,
+    /// An encoded MQTT 5 PUBLISH.
     pub body: Bytes,
 }
 
-/// What a routed message waits for.
+/// Receipts that a routed message waits for.
 #[derive(Debug, Default)]
 pub struct Pending {
+    /// Outcomes of shards.
     shards: Vec<oneshot::Receiver<Outcome>>,
+    /// Receipts of peers: the number of their transient sessions that matched.
     peers: Vec<oneshot::Receiver<u32>>,
-    /// Sessions that have it already or want it at QoS 0.
+    /// Receivers that need no receipt: local sessions, shards and peers that get it at QoS 0.
     matched: u32,
 }
 
-/// The lease was not valid after matching.
+/// The epoch did not hold a valid lease after matching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoLease;
 
 impl Node {
-    /// Routes a message under an epoch. Nothing is sent when the lease is not valid after matching.
+    /// Routes a message under an epoch.
+    ///
+    /// # Errors
+    /// Returns [`NoLease`] if the lease is not valid after matching; nothing was sent.
     pub fn route(&self, message: &Outbound, epoch: u64) -> Result<Pending, NoLease> {
         let Ok(name) = message.topic.parse::<Name>() else { return Ok(Pending::default()) };
         let shards = self.meta.machine.read().matches(&name);
         let peers = self.peers.wanting(&name);
-        // Read after matching: a match by a node whose lease lapsed since may be of a world that is gone.
+        // Checked after matching: if the lease lapsed before, the matched routes may be outdated.
         if !self.lease.is_valid(epoch) {
             return Err(NoLease);
         }
@@ -76,7 +87,7 @@ impl Node {
 
     fn to_shard(&self, message: &Outbound, shard: ShardId, qos: u8, epoch: u64, pending: &mut Pending) {
         let Some(client) = self.shards.get(usize::from(shard)) else { return };
-        // A shard whose highest QoS is 0, or a QoS 0 message, needs no commit.
+        // QoS 0 needs no commit.
         if qos.min(message.qos) == 0 {
             if !client.tell(message.volatile()) {
                 self.metrics.dropped_unreachable();
@@ -85,7 +96,7 @@ impl Node {
             return;
         }
         pending.shards.push(client.enqueue(epoch, message.enqueue()));
-        // Subscriptions at QoS 0 in that shard are served from applied state.
+        // Sessions that match at QoS 0 only are served from the applied state.
         client.tell(message.volatile_for_qos0());
     }
 }
@@ -115,7 +126,7 @@ impl Outbound {
         }
     }
 
-    /// For subscriptions at QoS 0 only: the others get the Enqueue.
+    /// Like `volatile`, but only for sessions that match at QoS 0; the others get the Enqueue.
     fn volatile_for_qos0(&self) -> ToShard {
         match self.volatile() {
             ToShard::Volatile { topic, publisher, retain, expiry, body, .. } => {
@@ -125,7 +136,7 @@ impl Outbound {
         }
     }
 
-    /// Numbers are given by the shard's client.
+    /// `node`, `epoch`, `number` and `floor` are set by the shard's client.
     fn enqueue(&self) -> Enqueue {
         Enqueue {
             node: 0,
@@ -145,7 +156,8 @@ impl Outbound {
 }
 
 impl Pending {
-    /// Resolves when the message may be acknowledged; `None` when the epoch ended first and nobody knows.
+    /// Waits for all receipts and returns what the publisher is answered; `None` if the epoch ended first, so that the
+    /// outcome is unknown.
     pub async fn outcome(self) -> Option<Published> {
         let (mut matched, mut accepted) = (self.matched, self.matched);
         for shard in self.shards {

@@ -1,4 +1,5 @@
-//! A node's writes to the retained group: numbered per epoch, one batch at a time, repeated until done.
+//! The node's writes to the retained group: numbered per epoch, committed one batch at a time, repeated until they
+//! have an outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,37 +14,44 @@ use super::say::{reply, tell};
 use crate::clock;
 use crate::cluster::{Cluster, GroupId};
 
-/// Writes in one entry.
+/// Most writes in one entry.
 const BATCH: usize = 128;
-/// Bytes in one entry, unless one message is larger: an entry that no message between nodes can carry stops the group.
+/// Most bytes in one entry, unless a single message is larger: an entry that exceeds the message limit between nodes
+/// would block the group.
 const BYTES: usize = 1 << 20;
-/// A leader that gives no answer for so long may have lost its majority: the writes go to the next one, repeats are dropped.
+/// Timeout of a proposal: the leader may have lost its majority, so the next one is asked. Repetitions are
+/// deduplicated.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A numbered write, and the receiver of its log index and outcome.
 pub(super) type Job = (Write, oneshot::Sender<(u64, Outcome)>);
 
-/// Takes writes in order.
+/// Numbers writes and queues them in that order.
 #[derive(Debug)]
 pub(super) struct Writer {
+    /// Epoch, 0 for none, and the number of its last write.
     state: Mutex<(u64, u64)>,
+    /// Queue of the task [`run`]. Sessions and wills wait for their writes, so each has at most one in it.
     jobs: mpsc::UnboundedSender<Job>,
 }
 
 impl Writer {
+    /// Returns a writer and the queue for [`run`].
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
         (Arc::new(Self { state: Mutex::default(), jobs }), receiver)
     }
 
-    /// Begins an epoch: numbers start over.
+    /// Starts an epoch: numbers begin at 1. Epoch 0 ends the present one.
     pub(super) fn reset(&self, epoch: u64) {
         *self.state.lock() = (epoch, 0);
     }
 
-    /// Numbers a write; resolves to its index in the group and its outcome, or fails when the epoch ends first.
+    /// Numbers a write and queues it. The receiver resolves to its log index and outcome, or to an error if its epoch
+    /// is over first.
     pub(super) fn store(&self, mut write: Write) -> oneshot::Receiver<(u64, Outcome)> {
         let (answer, receiver) = oneshot::channel();
-        // Held until the job is queued: numbers are queued in their order.
+        // Locked until the job is queued, so that jobs are queued in the order of their numbers.
         let mut state = self.state.lock();
         if state.0 == write.epoch {
             state.1 += 1;
@@ -54,7 +62,7 @@ impl Writer {
     }
 }
 
-/// Commits what the [`Writer`] took; one task per node.
+/// Commits the queued writes in batches; one task per node. Ends when the queue is closed.
 pub(super) async fn run(
     mut jobs: mpsc::UnboundedReceiver<Job>,
     writer: Arc<Writer>,
@@ -68,7 +76,7 @@ pub(super) async fn run(
         let epoch = first.0.epoch;
         let mut bytes = first.0.body.len();
         let mut batch = vec![first];
-        // Of one epoch only: what is left out with an ended epoch must not take a number of the next one along.
+        // Of one epoch only: a batch whose epoch is over is dropped whole.
         while batch.len() < BATCH && next.is_none() {
             match jobs.try_recv() {
                 Ok(job) if job.0.epoch == epoch && bytes + job.0.body.len() <= BYTES => {
@@ -102,14 +110,16 @@ pub(super) async fn run(
     }
 }
 
-/// Group time as this node can tell: the last entry's, and what has passed here since it was applied.
+/// Group time as this node can tell: that of the last applied entry plus the time since then.
 #[derive(Debug)]
 struct GroupClock {
     retained: Arc<Retained>,
+    /// Group time (milliseconds) of the newest entry seen, and the boot-time clock then.
     seen: (u64, Duration),
 }
 
 impl GroupClock {
+    /// Returns group time now, in milliseconds.
     fn now(&mut self) -> u64 {
         let time = self.retained.machine.read().time();
         if time > self.seen.0 {

@@ -1,13 +1,13 @@
-//! Answers and messages to somebody in this process who may have gone: a closed channel says that nobody waits for them.
+//! Sends to tasks of this process that may have ended; a closed channel means that the value is not needed any more.
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Answers; whoever asked may have stopped waiting.
+/// Sends an answer. It is dropped if the asking task has stopped waiting.
 pub(crate) fn reply<T>(to: oneshot::Sender<T>, value: T) {
     drop(to.send(value));
 }
 
-/// Sends; the receiver may have ended, as all do when the node stops.
+/// Sends a value. It is dropped if the receiver has ended, as all do when the node stops.
 pub(crate) fn tell<T>(to: &mpsc::UnboundedSender<T>, value: T) {
     drop(to.send(value));
 }

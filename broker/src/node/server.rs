@@ -1,4 +1,4 @@
-//! The peer service: what other brokers ask of this one. Who may ask was settled by the certificate and the hello.
+//! The peer service: requests of other brokers. The caller is authenticated by its certificate and its hello.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,10 +19,12 @@ use super::wire::{self, FromShard, ToShard};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// See the module.
+/// Implements the gRPC service `Peer`.
 #[derive(Debug, Clone)]
 pub(super) struct PeerService {
+    /// Serves the streams and the calls of the groups and leases.
     pub node: Arc<Node>,
+    /// Serves `hello` and `join`.
     pub membership: Arc<Membership>,
 }
 
@@ -79,7 +81,7 @@ impl Peer for PeerService {
 
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
         let (from, answers) = mpsc::unbounded_channel::<FromShard>();
-        // Answered before the first frame is read: the caller sends it when it has the answer.
+        // Answered before the first frame is read: the caller sends frames only after the response.
         self.node.spawn("shard link", serve_shard(self.node.clone(), request.into_inner(), from));
         let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(wire::frame(&answer)));
         Ok(Response::new(Box::pin(answers)))
@@ -121,7 +123,8 @@ impl Peer for PeerService {
     }
 }
 
-/// One node's link to a shard that this node leads, until either side ends it. The leader drops `from` when it does not lead.
+/// Forwards frames of another node to the shard's leader here, until either side ends the link. The leader drops
+/// `from` if it does not lead.
 async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, from: mpsc::UnboundedSender<FromShard>) {
     let Some(Ok(first)) = frames.next().await else { return };
     let Ok(attach) = wire::read::<ToShard>(&first) else { return };

@@ -1,4 +1,4 @@
-//! What leaders, the lease and the streams ask of the node around them.
+//! Callbacks that leaders, the lease and the streams make into the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +22,12 @@ use super::wire::{FromShard, Grant, Renewal, ToShard};
 use crate::cluster::{GroupId, NodeId};
 use crate::session::{Close, Delivery, Subscription};
 
-/// Between two tries of something that must be done.
+/// Pause between two attempts at something that must succeed.
 const RETRY: Duration = Duration::from_millis(20);
-/// A meta leader that gives no answer for so long may have lost its majority: the next one is asked.
+/// Timeout of a proposal in meta: the leader may have lost its majority, so the next one is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The node, for those that it starts.
+/// The node, as the tasks that it starts use it.
 #[derive(Debug, Clone)]
 pub(super) struct Handle(pub Arc<Node>);
 
@@ -77,7 +77,7 @@ impl Services for Handle {
 }
 
 impl Node {
-    /// Retained messages that the filter matches, by a read begun now.
+    /// Returns the retained messages that match the filter, as of a point after the call (linearizable read).
     pub(super) async fn retained_for(&self, filter: &str) -> Vec<Enqueue> {
         let Ok(filter) = filter.parse::<Filter>() else { return Vec::new() };
         loop {
@@ -95,7 +95,8 @@ impl Node {
             .collect()
     }
 
-    /// Publishes a will under this node's epoch, repeated over epochs until it is done; receivers know its key.
+    /// Publishes a will under this node's epoch, and again under later epochs until it succeeds. Receivers deduplicate
+    /// by `key`.
     async fn publish_will(&self, key: Box<str>, will: Will) {
         loop {
             let epoch = self.lease.epoch();
@@ -106,6 +107,7 @@ impl Node {
         }
     }
 
+    /// Publishes the will once. Returns `false` if the lease was lost or the outcome is unknown.
     async fn try_will(&self, key: &str, will: &Will, epoch: u64) -> bool {
         let Some(message) = message::decode(&will.body, will.qos, will.retain, None) else { return true };
         let mut index = 0;
@@ -142,6 +144,7 @@ impl Node {
     }
 }
 
+/// Wraps a retained message for a `Snapshot`, which is not numbered.
 fn as_enqueue(topic: &str, message: retained::Message) -> Enqueue {
     Enqueue {
         node: 0,
@@ -159,7 +162,7 @@ fn as_enqueue(topic: &str, message: retained::Message) -> Enqueue {
     }
 }
 
-/// A retained message for a transient subscription.
+/// Returns the delivery of a retained message to a transient subscription; `None` if it cannot be decoded.
 pub(super) fn retained_delivery(found: &Enqueue, wanted: &Subscription) -> Option<Delivery> {
     let qos = found.qos.min(wanted.qos as u8);
     let mut message = message::decode(&found.body, qos, true, found.expiry)?;
@@ -204,7 +207,7 @@ impl Surroundings for Handle {
         let (peers, dial, ping) = (node.peers.clone(), Arc::new(self.clone()), node.config.fence.lease / 6);
         let (supervisor, shutdown) = (node.supervisor.clone(), node.shutdown.clone());
         let tasks = Tasks { tasks: node.tasks.clone(), supervisor: supervisor.clone() };
-        // It ends with the epoch.
+        // `run` ends with the epoch.
         let run = async move { peers.run(epoch, dial, ping, tasks, over).await };
         node.tasks.spawn(supervisor.ending("peers", shutdown, run));
     }

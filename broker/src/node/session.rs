@@ -1,4 +1,4 @@
-//! A session as its connection uses it: publishes in order, subscriptions, acknowledgements.
+//! The [`Session`] of a connection: publishes in order, subscriptions and acknowledgements.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -21,46 +21,57 @@ use super::wire::ToShard;
 use crate::session::{Close, Ended, Message, Published, Session, Subscription};
 use crate::supervise::caught;
 
-/// One session, held by one connection.
+/// A session and the connection that holds it.
 #[derive(Debug, Clone)]
 pub struct NodeSession {
+    /// The node.
     pub(super) node: Arc<Node>,
+    /// State of the session on this node.
     pub(super) held: Arc<Held>,
+    /// Publishes that wait to be routed.
     pub(super) queue: Arc<Mutex<Queue>>,
 }
 
-/// Bytes of QoS 0 messages of one session that may wait behind a retained or a QoS 2 message; those beyond are dropped and
-/// counted. One message is always taken.
+/// Most bytes of QoS 0 messages of one session that wait behind a retained or QoS 2 message. Further ones are dropped
+/// and counted; a message that finds the queue empty is always taken.
 const QOS_0_BYTES: usize = 1 << 20;
-/// What a message takes beside its text and payload.
+/// Bytes that a message is charged besides its texts and payload.
 const MESSAGE_OVERHEAD: usize = 256;
 const USER_PROPERTY_OVERHEAD: usize = size_of::<(MqttStr, MqttStr)>();
 
-/// Publishes that wait for something before they can be routed, so that all behind them wait too.
+/// Publishes that wait to be routed, in order. A message waits if it is retained or has QoS 2, if the lease is not
+/// valid, or if another one waits before it.
 ///
-/// What a client may have unacknowledged is bounded by its connection; QoS 0 by [`QOS_0_BYTES`].
+/// QoS 1 and 2 are bounded by what the connection lets a client have unacknowledged, QoS 0 by [`QOS_0_BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// Oldest first.
     waiting: VecDeque<Waiting>,
-    /// Bytes of the QoS 0 messages among them.
+    /// Bytes of the QoS 0 messages in `waiting`.
     qos_0_bytes: usize,
+    /// True while a task routes the waiting messages.
     draining: bool,
 }
 
+/// A publish that waits to be routed.
 #[derive(Debug)]
 struct Waiting {
+    /// The publish.
     message: Message,
+    /// Packet id of a QoS 2 publish; `None` for QoS 0 and 1.
     packet: Option<PacketId>,
+    /// Receives the result.
     routed: oneshot::Sender<Routed>,
 }
 
-/// A publish whose place in the order is fixed.
+/// Result of routing a publish: its place in the order is fixed.
 #[derive(Debug)]
 enum Routed {
+    /// Routed; waits for the receipts.
     Pending(Pending),
     /// The retained group is full.
     Refused,
-    /// A QoS 2 packet id that was received before.
+    /// A QoS 2 packet id that was received before and not released.
     Repeated,
 }
 
@@ -78,7 +89,8 @@ impl NodeSession {
         }
     }
 
-    /// Routes at once where nothing stands in the way, else queues.
+    /// Routes the message at once if nothing waits before it and it needs no commit; otherwise queues it and returns
+    /// the receiver of the result. The receiver fails if the message is dropped or the epoch ends.
     fn begin(&self, message: Message, packet: Option<PacketId>) -> Result<Routed, oneshot::Receiver<Routed>> {
         let mut queue = self.queue.lock();
         let at_once = queue.waiting.is_empty() && !queue.draining && !message.retain && packet.is_none();
@@ -101,7 +113,8 @@ impl NodeSession {
         Err(receiver)
     }
 
-    /// Starts a task of this session: its panic ends the client's connection, whose requests would wait for ever.
+    /// Starts a task of this session. A panic closes the client's connection, whose requests would otherwise wait
+    /// forever.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let session = self.clone();
         self.node.spawn(name, async move {
@@ -111,7 +124,7 @@ impl NodeSession {
         });
     }
 
-    /// Routes what waits, in order; gives up when the epoch ends.
+    /// Routes the waiting messages in order; stops when the epoch ends.
     async fn drain(self) {
         loop {
             let next = {
@@ -127,7 +140,7 @@ impl NodeSession {
         }
     }
 
-    /// `None` when the epoch ended.
+    /// Commits what the message requires and routes it. Returns `None` if the epoch ended.
     async fn route_in_turn(&self, message: &Message, packet: Option<PacketId>) -> Option<Routed> {
         let epoch = self.held.epoch;
         self.node.lease.held(epoch).await.ok()?;
@@ -154,7 +167,8 @@ impl NodeSession {
         }
     }
 
-    /// A QoS 2 publish: the packet id is taken before anything is routed.
+    /// Reserves the packet id of a QoS 2 publish, in the shard for a durable session. Returns `None` if the outcome is
+    /// unknown or the session is lost.
     async fn receive(&self, packet: PacketId) -> Option<Received> {
         if let Outbox::Transient { receiving, .. } = &mut *self.held.outbox.lock() {
             return Some(if receiving.insert(packet) { Received::Once(None) } else { Received::Again });
@@ -170,6 +184,7 @@ impl NodeSession {
         }
     }
 
+    /// Commits a retained message and returns its log index and outcome; `None` if the epoch ended.
     async fn retain(&self, message: &Message) -> Option<(u64, retained::Outcome)> {
         let write = retained::Write {
             node: self.node.id,
@@ -201,7 +216,7 @@ impl NodeSession {
                 })
                 .collect(),
             Ok(_) => vec![ReasonCode::UnspecifiedError; count],
-            // The epoch ended: the connection is about to be closed and nothing may be said.
+            // The epoch ended: the connection is being closed and must not be answered.
             Err(_) => std::future::pending().await,
         }
     }
@@ -239,11 +254,13 @@ impl NodeSession {
         codes
     }
 
-    /// Retained messages for new subscriptions of a transient session, skipping copies older than a live one.
+    /// Sends retained messages for new subscriptions of a transient session, except copies that are not newer than a
+    /// live one.
     async fn send_retained(&self, wanted: Vec<Subscription>) {
         for wanted in wanted {
             let found = self.node.retained_for(wanted.filter.as_str()).await;
-            // Held until they are sent: a newer live copy comes before, and is noted, or after.
+            // Locked until they are sent: a newer live copy is either queued before and recorded, or queued behind
+            // them.
             let mut outbox = self.held.outbox.lock();
             let Outbox::Transient { awaiting, queue, .. } = &mut *outbox else { return };
             let Some((_, newest)) = awaiting.remove(&wanted.filter) else { continue };
@@ -257,7 +274,7 @@ impl NodeSession {
     }
 }
 
-/// What a message takes while it waits, in bytes; 0 for one that is promised.
+/// Returns the bytes that a waiting QoS 0 message is charged; 0 for QoS 1 and 2.
 fn qos_0_bytes(message: &Message) -> usize {
     if message.qos != QoS::AtMostOnce {
         return 0;
@@ -270,9 +287,11 @@ fn qos_0_bytes(message: &Message) -> usize {
     MESSAGE_OVERHEAD + message.topic.len() + message.payload.len() + sum
 }
 
-/// What a QoS 2 packet id turned out to be.
+/// Result of reserving a QoS 2 packet id.
 enum Received {
+    /// The packet id was received before and not released.
     Again,
+    /// A new publish, with its key for exactly-once delivery if the session is durable.
     Once(Option<Once>),
 }
 
@@ -295,11 +314,12 @@ impl Session for NodeSession {
                 Some(Routed::Repeated) => Some(Published::Delivered),
                 None => None,
             };
-            // A refused QoS 2 publish is over ([MQTT-4.3.3-7]): the next one under its id is another message.
+            // A refused QoS 2 publish has ended ([MQTT-4.3.3-9]): the next PUBLISH with its packet id is another
+            // message.
             if let (Some(Published::QuotaExceeded), Some(id)) = (&published, packet_id) {
                 session.release(id).await;
             }
-            // Nothing is said without a lease, and nothing at all when nobody knows what became of the message.
+            // No answer without a lease, and none if the outcome is unknown.
             match (published, lease.held(epoch).await) {
                 (Some(published), Ok(())) => published,
                 _ => std::future::pending().await,
@@ -404,18 +424,20 @@ impl Session for NodeSession {
         let held = &self.held;
         let shard = self.shard();
         shard.let_go(&held.client, held.owner);
-        // A session that was lost or fenced has nothing to end.
+        // A session that was taken over or closed by the node has been removed already.
         if !self.node.registry.remove(held) {
             return;
         }
         let expiry = ended.expiry.map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
         let end = End { client: held.client.clone(), owner: held.owner, expiry, drop_will: ended.drop_will };
-        // It is sent until it is answered; nobody waits.
+        // Resent until it is answered; the answer is not needed.
         drop(shard.call(Operation::End(end)));
     }
 }
 
 impl NodeSession {
+    /// Waits for a valid lease and returns the value; pending forever if the epoch ended, so that nothing is
+    /// acknowledged.
     async fn when_leased<T>(&self, value: T) -> T {
         match self.node.lease.held(self.held.epoch).await {
             Ok(()) => value,
@@ -423,7 +445,7 @@ impl NodeSession {
         }
     }
 
-    /// `None` for a durable session.
+    /// Removes subscriptions of a transient session and returns whether each existed; `None` for a durable session.
     fn unsubscribe_transient(&self, filters: &[MqttStr]) -> Option<Vec<bool>> {
         let Outbox::Transient { subscriptions, awaiting, .. } = &mut *self.held.outbox.lock() else { return None };
         let remove = |filter: &MqttStr| {

@@ -1,4 +1,4 @@
-//! Puts a node together and starts its tasks.
+//! Construction of a node and start of its tasks.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,18 +26,27 @@ use crate::peer::Pool;
 use crate::storage::segment::Log;
 use crate::supervise::Supervisor;
 
-/// What a node is made of.
+/// What a node is built from.
 pub struct Parts {
+    /// The broker's configuration.
     pub config: Arc<Config>,
+    /// The claimed data directory, with node id and incarnation.
     pub identity: Arc<Identity>,
+    /// The opened segment log.
     pub log: Log,
     /// Directory of the state store and the snapshots.
     pub dir: PathBuf,
+    /// Connections to other nodes.
     pub pool: Pool,
+    /// Counts events of the node.
     pub observer: Arc<dyn Observer>,
+    /// Thresholds of snapshots and of the log.
     pub tuning: Tuning,
+    /// Called if a group cannot continue.
     pub fatal: Fatal,
+    /// Watches tasks that the node cannot do without.
     pub supervisor: Supervisor,
+    /// Stops the node.
     pub shutdown: CancellationToken,
 }
 
@@ -47,14 +56,18 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-/// A shard's state and the ends of its channels.
+/// A shard's state, and the inputs of its leader.
 struct ShardParts {
     state: Arc<Shard>,
     effects: mpsc::UnboundedReceiver<Vec<covey_core::shard::Effect>>,
     inbound: mpsc::UnboundedReceiver<Inbound>,
 }
 
-/// Starts a node; it serves nobody before it holds a lease.
+/// Starts a node: opens the state, replays the log and starts all tasks. The node serves clients when it holds a
+/// lease.
+///
+/// # Errors
+/// Returns [`StartError`] if the state store cannot be opened or a group cannot be started.
 pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartError> {
     let Parts { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = parts;
     let (meta, retained_state) = (Meta::new(), Retained::new(config.mqtt.max_retained_bytes));
@@ -131,7 +144,7 @@ fn spawn_tasks(
     let handle = Arc::new(Handle(node.clone()));
     for (number, parts) in (0_u16..).zip(shards) {
         let Some(rows) = node.cluster.rows(GroupId::shard(number)) else {
-            error!(shard = number, "the shard's group does not run");
+            error!(shard = number, "the shard's group is not running; the shard is not led here");
             continue;
         };
         let leader = Leader {
@@ -177,7 +190,7 @@ fn spawn_tasks(
     node.spawn_lasting("retained writer", retained::run(writes, writer, cluster, retained_state, shutdown));
 }
 
-/// The gRPC routes of the peer port.
+/// Returns the gRPC routes of the peer port.
 pub fn peer_routes(node: Arc<Node>, membership: Arc<Membership>) -> tonic::service::Routes {
     let service = PeerServer::new(PeerService { node, membership })
         .max_decoding_message_size(MAX_MESSAGE)

@@ -1,4 +1,4 @@
-//! What nodes say to each other on the streams `Shard`, `Lease` and `Transient`: postcard in gRPC frames.
+//! Messages of the streams `Shard` and `Transient` and of the call `Renew` between nodes: postcard in gRPC frames.
 
 use bytes::Bytes;
 use covey_core::shard::{NodeId, Once, Operation, Outcome};
@@ -7,185 +7,194 @@ use serde::{Deserialize, Serialize};
 
 use covey_contract::proto::Frame;
 
-/// A node to the leader of a shard.
+/// From a node to the leader of a shard. A client sends everything without an outcome again to every new leader.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum ToShard {
-    /// First on every stream: who I am and which sessions I hold here.
+    /// First frame of a link: the node, its epoch, and the sessions of this shard that its connections hold. Answered
+    /// with [`FromShard::Attached`] as soon as the leader serves.
     Attach { shard: u16, node: NodeId, epoch: u64, sessions: Vec<Held> },
-    /// A session of this node takes deliveries from now on.
+    /// A connection of the node holds this session: start its deliveries. Sent when the session is claimed and after
+    /// every `Attached`; a repetition continues the deliveries.
     Open(Held),
-    /// Answered with [`FromShard::Answer`].
+    /// Commits an operation. Answered with [`FromShard::Answer`] under the same `id`; what a repetition does is part
+    /// of each [`Operation`].
     Call { id: u64, operation: Operation },
-    /// An [`Operation::Enqueue`]; answered with [`FromShard::Enqueued`].
+    /// Commits an [`Operation::Enqueue`]. Answered with [`FromShard::Enqueued`] under its number, which also
+    /// deduplicates it.
     Enqueue(covey_core::shard::Enqueue),
-    /// QoS 0: matched against applied state, in no log; only for subscriptions whose QoS is below `below`.
+    /// A QoS 0 message, sent once and not logged. Matched against the applied state; delivered to sessions whose
+    /// matching subscriptions all have a QoS below `below`. `expiry` is in seconds; `publisher` is a client id, for No
+    /// Local. Not answered.
     Volatile { topic: Box<str>, publisher: Box<str>, retain: bool, below: u8, expiry: Option<u32>, body: Bytes },
-    /// The client acknowledged these deliveries; committed lazily.
+    /// The client acknowledged these deliveries, or they need no acknowledgement: inbox sequence numbers. Sent once
+    /// and committed later; if that is lost, the next leader delivers them again and the node repeats the
+    /// acknowledgement. Not answered.
     Settle { client: Box<str>, owner: u64, sequences: Vec<u64> },
 }
 
-/// A session that a connection of the node holds.
+/// A session of a shard that a connection of the node holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Held {
+    /// Client id.
     pub client: Box<str>,
+    /// Owner epoch from the claim.
     pub owner: u64,
-    /// Deliveries that may be unacknowledged.
+    /// Most deliveries that may be unacknowledged: the client's Receive Maximum.
     pub window: u16,
 }
 
-/// The leader of a shard to a node.
+/// From the leader of a shard to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum FromShard {
-    /// This node leads and serves; follows [`ToShard::Attach`].
+    /// The leader serves: the node may send operations. Answer to [`ToShard::Attach`].
     Attached,
-    Answer {
-        id: u64,
-        outcome: Outcome,
-    },
-    Enqueued {
-        number: u64,
-        outcome: Outcome,
-    },
-    Deliver {
-        client: Box<str>,
-        owner: u64,
-        items: Vec<Item>,
-    },
-    Volatile {
-        client: Box<str>,
-        owner: u64,
-        retain: bool,
-        identifiers: Vec<u32>,
-        expiry: Option<u32>,
-        body: Bytes,
-    },
-    /// Another connection, or nobody, holds the session.
-    Lost {
-        client: Box<str>,
-        owner: u64,
-    },
+    /// The operation of the call `id` is committed and has this outcome; that of a SUBSCRIBE is sent when its routes
+    /// are confirmed.
+    Answer { id: u64, outcome: Outcome },
+    /// The message with that number is committed and has this outcome. [`Outcome::Gap`] asks for a new link, on which
+    /// the node resends in order.
+    Enqueued { number: u64, outcome: Outcome },
+    /// Messages for a session, in the order of its inbox. A new leader repeats those that are not committed as
+    /// acknowledged.
+    Deliver { client: Box<str>, owner: u64, items: Vec<Item> },
+    /// A QoS 0 message for a session, sent once. `expiry` is in seconds.
+    Volatile { client: Box<str>, owner: u64, retain: bool, identifiers: Vec<u32>, expiry: Option<u32>, body: Bytes },
+    /// The owner does not hold the session any more: its connection is to be closed.
+    Lost { client: Box<str>, owner: u64 },
 }
 
-/// A queued message on its way to the session's holder.
+/// A message of an inbox on its way to the session's holder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Item {
+    /// Sequence number in the inbox; the packet id follows from it.
     pub sequence: u64,
+    /// QoS of the delivery; 0 only for a retained message.
     pub qos: u8,
+    /// DUP: an earlier connection may have received it.
     pub dup: bool,
+    /// Retain flag of the delivery.
     pub retain: bool,
+    /// Subscription identifiers.
     pub identifiers: Vec<u32>,
-    /// Seconds that are left.
+    /// Remaining message expiry in seconds; `None` for none.
     pub expiry: Option<u32>,
-    /// `None`: PUBREC was committed, PUBREL is due.
+    /// An encoded MQTT 5 PUBLISH; `None` if PUBREC is committed and PUBREL is to be sent.
     pub body: Option<Bytes>,
 }
 
-/// A node to the meta leader.
+/// From a node to the meta leader: asks for a lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Renewal {
+    /// The node.
     pub node: NodeId,
+    /// Its epoch.
     pub epoch: u64,
-    /// Which renewal is answered; the node remembers when it sent it.
+    /// Number of the renewal. The node remembers when it sent it and counts the lease from then.
     pub sequence: u64,
-    /// Index of the meta group that the node has applied.
+    /// Log index up to which the node has applied meta.
     pub applied: u64,
-    /// Members from which the node heard within the last renewals.
+    /// Members that the node has heard within half a lease.
     pub reaches: Vec<NodeId>,
 }
 
-/// The meta leader's answer.
+/// Answer of the meta leader to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Grant {
+    /// Number of the renewal.
     pub sequence: u64,
+    /// The decision.
     pub verdict: Verdict,
 }
 
+/// Decision on a renewal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Verdict {
+    /// The node holds a lease, counted from the time at which it sent the renewal.
     Granted {
-        /// Commit index of meta: a first lease is used only with this applied.
+        /// Commit index of meta: a new lease is used only when this is applied.
         commit: u64,
-        /// Every node that may hold a lease, this one included.
+        /// All nodes that may hold a lease, this one included.
         leased: Vec<NodeId>,
-        /// The lease had lapsed in the leader's count, or never was.
+        /// By the leader's count the node held no lease: it must prepare before it uses this one.
         anew: bool,
     },
-    /// Not now: the node is behind, or not reached by others.
+    /// No lease now: the node is behind in applying meta, or it and another node do not reach each other.
     Refused,
-    /// The epoch is over.
+    /// The epoch is over, or the node is not a member.
     Ended,
 }
 
-/// The publishing node (it dialled) to the node that has transient subscribers.
+/// From the publishing node, which opened the stream, to a node with transient sessions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum ToTransient {
-    Hello {
-        node: NodeId,
-        epoch: u64,
-    },
-    /// Numbered per stream pair and epoch of the receiver.
+    /// First frame of a stream. Answered with [`FromTransient::State`].
+    Hello { node: NodeId, epoch: u64 },
+    /// A QoS 1 or 2 message. Numbered from 1 per pair of epochs (sender, receiver); resent on a new stream until there
+    /// is a receipt, and deduplicated by its number. Answered with [`FromTransient::Receipt`].
     Message(Box<Numbered>),
-    /// QoS 0: no number, no receipt.
+    /// A QoS 0 message, sent once and not answered.
     Volatile(Box<Transported>),
-    /// Answered with [`FromTransient::Synced`] behind every change so far.
+    /// Asks for [`FromTransient::Synced`] with the same id, which follows all changes made so far. The id 0 is a ping.
     Sync(u64),
-    /// The filters up to this change are known here.
+    /// The sender knows the receiver's filters up to this change.
     Known(u64),
 }
 
+/// A message with its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Numbered {
+    /// Sequence number, counted from 1.
     pub number: u64,
+    /// The message.
     pub message: Transported,
 }
 
 /// A message between nodes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Transported {
+    /// Topic name.
     pub topic: Box<str>,
+    /// Client id of the publisher, for No Local; empty for a will.
     pub publisher: Box<str>,
+    /// QoS of the PUBLISH, 0 to 2.
     pub qos: u8,
+    /// Retain flag of the PUBLISH.
     pub retain: bool,
+    /// Log index at which the retained group stored it; 0 for a message that is not retained.
     pub retained_index: u64,
-    /// Exactly once, as in shards.
+    /// Key for exactly-once delivery, as in shards.
     pub once: Option<Once>,
-    /// Seconds, as the publisher set it.
+    /// Message expiry in seconds, as in the PUBLISH; `None` for none.
     pub expiry: Option<u32>,
-    /// An MQTT 5 PUBLISH, see `node::message`.
+    /// An encoded MQTT 5 PUBLISH.
     pub body: Bytes,
 }
 
-/// The node with transient subscribers to the publishing node.
+/// From a node with transient sessions to the publishing node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum FromTransient {
-    /// First: the epoch that the filters and numbers belong to, all filters, the change they are at, and the last number
-    /// received from this sender's epoch.
-    State {
-        epoch: u64,
-        change: u64,
-        filters: Vec<(Box<str>, u8)>,
-        received: u64,
-    },
-    /// `None`: nobody here wants the filter any more.
-    Change {
-        change: u64,
-        filter: Box<str>,
-        qos: Option<u8>,
-    },
-    /// In memory here, in order, up to this number; how many sessions the last one matched.
-    Receipt {
-        number: u64,
-        matched: u32,
-    },
+    /// First frame: the receiver's epoch, all filters with their highest QoS and the change as of which they are, and
+    /// the number of the last message received from this epoch of the sender.
+    State { epoch: u64, change: u64, filters: Vec<(Box<str>, u8)>, received: u64 },
+    /// A filter's highest QoS changed; `None`: no transient session here has the filter any more. Answered with
+    /// [`ToTransient::Known`].
+    Change { change: u64, filter: Box<str>, qos: Option<u8> },
+    /// All messages up to this number were delivered to the sessions here; `matched` is the number of sessions that
+    /// the last one matched.
+    Receipt { number: u64, matched: u32 },
+    /// Answer to [`ToTransient::Sync`].
     Synced(u64),
 }
 
-/// Puts a value into a frame.
+/// Encodes a value into a frame.
 pub(super) fn frame<T: Serialize>(value: &T) -> Frame {
     Frame { data: covey_core::encode(value).into() }
 }
 
-/// Reads a frame; an unreadable one ends the stream.
+/// Decodes a frame.
+///
+/// # Errors
+/// Returns `INVALID_ARGUMENT` for a frame that cannot be decoded; it ends the stream.
 pub(super) fn read<T: DeserializeOwned>(frame: &Frame) -> Result<T, tonic::Status> {
     postcard::from_bytes(&frame.data).map_err(|_| tonic::Status::invalid_argument("unreadable frame"))
 }

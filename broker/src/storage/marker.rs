@@ -1,15 +1,15 @@
-//! The data directory: whose it is, and that one process uses it.
+//! The data directory: which cluster and node it belongs to, and exclusive use by one process.
 //!
-//! `covey.json` names the cluster, the node and its incarnation; an exclusive lock on `lock` keeps a second process
-//! out. Called by the runtime before anything else touches the disk.
+//! `covey.json` names the cluster, the node and its incarnation. An exclusive lock on the file `lock` keeps other
+//! processes out. The runtime opens it before anything else on the disk.
 //!
 //! ```text
-//!  Directory::open ──► Fresh ──create(cluster id)──► Claimed      (no marker yet)
-//!                 ├──► Existing ──claim──► Claimed, incarnation raised   (our marker)
-//!                 └──► Error, nothing changed                     (a foreign or damaged marker, a second process)
+//! Directory::open ──► Fresh ──create──► Claimed                        (no marker yet)
+//!                ├──► Existing ──claim──► Claimed, incarnation raised   (a marker of this node)
+//!                └──► Error, nothing changed         (a foreign or damaged marker, a second process)
 //! ```
-//! Invariant: the marker is read and judged before anything is created, and an incarnation is used only after it was
-//! fsynced, so peers can refuse a lower one than they have seen.
+//! Invariant: the marker is read and checked before anything is created. An incarnation is used only after it was
+//! fsynced, so that peers can refuse a lower one than they have seen.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek as _, Write};
@@ -18,16 +18,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// File name of the marker in a data directory.
+/// Name of the marker file in a data directory.
 pub const MARKER: &str = "covey.json";
-/// File name of the lock in a data directory; it holds the process id of its owner.
+/// Name of the lock file in a data directory. It contains the process id of its owner.
 pub const LOCK: &str = "lock";
 const FORMAT_VERSION: u32 = 1;
 
-/// Why a data directory was not opened. Nothing in it was changed, except by [`Error::Io`] of a write.
+/// Error of opening or writing a data directory. Nothing in it was changed, except by a failed write ([`Error::Io`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk of another cluster.
+    /// The directory belongs to another cluster.
     #[error(
         "failed to open the data directory: {} belongs to cluster {found}, this node is in cluster {expected}; \
          nothing was changed. Attach this node's own volume, or move the content of {} aside, so that the node joins \
@@ -37,12 +37,12 @@ pub enum Error {
     ForeignCluster {
         /// The data directory.
         dir: PathBuf,
-        /// The cluster of the disk.
+        /// Cluster of the directory.
         found: Uuid,
-        /// The cluster of this node.
+        /// Cluster of this node.
         expected: Uuid,
     },
-    /// The disk of another node.
+    /// The directory belongs to another node.
     #[error(
         "failed to open the data directory: {} belongs to node {found:?} of cluster {cluster_id}, this is node \
          {expected:?}; nothing was changed. Attach this node's own volume, or move the content of {} aside, so that \
@@ -52,11 +52,11 @@ pub enum Error {
     ForeignNode {
         /// The data directory.
         dir: PathBuf,
-        /// The cluster of the disk.
+        /// Cluster of the directory.
         cluster_id: Uuid,
-        /// The node of the disk.
+        /// Node of the directory.
         found: String,
-        /// This node.
+        /// Name of this node.
         expected: String,
     },
     /// The marker cannot be read or does not match its checksum.
@@ -70,7 +70,7 @@ pub enum Error {
         /// The data directory.
         dir: PathBuf,
     },
-    /// Written by a newer version.
+    /// The marker was written by a newer version.
     #[error(
         "failed to open the data directory: {} has format {found}, this version reads format {FORMAT_VERSION}; \
          nothing was changed. Run the version that wrote it, or a newer one",
@@ -79,7 +79,7 @@ pub enum Error {
     Version {
         /// The data directory.
         dir: PathBuf,
-        /// Its format.
+        /// Format of the marker.
         found: u32,
     },
     /// Another process uses the directory.
@@ -91,17 +91,18 @@ pub enum Error {
     Locked {
         /// The data directory.
         dir: PathBuf,
-        /// The other process, as it sees itself (a container numbers its own).
+        /// Process id of the other process, as in its own namespace (a container has its own numbers); `None` if it is
+        /// not known.
         owner: Option<u32>,
     },
-    /// The file system refused.
+    /// A file operation failed.
     #[error("failed to {operation} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, as in "failed to {operation}".
         operation: &'static str,
-        /// On what.
+        /// File or directory of the operation.
         path: PathBuf,
-        /// What the system answered.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
@@ -110,26 +111,26 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> E
     move |source| Error::Io { operation, path: path.to_owned(), source }
 }
 
-/// What the marker says.
+/// Content of the marker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marker {
-    /// The cluster that the node is a member of; `None` until it formed or joined one.
+    /// Cluster of the node; `None` until it has formed or joined one.
     pub cluster_id: Option<Uuid>,
-    /// Identity of this disk within the cluster.
+    /// Node id: a random number, made with the marker.
     pub node_id: u64,
-    /// Name of the node; it contains the ordinal.
+    /// Name of the node, which contains its ordinal.
     pub node_name: String,
-    /// Counts the starts of this node on this disk.
+    /// Number of starts of the node on this directory.
     pub incarnation: u64,
 }
 
-/// The marker as it is written.
+/// The marker as it is stored, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored {
     format_version: u32,
     cluster_id: Option<Uuid>,
-    /// As text: many JSON readers round large numbers.
+    /// As text, since many JSON readers round large numbers.
     node_id: String,
     node_name: String,
     incarnation: u64,
@@ -137,7 +138,7 @@ struct Stored {
     checksum: String,
 }
 
-/// Enough of any version's marker to tell which it is.
+/// The field that every version of the marker has.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StoredVersion {
@@ -145,6 +146,7 @@ struct StoredVersion {
 }
 
 impl Marker {
+    /// Returns the checksum of the fields: CRC-32C as 8 hexadecimal digits.
     fn checksum(&self) -> String {
         let Self { cluster_id, node_id, node_name, incarnation } = self;
         let cluster_id = cluster_id.unwrap_or_default();
@@ -152,6 +154,7 @@ impl Marker {
         format!("{:08x}", crc32c::crc32c(text.as_bytes()))
     }
 
+    /// Reads and checks the marker; `None` if there is none.
     fn read(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(MARKER);
         let bytes = match fs::read(&path) {
@@ -175,7 +178,8 @@ impl Marker {
         if intact { Ok(Some(marker)) } else { Err(damaged()) }
     }
 
-    /// Replaces the marker: the old one or the new one is there, whatever happens, and the new one when this returns.
+    /// Replaces the marker. After a crash either the old or the new one is there; after a return the new one is
+    /// durable.
     fn write(&self, dir: &Path) -> Result<(), Error> {
         let stored = Stored {
             format_version: FORMAT_VERSION,
@@ -198,6 +202,7 @@ impl Marker {
         write().map_err(io_error("write", &path))
     }
 
+    /// Compares cluster and node name with the expected ones.
     fn check(&self, dir: &Path, expected: &Expected<'_>) -> Result<(), Error> {
         match (expected.cluster_id, self.cluster_id) {
             (Some(expected), Some(found)) if expected != found => {
@@ -217,21 +222,21 @@ impl Marker {
     }
 }
 
-/// Whose disk it has to be.
+/// Owner that a data directory must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The cluster, where it is known already.
+    /// Cluster, if it is known; `None` accepts any.
     pub cluster_id: Option<Uuid>,
-    /// The name of this node.
+    /// Name of this node.
     pub node_name: &'a str,
 }
 
-/// A data directory that this process holds.
+/// A data directory that this process has locked.
 #[derive(Debug)]
 pub enum Directory {
-    /// It has no marker: the node has to join or form a cluster first.
+    /// It has no marker: the node must form or join a cluster.
     Fresh(Fresh),
-    /// It is this node's own.
+    /// It belongs to this node.
     Existing(Existing),
 }
 
@@ -243,7 +248,7 @@ pub struct Fresh {
     lock: File,
 }
 
-/// A locked directory with this node's marker; nothing in it was changed yet.
+/// A locked directory with this node's marker, not changed yet.
 #[derive(Debug)]
 pub struct Existing {
     dir: PathBuf,
@@ -251,7 +256,8 @@ pub struct Existing {
     lock: File,
 }
 
-/// A locked directory with this node's marker. The lock is released when it is dropped, or when the process dies.
+/// A locked directory with this node's marker. The lock is released by [`release`](Self::release), on drop, or when
+/// the process ends.
 #[derive(Debug)]
 pub struct Claimed {
     dir: PathBuf,
@@ -260,10 +266,11 @@ pub struct Claimed {
 }
 
 impl Directory {
-    /// Opens a data directory and locks it; makes it if it is absent.
+    /// Opens and locks a data directory; creates it if it does not exist.
     ///
     /// # Errors
-    /// Foreign, damaged and used directories are refused and left as they are.
+    /// Returns [`Error`] for a foreign, damaged, newer or locked directory, which is left unchanged, and for a failed
+    /// file operation.
     pub fn open(dir: &Path, expected: &Expected<'_>) -> Result<Self, Error> {
         let judge = || {
             let marker = Marker::read(dir)?;
@@ -273,7 +280,7 @@ impl Directory {
         judge()?;
         fs::create_dir_all(dir).map_err(io_error("create", dir))?;
         let lock = lock(dir)?;
-        // Until the lock was taken, another process could write the marker.
+        // Another process may have written the marker before the lock was taken.
         let Some(marker) = judge()? else {
             return Ok(Self::Fresh(Fresh { dir: dir.to_owned(), node_name: expected.node_name.to_owned(), lock }));
         };
@@ -282,9 +289,12 @@ impl Directory {
 }
 
 impl Existing {
-    /// Raises the incarnation: this start is on disk when this returns.
+    /// Raises the incarnation. It is durable when this returns.
     ///
-    /// The log is opened before this: a disk whose log is refused stays as it was, to the byte.
+    /// Called after the log was opened, so that a directory with a refused log is not changed.
+    ///
+    /// # Errors
+    /// Returns [`Error`] if the marker cannot be written.
     pub fn claim(self) -> Result<Claimed, Error> {
         let Self { dir, mut marker, mut lock } = self;
         let raised = marker.incarnation.checked_add(1);
@@ -295,6 +305,7 @@ impl Existing {
     }
 }
 
+/// Takes the lock; creates the lock file if it does not exist.
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK);
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -310,7 +321,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-/// Says in the lock whose it is.
+/// Writes the process id into the lock file.
 fn sign(dir: &Path, lock: &mut File) -> Result<(), Error> {
     let write = |lock: &mut File| {
         lock.set_len(0)?;
@@ -321,14 +332,17 @@ fn sign(dir: &Path, lock: &mut File) -> Result<(), Error> {
 }
 
 impl Fresh {
-    /// The data directory.
+    /// Returns the data directory.
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// Gives this disk a node id, at incarnation 1; it belongs to no cluster yet.
+    /// Creates a marker with a new node id and incarnation 1. It belongs to no cluster yet.
     ///
-    /// The log is opened before this: a marker without a log counts as a lost disk.
+    /// Called after the log was created, since a marker without a log counts as a lost disk.
+    ///
+    /// # Errors
+    /// Returns [`Error`] if the marker cannot be written.
     pub fn create(mut self) -> Result<Claimed, Error> {
         sign(&self.dir, &mut self.lock)?;
         let (_, node_id) = Uuid::new_v4().as_u64_pair();
@@ -339,12 +353,16 @@ impl Fresh {
 }
 
 impl Claimed {
-    /// The data directory.
+    /// Returns the data directory.
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// Makes this disk a member of a cluster, for good. Repeating it is harmless; another cluster is refused.
+    /// Assigns the directory to a cluster for good. Does nothing if it belongs to that cluster already.
+    ///
+    /// # Errors
+    /// Returns [`Error::ForeignCluster`] if it belongs to another one, and [`Error::Io`] if the marker cannot be
+    /// written.
     pub fn bind(&mut self, cluster_id: Uuid) -> Result<(), Error> {
         match self.marker.cluster_id {
             Some(found) if found == cluster_id => Ok(()),
@@ -358,12 +376,12 @@ impl Claimed {
         }
     }
 
-    /// Lets another process have the directory; nothing may be written to it after this.
+    /// Releases the lock for another process. The directory must not be written after this.
     pub fn release(&mut self) {
         self.lock = None;
     }
 
-    /// What the marker says; the incarnation is this start's.
+    /// Returns the marker, with the incarnation of this start.
     pub fn marker(&self) -> &Marker {
         &self.marker
     }

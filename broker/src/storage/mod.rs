@@ -1,5 +1,5 @@
-//! What a node keeps on its disk, opened by the cluster runtime in this order: [`marker`] (whose disk is it?), then
-//! [`segment`] (the Raft log); [`space`] is asked before anything new is taken in.
+//! Files of a node. The cluster runtime opens the marker of the data directory ([`marker`]) and then the Raft log
+//! ([`segment`]). [`space`] reads the free space of the volume.
 //!
 //! Invariant: opening refuses before it changes anything, so a disk that is refused can still be examined, moved back
 //! or repaired by a human.

@@ -1,18 +1,18 @@
-//! How much room the volume has, and what may still be taken in.
+//! Free space of a volume, and the level that follows from it.
 //!
-//! Asked by the runtime, which refuses new work below the reserve and moves leaderships away when it is critical.
-//! Invariant: levels depend on the figures alone, so a disk that drains returns to service by itself.
+//! The broker does not act on levels yet. Invariant: a level depends only on the present figures, so a volume returns
+//! to normal when space is freed.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use covey_contract::config;
 
-/// Volumes smaller than this have no lower bound in bytes: it would take too much of them.
+/// Volumes smaller than this have no minimum reserve in bytes, which would take too much of them.
 const SMALL_VOLUME_BYTES: u64 = 5 << 30;
 const CRITICAL_PERCENT: u64 = 2;
 
-/// The volume could not be asked.
+/// The file system did not return its figures.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to read the free space of {}", path.display())]
 pub struct Error {
@@ -21,41 +21,45 @@ pub struct Error {
     source: io::Error,
 }
 
-/// What may be stored.
+/// Level of free space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Everything.
+    /// More than the reserve is free.
     Normal,
-    /// No new messages, retained messages, sessions or subscriptions; all that frees room goes on.
+    /// Less than the reserve is free. The broker is to refuse new messages, retained messages, sessions and
+    /// subscriptions.
     BelowReserve,
-    /// As below the reserve, and leaderships go to nodes that have room.
+    /// Less than 2 % is free. The node is to move its leaderships to nodes with more space, too.
     Critical,
 }
 
-/// The figures of a volume, in bytes.
+/// Figures of a volume, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// What this process may still write.
+    /// Bytes that this process can still write.
     pub free: u64,
-    /// Size of the volume.
+    /// Size of the volume in bytes.
     pub capacity: u64,
 }
 
 impl Space {
-    /// Asks the file system that a path is on.
+    /// Reads the figures of the file system that contains `path`.
+    ///
+    /// # Errors
+    /// Returns [`Error`] if the file system does not return them.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let stat = rustix::fs::statvfs(path).map_err(|errno| Error { path: path.to_owned(), source: errno.into() })?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Self { free: bytes(stat.f_bavail), capacity: bytes(stat.f_blocks) })
     }
 
-    /// The bytes that new work may not touch.
+    /// Returns the reserve in bytes: the larger of `reserve_percent` of the volume and `reserve_min_bytes`.
     pub fn reserve(&self, config: &config::Storage) -> u64 {
         let least = if self.capacity < SMALL_VOLUME_BYTES { 0 } else { config.reserve_min_bytes };
         self.percent(u64::from(config.reserve_percent)).max(least)
     }
 
-    /// What may be stored now.
+    /// Returns the level of the present figures.
     pub fn level(&self, config: &config::Storage) -> Level {
         if self.free < self.percent(CRITICAL_PERCENT) {
             Level::Critical

@@ -1,4 +1,4 @@
-//! What nodes report about their Raft groups where a shard has fewer replicas than the cluster has nodes.
+//! Raft groups that nodes report when a shard has fewer replicas than the cluster has nodes.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,8 @@ use covey_broker::metrics::Metrics;
 
 use crate::herd::{Herd, until};
 
-/// The groups that the node is a replica of, as the groups' leaders say; `None` while one has no leader or is still changed.
+/// Returns the groups of which the node is a replica, by the groups' leaders; `None` while one has no leader or
+/// changes its members.
 fn replicated(herd: &Herd, ordinal: usize) -> Option<BTreeSet<GroupId>> {
     let nodes: Vec<_> = herd.nodes.iter().flatten().map(|running| &running.node).collect();
     let id = herd.nodes[ordinal].as_ref().unwrap().node.id;
@@ -27,19 +28,20 @@ fn replicated(herd: &Herd, ordinal: usize) -> Option<BTreeSet<GroupId>> {
     Some(found)
 }
 
-/// The groups that have series in the text.
+/// Returns the groups that have series in the metrics.
 fn exported(metrics: &Metrics) -> BTreeSet<String> {
     let text = metrics.encode().unwrap();
     let groups = text.lines().filter_map(|line| line.split_once("group=\"")?.1.split_once('"'));
     groups.map(|(group, _)| group.to_owned()).collect()
 }
 
-/// Every node knows all leaders of its groups, has all their voters in sync, and exports these groups alone.
+/// Waits until every node knows the leaders of its groups and their voters are in sync, and checks that it exports
+/// only these groups.
 async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics>)]) {
     for (ordinal, running) in herd.nodes.iter().enumerate() {
         let Some(running) = running else { continue };
         let node = &running.node;
-        until(&format!("node {ordinal} is settled"), || {
+        until(&format!("node {ordinal} has settled"), || {
             node.groups_held().all(|group| node.knows_leader(group))
                 && node.groups_out_of_sync() == 0
                 && replicated(herd, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
@@ -64,7 +66,7 @@ fn series(count: usize) -> Vec<(GroupSeries, std::sync::Arc<Metrics>)> {
 async fn nodes_report_only_the_groups_that_they_are_replicas_of() {
     let herd = Herd::formed(4).await;
     let mut series = series(4);
-    // Formation makes every node a voter of every group: those that are taken away again have series already.
+    // Formation makes every node a voter of every group, so groups that are removed later have series already.
     for (running, (groups, metrics)) in herd.nodes.iter().flatten().zip(&mut series) {
         groups.read(&running.node, metrics);
     }
@@ -82,7 +84,7 @@ async fn a_fifth_node_reports_only_the_groups_that_it_is_a_replica_of() {
     herd.start(4).await;
     herd.all_serve().await;
     settles(&herd, &mut series).await;
-    // A node that missed its removal from a group has to be right after a restart too.
+    // A node that missed its removal from a group must report correctly after a restart, too.
     herd.stop(1).await;
     herd.start(1).await;
     herd.all_serve().await;

@@ -1,4 +1,4 @@
-//! Three nodes and what can happen to them.
+//! A test cluster: several nodes in one process, which can be stopped and started.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,11 +25,14 @@ use tokio_util::sync::CancellationToken;
 
 const UID: &str = "herd-uid";
 
-/// One herd at a time: two cores cannot carry more, and ports are looked for before they are taken.
+/// One cluster at a time: free ports are determined before they are used, and the load of several would cause
+/// timeouts.
 static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
+/// A cluster with its temporary directories and certificates.
 pub(crate) struct Herd {
     _turn: OwnedMutexGuard<()>,
+    /// Running nodes by ordinal; `None` for a stopped one.
     pub(crate) nodes: Vec<Option<Running>>,
     config: Arc<Config>,
     dirs: Vec<TempDir>,
@@ -45,7 +48,7 @@ pub(crate) struct Running {
     shutdown: CancellationToken,
 }
 
-/// What the nodes counted.
+/// Events that the nodes have counted.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) slow: AtomicU64,
@@ -76,7 +79,7 @@ fn write_certificates(dir: &Path) {
     std::fs::write(dir.join(names::TLS_CA), ca).unwrap();
 }
 
-/// The first of `count` neighbouring free ports.
+/// Returns the first of `count` consecutive free ports.
 fn free_ports(count: u16) -> u16 {
     for base in (20_000..30_000_u16).step_by(16).skip(usize::try_from(std::process::id() % 500).unwrap()) {
         let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
@@ -88,7 +91,7 @@ fn free_ports(count: u16) -> u16 {
 }
 
 impl Herd {
-    /// Formed and serving.
+    /// Returns a cluster that is formed and serves.
     pub(crate) async fn formed(count: u32) -> Self {
         let mut herd = Self::fresh(count).await;
         herd.form().await;
@@ -114,7 +117,7 @@ impl Herd {
             election_min: Duration::from_millis(700),
             election_max: Duration::from_millis(1100),
         };
-        // Slow enough for a debug build on a busy machine.
+        // Long enough for a debug build on a busy machine.
         config.fence.lease = Duration::from_secs(6);
         let dirs = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         let (nodes, config) = ((0..count).map(|_| None).collect(), Arc::new(config));
@@ -161,12 +164,12 @@ impl Herd {
         self.nodes[ordinal as usize] = Some(Running { node, membership, sessions, log, shutdown });
     }
 
-    /// Stops a node without a word to anyone.
+    /// Stops a node without disconnecting its clients or transferring leaderships.
     pub(crate) async fn stop(&mut self, ordinal: usize) {
         let running = self.nodes[ordinal].take().unwrap();
         running.shutdown.cancel();
         running.node.tasks.close();
-        tokio::time::timeout(Duration::from_secs(10), running.node.tasks.wait()).await.expect("tasks end");
+        tokio::time::timeout(Duration::from_secs(10), running.node.tasks.wait()).await.expect("the tasks did not end");
         running.node.cluster.stop().await;
         running.log.close();
         running.membership.identity.release();
@@ -207,7 +210,7 @@ pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("waited 30 s in vain until {what}");
+    panic!("not reached within 30 s: {what}");
 }
 
 pub(crate) fn request(client: &str, expiry: u64) -> ConnectRequest {
@@ -249,10 +252,10 @@ pub(crate) fn filter(filter: &str) -> Subscription {
     }
 }
 
-/// The next delivery within ten seconds: payload and packet id.
+/// Waits up to 10 s for the next delivery; returns its payload and packet id.
 pub(crate) async fn receive<S>(connected: &mut Connected<S>) -> (String, PacketId) {
     let event = tokio::time::timeout(Duration::from_secs(10), connected.events.recv()).await;
-    match event.expect("a delivery within 10 s").expect("the session is still held") {
+    match event.expect("no delivery within 10 s").expect("the session was closed") {
         Event::Deliver(delivery) => {
             let payload = String::from_utf8(delivery.message.payload.to_vec()).unwrap();
             (payload, delivery.packet_id.unwrap())

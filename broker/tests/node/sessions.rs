@@ -1,4 +1,4 @@
-//! Sessions over several nodes.
+//! Sessions across several nodes.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -60,16 +60,16 @@ async fn a_transient_session_that_overruns_ends_with_its_will() {
     let mut slow = herd.sessions(0).connect(request).await.unwrap();
     slow.session.subscribe(vec![filter("jobs")]).await;
     let publisher = herd.connect(0, "publisher", 0).await;
-    // A window and a queue, and one too many.
+    // More than a window and a queue.
     for number in 0..1200 {
         publisher.session.publish(message("jobs", &number.to_string()), None).await;
     }
     let mut delivered = 0;
     let why = loop {
-        match slow.events.recv().await.expect("a last word") {
+        match slow.events.recv().await.expect("no close event") {
             Event::Deliver(_) => delivered += 1,
             Event::Close(why) => break why,
-            Event::Release(_) => panic!("nothing was received"),
+            Event::Release(_) => panic!("no delivery was answered with PUBREC"),
         }
     };
     assert_eq!((why, delivered), (Close::QueueFull, 100));
@@ -208,7 +208,7 @@ async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
         })
     })
     .await;
-    // Client ids over all shards, each at a node that need not have the shard.
+    // Client ids of all shards, each connected to a node that may not have a replica of the shard.
     for client in 0..16 {
         let mut worker = herd.connect(client % 4, &format!("worker-{client}"), 600).await;
         let topic = format!("jobs/{client}");

@@ -1,4 +1,4 @@
-//! Restarts under load, partitions.
+//! Restarts under load and network partitions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn handles(cluster: &TestCluster) -> BTreeMap<NodeId, Cluster> {
     cluster.nodes.iter().map(|(id, node)| (*id, node.cluster.clone())).collect()
 }
 
-/// Proposes one command after the other, each until it is acknowledged; returns what was.
+/// Proposes one command after the other, each until it is acknowledged; returns the last one.
 async fn client(id: u32, nodes: Nodes, stop: Arc<AtomicBool>) -> u32 {
     let mut sequence = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -110,10 +110,11 @@ async fn a_healed_follower_does_not_unseat_the_leader() {
     let before = *cluster.cluster(leader).leadership(GROUP).borrow();
     let follower = 1 + leader % 3;
     cluster.net.cut(follower);
-    // Many election timeouts: without Pre-Vote the term of the lone node would grow.
+    // Many election timeouts: without Pre-Vote (Raft dissertation, section 9.6) the term of the isolated node would
+    // grow.
     sleep(Duration::from_secs(3)).await;
     cluster.write(GROUP, command(1, 2, 0)).await;
-    assert_eq!(cluster.cluster(follower).status(GROUP).term, before.term, "the lone node raised its term");
+    assert_eq!(cluster.cluster(follower).status(GROUP).term, before.term, "the isolated node raised its term");
     cluster.net.heal();
     cluster.write(GROUP, command(1, 3, 0)).await;
     assert_eq!(cluster.converged(GROUP).await.len(), 3);
@@ -130,7 +131,8 @@ async fn a_peer_that_is_not_reached_is_tried_at_intervals() {
     let before = cluster.net.asked.load(Ordering::Relaxed);
     sleep(Duration::from_secs(2)).await;
     let asked = cluster.net.asked.load(Ordering::Relaxed) - before;
-    // Two groups: for each an append every 50 ms, and heartbeats to both others and pre-votes of the lone node every 75 ms.
+    // Two groups, each with an append every 50 ms, and with heartbeats to both other nodes and pre-votes of the
+    // isolated node every 75 ms.
     assert!(asked < 500, "asked {asked} times in two seconds");
     cluster.net.heal();
     cluster.assert_no_fatal();
@@ -145,7 +147,7 @@ async fn a_lone_leader_confirms_nothing_and_acknowledges_nothing() {
     let read = timeout(Duration::from_secs(5), cluster.cluster(old).read_index(GROUP)).await.unwrap();
     assert!(read.is_err(), "{read:?}");
     let lost = tokio::spawn(cluster.cluster(old).propose(GROUP, command(2, 1, 0)));
-    // The others elect one of theirs and go on; a busy machine may need several tries.
+    // The other two elect a leader and continue; a busy machine may need several attempts.
     let go_on = async {
         loop {
             let new = cluster.leader_where(GROUP, |id| id != old).await;

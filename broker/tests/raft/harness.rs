@@ -1,4 +1,4 @@
-//! Nodes that talk over loopback, a switch that cuts them apart, and a machine that can be compared.
+//! Nodes that communicate over loopback, partitions between them, and a state machine that can be compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -35,22 +35,22 @@ pub(crate) const OTHER: GroupId = GroupId::shard(0);
 /// Long enough for a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A command of this client makes every machine panic.
+/// A command of this client makes every state machine panic.
 pub(crate) const POISON: u32 = u32::MAX;
 /// A command of this client is refused by every machine as one that it cannot read.
 pub(crate) const UNREADABLE: u32 = u32::MAX - 1;
 
-/// What a machine holds, for comparison.
+/// Content of a state machine, for comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
-    /// (log index, command) in order of application, repeats left out.
+    /// Log index and command in order of application, without repetitions.
     pub(crate) entries: Vec<(u64, Bytes)>,
-    /// Applies since the machine was loaded, repeats included.
+    /// Log indexes applied since the machine was loaded, repetitions included.
     pub(crate) applies: Vec<u64>,
     pub(crate) loads: usize,
 }
 
-/// Appends commands to a list; a command is (client u32, sequence u32, anything) and is taken once.
+/// Appends commands to a list, each once. A command is a client (u32), a sequence number (u32) and padding.
 #[derive(Default)]
 pub(crate) struct ListMachine {
     seen: BTreeSet<(u32, u32)>,
@@ -103,14 +103,14 @@ impl Machine for ListMachine {
     }
 }
 
-/// Where the nodes are, and which of them cannot reach each other.
+/// Addresses of the nodes, and which of them are isolated.
 #[derive(Default)]
 pub(crate) struct Net {
     addresses: RwLock<BTreeMap<u32, SocketAddr>>,
-    /// Nodes that reach nobody and are reached by nobody.
+    /// Nodes that neither reach others nor are reached.
     cut: RwLock<BTreeSet<NodeId>>,
     pub(crate) snapshots_sent: AtomicUsize,
-    /// How often any node asked for a channel to any other.
+    /// Number of times that a node asked for a channel to another one.
     pub(crate) asked: AtomicUsize,
 }
 
@@ -129,7 +129,7 @@ impl Net {
     }
 }
 
-/// One node's way into the network.
+/// One node's connections.
 struct Wire {
     net: Arc<Net>,
     node: NodeId,
@@ -272,7 +272,7 @@ impl TestNode {
     }
 }
 
-/// A cluster whose nodes come and go.
+/// A cluster whose nodes can be stopped and started.
 pub(crate) struct TestCluster {
     pub(crate) net: Arc<Net>,
     pub(crate) nodes: BTreeMap<NodeId, TestNode>,
@@ -288,7 +288,7 @@ pub(crate) fn members(nodes: &[(NodeId, u32)]) -> BTreeMap<NodeId, Member> {
     nodes.iter().map(|(id, ordinal)| (*id, Member { ordinal: *ordinal })).collect()
 }
 
-/// Patient enough for a machine that is busy with other tests.
+/// Timing for a machine that is busy with other tests.
 fn timing() -> Timing {
     Timing {
         heartbeat: Duration::from_millis(75),
@@ -297,7 +297,7 @@ fn timing() -> Timing {
     }
 }
 
-/// Thresholds that nothing reaches.
+/// Thresholds that are never reached.
 pub(crate) fn quiet() -> Tuning {
     Tuning { check_every: Duration::from_millis(50), ..Tuning::default() }
 }
@@ -318,7 +318,7 @@ impl TestCluster {
         }
     }
 
-    /// Three nodes, 1 to 3, formed.
+    /// Returns a formed cluster of three nodes, 1 to 3.
     pub(crate) async fn formed(tuning: Tuning) -> Self {
         let mut cluster = Self::new(tuning);
         for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
@@ -381,7 +381,7 @@ impl TestCluster {
         self.nodes.insert(id, TestNode { cluster, ordinal, log, contents, server, stop_server });
     }
 
-    /// Ends a node; its files stay.
+    /// Stops a node; its files stay.
     pub(crate) async fn stop(&mut self, id: NodeId) {
         let node = self.nodes.remove(&id).unwrap();
         node.stop_server.cancel();
@@ -396,7 +396,7 @@ impl TestCluster {
         }
     }
 
-    /// The node that leads a group and takes commands.
+    /// Waits for the node that leads the group and accepts commands.
     pub(crate) async fn leader(&self, group: GroupId) -> NodeId {
         self.leader_where(group, |_| true).await
     }
@@ -431,7 +431,7 @@ impl TestCluster {
         }
     }
 
-    /// Changes the members at whichever node leads, until it is done.
+    /// Changes the members at the leader until it succeeds.
     pub(crate) async fn set_voters(
         &self,
         group: GroupId,
@@ -450,7 +450,7 @@ impl TestCluster {
         }
     }
 
-    /// Waits until all nodes have applied what the leader has, and compares them.
+    /// Waits until all nodes have applied what the leader has, and compares their contents.
     pub(crate) async fn converged(&self, group: GroupId) -> Vec<(u64, Bytes)> {
         let deadline = Instant::now() + PATIENCE;
         // A leader that was just replaced may not know it yet.
@@ -477,7 +477,7 @@ impl TestCluster {
     }
 }
 
-/// Waits until something holds.
+/// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {

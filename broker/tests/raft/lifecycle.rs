@@ -1,4 +1,4 @@
-//! Formation, commands, forwarding, handover.
+//! Formation, commands, forwarding and transfer of the leadership.
 
 use crate::harness::{GROUP, OTHER, PATIENCE, TestCluster, command, members, quiet};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ async fn a_cluster_forms_when_every_node_is_told_its_members() {
         cluster.write(group, command(1, 1, 10)).await;
         assert_eq!(cluster.converged(group).await.len(), 1);
     }
-    // Told again, after a restart too: nothing happens.
+    // A repetition has no effect, after a restart neither.
     cluster.stop(2).await;
     cluster.start(2, 1).await;
     for node in cluster.nodes.values() {
@@ -43,7 +43,7 @@ async fn commands_are_taken_in_the_order_of_calls() {
         assert_eq!(response.bytes, Bytes::from(n.to_string()));
         last = response.index;
     }
-    // A future that nobody polls does not take its command back.
+    // Dropping the future does not withdraw the command.
     drop(leader.propose(GROUP, command(1, 501, 0)));
     assert_eq!(leader.propose(GROUP, command(1, 502, 0)).await.unwrap().bytes, Bytes::from("502"));
     cluster.converged(GROUP).await;
@@ -59,7 +59,7 @@ async fn followers_refuse_and_forward() {
     loop {
         let before = *leadership.borrow();
         let told = (follower.propose(GROUP, command(2, 1, 0)).await, follower.read_index(GROUP).await);
-        // Only a try during which the leader stayed the same says something; a busy machine may need several.
+        // Only an attempt with the same leader throughout is conclusive; a busy machine may need several.
         if before.leader.is_some_and(|leader| leader != follower.node()) && *leadership.borrow() == before {
             let expected = (Err(ProposeError::NotLeader(before.leader)), Err(ReadError::NotLeader(before.leader)));
             assert_eq!(told, expected);
@@ -67,7 +67,8 @@ async fn followers_refuse_and_forward() {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    // The largest message passes: forwarded, into the log, to the followers. A busy machine may need a second try.
+    // The largest message passes: forwarded, into the log, and to the followers. A busy machine may need a second
+    // attempt.
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = follower.propose_at_leader(GROUP, command(1, 1, 16 << 20)).await {
         assert!(Instant::now() < deadline, "{error}");
@@ -87,7 +88,7 @@ async fn leadership_is_ours_only_where_commands_are_taken() {
     let mut refused = 0;
     for round in 1..=6 {
         let leader = cluster.leader(GROUP).await;
-        // The very first command after `ours` is taken, unless a busy machine just lost its lease again.
+        // The first command after `ours` is accepted, unless the node lost its lease again on a busy machine.
         if cluster.cluster(leader).propose(GROUP, command(1, round, 0)).await.is_err() {
             refused += 1;
             cluster.write(GROUP, command(1, round, 0)).await;
@@ -114,7 +115,7 @@ async fn a_handover_lands_and_stalls_shortly() {
         let begun = Instant::now();
         match cluster.cluster(from).transfer_leader(GROUP, to).await {
             Ok(()) => (),
-            // A busy machine lost its leader meanwhile.
+            // The leader changed in the meantime on a busy machine.
             Err(ChangeError::NotLeader(_)) => continue,
             Err(other) => panic!("{other}"),
         }
@@ -125,7 +126,7 @@ async fn a_handover_lands_and_stalls_shortly() {
     assert_eq!(cluster.converged(GROUP).await.len(), 7);
     stalls.sort();
     println!("handover to first command, sorted: {stalls:?}");
-    // Without the handover the lease and an election would pass: 0.9 s and 0.5 to 0.9 s.
+    // Without a transfer the lease and an election timeout would pass: 0.9 s and 0.5 to 0.9 s.
     assert!(stalls[stalls.len() / 2] < cluster.timing.election_min, "{stalls:?}");
     cluster.assert_no_fatal();
 }
@@ -162,7 +163,7 @@ async fn a_node_does_not_answer_for_another_one_under_its_ordinal() {
     for kind in 1..=4 {
         let refused = node.serve_raft(call(9, kind)).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-        // Meant for this node, the same nonsense is read.
+        // The same invalid payload, addressed to this node, is decoded.
         assert_eq!(node.serve_raft(call(1, kind)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     }
     let refused = node.serve_append(futures::stream::iter([Ok(call(9, 1))])).next().await.unwrap().unwrap_err();

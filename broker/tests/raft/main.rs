@@ -1,4 +1,4 @@
-//! Nodes of one process over real gRPC on loopback and real files: what the promises of the cluster runtime rest on.
+//! Properties of the cluster runtime: nodes in one process over real gRPC on loopback and real files.
 
 #![expect(
     clippy::unwrap_used,

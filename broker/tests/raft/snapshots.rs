@@ -1,4 +1,4 @@
-//! Snapshots, purged logs, new nodes, growth, restarts of everything.
+//! Snapshots, purged logs, new nodes, growth, and restarts of all nodes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,14 +12,14 @@ fn tiny() -> Tuning {
     Tuning { snapshot_entries: 100, keep_entries: 5, ..quiet() }
 }
 
-/// Pipelined, a hundred at a time.
+/// Proposes commands in a pipeline, 100 at a time.
 async fn fill(cluster: &TestCluster, client: u32, from: u32, to: u32) {
     let all: Vec<u32> = (from..=to).collect();
     for chunk in all.chunks(100) {
         let leader = cluster.cluster(cluster.leader(GROUP).await);
         let pending: Vec<_> = chunk.iter().map(|n| leader.propose(GROUP, command(client, *n, 300))).collect();
         for (answer, n) in pending.into_iter().zip(chunk) {
-            // A busy machine may have lost its leader: once more.
+            // On a busy machine the leader may have changed: propose it again.
             if answer.await.is_err() {
                 cluster.write(GROUP, command(client, *n, 300)).await;
             }
@@ -39,7 +39,7 @@ async fn an_empty_node_catches_up_by_snapshot_and_log_and_votes() {
     let mut cluster = TestCluster::formed(tiny()).await;
     fill(&cluster, 1, 1, 1000).await;
     purged(&cluster, 800).await;
-    // Node 3 loses its disk: a new id under the same ordinal takes its place.
+    // Node 3 loses its disk: a node with a new id and the same ordinal replaces it.
     cluster.stop(3).await;
     cluster.start(4, 2).await;
     for group in [GROUP, OTHER] {
@@ -48,10 +48,10 @@ async fn an_empty_node_catches_up_by_snapshot_and_log_and_votes() {
         let status = cluster.cluster(cluster.leader(group).await).status(group);
         assert_eq!((status.voters, status.learners, status.joint), (voters, BTreeMap::new(), false));
     }
-    assert!(cluster.net.snapshots_sent.load(Ordering::Relaxed) > 0, "the log alone cannot have sufficed");
+    assert!(cluster.net.snapshots_sent.load(Ordering::Relaxed) > 0, "the node caught up without a snapshot");
     fill(&cluster, 1, 1001, 1100).await;
     assert_eq!(cluster.converged(GROUP).await.len(), 1100);
-    // It votes: with another node gone it makes the majority.
+    // It votes: with another node stopped, it completes the majority.
     let other = if cluster.leader(GROUP).await == 1 { 2 } else { 1 };
     cluster.stop(other).await;
     cluster.write(GROUP, command(2, 1, 0)).await;
@@ -70,7 +70,7 @@ async fn one_node_grows_to_three() {
     let all = members(&[(1, 0), (2, 1), (3, 2)]);
     for group in [GROUP, OTHER] {
         cluster.set_voters(group, &all, &BTreeMap::new()).await;
-        // Asked again: nothing to do.
+        // A repetition has no effect.
         cluster.set_voters(group, &all, &BTreeMap::new()).await;
     }
     assert_eq!(cluster.converged(GROUP).await.len(), 500);
@@ -127,7 +127,7 @@ async fn a_torn_state_is_made_anew_from_snapshot_and_log() {
     purged(&cluster, 600).await;
     let before = cluster.converged(GROUP).await;
     cluster.stop_all().await;
-    // Bytes in the middle of a batch that did not reach the disk, in the state of every node.
+    // Bytes in the middle of a batch that did not reach the disk, in the state store of every node.
     for id in [1, 2, 3] {
         let state = cluster.dir(id).join("state");
         let journal = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
@@ -140,7 +140,7 @@ async fn a_torn_state_is_made_anew_from_snapshot_and_log() {
     }
     for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
         cluster.start(id, ordinal).await;
-        assert!(cluster.dir(id).join("state.torn").exists(), "the harm did no harm");
+        assert!(cluster.dir(id).join("state.torn").exists(), "the damage was not detected");
     }
     assert_eq!(cluster.converged(GROUP).await, before);
     fill(&cluster, 1, 731, 740).await;
@@ -153,7 +153,7 @@ async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     fill(&cluster, 1, 1, 500).await;
     purged(&cluster, 300).await;
     for node in cluster.nodes.values() {
-        // So close that no node makes a new snapshot by itself after the restart.
+        // So few entries above the snapshot that no node makes a new one after the restart.
         let covered = || {
             let status = node.cluster.status(GROUP);
             status.applied >= 500 && status.applied - status.snapshot < 80
@@ -176,7 +176,7 @@ async fn after_harm_to_snapshots(harm: impl Fn(&Path)) {
     for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
         cluster.start(id, ordinal).await;
     }
-    // A new node needs the snapshot of whoever leads.
+    // A new node needs a snapshot from the leader.
     cluster.start(4, 3).await;
     let voters = members(&[(1, 0), (2, 1), (3, 2)]);
     cluster.set_voters(GROUP, &voters, &members(&[(4, 3)])).await;

@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt as _};
 use super::ownership::{Claim, claim};
 
 /// Returns the names of the ConfigMaps that are needed: `wanted`, those of the live template, and those of the pods.
-pub fn in_use(wanted: &ConfigMap, stateful_set: Option<&StatefulSet>, pods: &[Pod]) -> BTreeSet<String> {
+pub(crate) fn in_use(wanted: &ConfigMap, stateful_set: Option<&StatefulSet>, pods: &[Pod]) -> BTreeSet<String> {
     let template = stateful_set.and_then(|set| set.spec.template.spec.as_ref());
     let specs = pods.iter().filter_map(|pod| pod.spec.as_ref()).chain(template);
     specs.flat_map(mounted).chain([wanted.name_any()]).collect()
@@ -29,7 +29,7 @@ fn mounted(spec: &PodSpec) -> impl Iterator<Item = String> {
 ///
 /// # Errors
 /// If a request fails. Earlier deletions of the same call remain.
-pub async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>) -> Result<(), kube::Error> {
+pub(crate) async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>) -> Result<(), kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
     let cluster = wanted.labels().get(names::LABEL_CLUSTER).map(String::as_str).unwrap_or_default();
     let of_cluster = ListParams::default().labels(&format!("{}={cluster}", names::LABEL_CLUSTER));

@@ -1,9 +1,9 @@
-//! Whether a user may publish, subscribe, and take a client id.
+//! Access rules: whether a user may publish, subscribe, and use a client id.
 //!
-//! The broker compiles a user's part of the access document into [`Rules`] and asks for every publish and every filter of
-//! a SUBSCRIBE. Deny wins, no match is deny. Invariant: whatever a user or a client calls itself, an allow rule never
-//! reaches a topic that has something else than that very name in the placeholder's level, and a deny rule never loses
-//! its hold.
+//! The broker compiles a user's part of the access document into [`Rules`] and checks every publish and every filter
+//! of a SUBSCRIBE. Deny takes precedence over allow, and no match means deny. Invariant: whatever user name or client
+//! id a client chooses, an allow rule matches only topics that have exactly that text in the placeholder's level, and
+//! a deny rule still applies.
 
 mod pattern;
 mod rules;
@@ -12,9 +12,11 @@ mod template;
 pub use self::pattern::ClientIdPattern;
 pub use self::rules::{Action, Decision, Effect, Error, RuleParts, Rules};
 
-/// Who asks: what placeholders stand for.
+/// Identity of a client: the values of the placeholders.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
+    /// Value of `{username}`.
     pub username: &'a str,
+    /// Value of `{clientId}`.
     pub client_id: &'a str,
 }

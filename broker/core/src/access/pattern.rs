@@ -1,15 +1,16 @@
-//! Which client ids a user may take.
+//! Patterns for the client ids that a user may use.
 
-/// A client id pattern in which `*` is any run of characters without `/ + #`.
+/// A client id pattern. `*` matches any text, the empty one included, without `/`, `+` and `#`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientIdPattern(Box<str>);
 
 impl ClientIdPattern {
+    /// Wraps a pattern; every text is valid.
     pub fn new(pattern: &str) -> Self {
         Self(pattern.into())
     }
 
-    /// Whether the user may take this client id. An id that has `/ + # NUL` never passes.
+    /// Returns whether the client id matches. A client id with `/`, `+`, `#` or NUL never does.
     pub fn admits(&self, client_id: &str) -> bool {
         if client_id.contains(['/', '+', '#', '\0']) {
             return false;
@@ -20,7 +21,7 @@ impl ClientIdPattern {
         let Some(mut rest) = client_id.strip_prefix(head) else {
             return false;
         };
-        // Between two stars the leftmost place is as good as any; what follows the last star has to stand at the end.
+        // Leftmost matching is sufficient for the parts between two stars; the last part must match the end.
         let mut parts = tail.split('*').peekable();
         while let Some(part) = parts.next() {
             if parts.peek().is_none() {
@@ -64,7 +65,7 @@ mod tests {
         }
     }
 
-    /// By the definition: a star eats nothing, or one character and goes on.
+    /// By definition: a star matches nothing, or one character and the rest.
     fn naive(pattern: &[u8], id: &[u8]) -> bool {
         match (pattern, id) {
             ([], []) => true,

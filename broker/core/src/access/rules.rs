@@ -1,4 +1,4 @@
-//! One user's rules, compiled.
+//! The compiled rules of one user.
 
 use covey_codec::QoS;
 
@@ -6,55 +6,64 @@ use super::Identity;
 use super::template::Template;
 use crate::topic::{self, Filter, Name};
 
+/// Effect of a rule that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     Allow,
     Deny,
 }
 
+/// Action to which a rule applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Publish,
     Subscribe,
 }
 
-/// A rule as a document spells it.
+/// A rule as in the access document.
 #[derive(Debug, Clone, Copy)]
 pub struct RuleParts<'a> {
+    /// Effect of the rule.
     pub effect: Effect,
+    /// Actions to which it applies.
     pub actions: &'a [Action],
-    /// Filters; `{username}` and `{clientId}` stand for one whole level.
+    /// Topic filters; `{username}` and `{clientId}` stand for one whole level.
     pub topics: &'a [String],
-    /// Highest QoS that the rule speaks of; `None`: all.
+    /// Highest QoS to which the rule applies; `None` for all.
     pub max_qos: Option<QoS>,
-    /// Only messages with this retain flag; `None`: both. Publish only.
+    /// Retain flag of the messages to which the rule applies; `None` for both. For publishes only.
     pub retain: Option<bool>,
 }
 
-/// Why rules cannot be enforced.
+/// Error in a rule; the rules are not enforced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("failed to compile topic {topic:?} of rule {rule}: {source}")]
+    /// A topic filter of the rule is malformed.
     Topic { rule: usize, topic: String, source: topic::Error },
     #[error("failed to compile topic {topic:?} of rule {rule}: a placeholder must stand alone in its level")]
+    /// A placeholder is only a part of a level.
     Placeholder { rule: usize, topic: String },
 }
 
-/// What the rules say, with the number of the rule that decided.
+/// Result of a check, with the position of the deciding rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
+    /// Allowed by the rule at this position.
     Allowed(usize),
+    /// Denied by the rule at this position.
     Denied(usize),
-    /// No rule speaks of it: denied.
+    /// No rule applies: denied.
     NoMatch,
 }
 
 impl Decision {
+    /// Returns whether the action is allowed.
     pub fn is_allowed(self) -> bool {
         matches!(self, Self::Allowed(_))
     }
 
-    /// Position of the rule that decided.
+    /// Returns the position of the deciding rule; `None` if no rule applied.
     pub fn rule(self) -> Option<usize> {
         match self {
             Self::Allowed(rule) | Self::Denied(rule) => Some(rule),
@@ -66,10 +75,11 @@ impl Decision {
 /// All rules of one user.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// In the document's order, so that positions are rule numbers.
+    /// In the order of the document: positions are rule numbers.
     rules: Vec<Rule>,
 }
 
+/// A compiled rule. Its fields are those of [`RuleParts`].
 #[derive(Debug, Clone)]
 struct Rule {
     effect: Effect,
@@ -81,22 +91,26 @@ struct Rule {
 }
 
 impl Rules {
-    /// Compiles the rules; all or nothing.
+    /// Compiles the rules, all or none.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for the first rule with a topic filter that cannot be compiled.
     pub fn compile<'a>(parts: impl IntoIterator<Item = RuleParts<'a>>) -> Result<Self, Error> {
         let rules = parts.into_iter().enumerate().map(|(number, parts)| Rule::compile(number, parts));
         Ok(Self { rules: rules.collect::<Result<_, _>>()? })
     }
 
-    /// How many rules there are.
+    /// Returns the number of rules.
     pub fn len(&self) -> usize {
         self.rules.len()
     }
 
+    /// Returns whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Whether a message may be published.
+    /// Returns whether the message may be published.
     pub fn decide_publish(&self, identity: Identity<'_>, topic: &Name, qos: QoS, retain: bool) -> Decision {
         self.decide(|rule| {
             rule.publish
@@ -106,8 +120,8 @@ impl Rules {
         })
     }
 
-    /// Whether a subscription may be made: every topic that the filter can match is allowed by one rule and denied by none.
-    /// A shared subscription is checked by its filter.
+    /// Returns whether the subscription is allowed: one allow rule covers every topic that the filter can match, and
+    /// no deny rule matches any of them. A shared subscription is checked by its filter.
     pub fn decide_subscribe(&self, identity: Identity<'_>, asked: &Filter, qos: QoS) -> Decision {
         self.decide(|rule| {
             rule.subscribe
@@ -116,7 +130,7 @@ impl Rules {
                         rule.max_qos.is_none_or(|max| qos <= max)
                             && rule.any_topic(identity, |filter| filter.contains(asked))
                     }
-                    // A subscription of any QoS delivers messages of QoS 0 too, of which every deny rule speaks.
+                    // A subscription of any QoS also delivers messages at QoS 0, to which every deny rule applies.
                     Effect::Deny => rule.any_topic(identity, |filter| filter.intersects(asked)),
                 }
         })

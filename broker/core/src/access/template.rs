@@ -1,4 +1,4 @@
-//! A rule's filter whose placeholders are filled in for one identity.
+//! Filters of rules, with placeholders that are replaced for each identity.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,16 @@ use crate::topic::{self, Filter};
 const USERNAME: &str = "{username}";
 const CLIENT_ID: &str = "{clientId}";
 
-/// A filter of a rule.
+/// The filter of a rule.
 #[derive(Debug, Clone)]
 pub(super) enum Template {
-    /// No placeholders.
+    /// Without placeholders.
     Plain(Filter),
+    /// With placeholders: the levels of the filter.
     Levels(Vec<Level>),
 }
 
+/// A level of a filter: a text or a placeholder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Level {
     Text(Box<str>),
@@ -23,16 +25,19 @@ pub(super) enum Level {
     ClientId,
 }
 
-/// What a template means for one identity.
+/// The filter of a rule for one identity.
 #[derive(Debug)]
 pub(super) enum Filled<'a> {
+    /// Matches what this filter matches.
     Filter(Cow<'a, Filter>),
+    /// Matches no topic.
     Nothing,
+    /// Matches every topic.
     Everything,
 }
 
 impl Filled<'_> {
-    /// Whether `relation` holds for the filter.
+    /// Returns whether `relation` holds for the filter.
     pub(super) fn is(&self, relation: impl FnOnce(&Filter) -> bool) -> bool {
         match self {
             Filled::Filter(filter) => relation(filter),
@@ -43,19 +48,19 @@ impl Filled<'_> {
 }
 
 impl Template {
-    /// Parses a filter in which whole levels may be placeholders.
+    /// Parses a filter; a whole level may be a placeholder.
     pub(super) fn parse(text: &str) -> Result<Self, topic::Error> {
         let levels: Vec<Level> = text.split('/').map(Level::parse).collect();
         if levels.iter().all(|level| matches!(level, Level::Text(_))) {
             return Ok(Self::Plain(text.parse()?));
         }
-        // Whatever is wrong with the rest of the filter is wrong with any name in place of the placeholders.
+        // The syntax does not depend on the names: an error with `x` in their place is an error with any name.
         join(&levels, |_| Some("x")).unwrap_or_default().parse::<Filter>()?;
         Ok(Self::Levels(levels))
     }
 
-    /// Fills the placeholders in. Where a name cannot stand in a level, an allow rule means nothing; a deny rule means what
-    /// it would for every name, so that nobody escapes it by the choice of a name.
+    /// Replaces the placeholders. If a name is not usable as a level, an allow rule matches nothing and a deny rule
+    /// matches as it would for every name, so that no choice of a name evades it.
     pub(super) fn fill<'a>(&'a self, identity: Identity<'_>, effect: Effect) -> Filled<'a> {
         let levels = match self {
             Self::Plain(filter) => return Filled::Filter(Cow::Borrowed(filter)),
@@ -92,15 +97,16 @@ impl Level {
     }
 }
 
-/// Whether a name, put between slashes, is one level that matches itself only. For an allow rule it must not reach for
-/// what begins with `$` either, as a wildcard would not.
+/// Returns whether a name, as a level of a filter, matches only itself. For an allow rule it also must not begin with
+/// `$`, as a wildcard would not match such a topic.
 fn is_one_level(name: &str, effect: Effect) -> bool {
     let special = name.starts_with('$') || name.contains("$share");
     let refused = name.is_empty() || name.contains(['/', '+', '#', '\0']) || (special && effect == Effect::Allow);
     !refused
 }
 
-/// The filter's text with `fill` in place of the placeholders; `None` if it has none for one of them.
+/// Returns the filter's text with the placeholders replaced by `fill`; `None` if `fill` returns `None` for one of
+/// them.
 fn join<'a>(levels: &'a [Level], fill: impl Fn(&Level) -> Option<&'a str>) -> Option<String> {
     let levels: Option<Vec<&str>> = levels
         .iter()

@@ -1,6 +1,7 @@
-//! What can be asked of a shard's state machine and what it answers: the contents of the shard's log.
+//! Contents of a shard's log: the operations and their outcomes.
 //!
-//! The encoding (postcard, fields in order) is part of the log's format: a change needs a new `Entry` version.
+//! The encoding is postcard with the fields in order. It is the format on disk and between nodes: adding, removing or
+//! reordering a field or a variant breaks it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,236 +9,307 @@ use serde::{Deserialize, Serialize};
 use super::session::Limits;
 use crate::rows::{self, UnreadableEntry};
 
-/// Id of a broker's disk.
+/// Id of a node: a random number, made once per data directory.
 pub type NodeId = u64;
 
-/// One log entry: operations that one fsync covers.
+/// One log entry: operations that are committed by one fsync and applied in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Shard time in milliseconds: the last value plus monotonic time elapsed on the leader. Never runs backwards.
+    /// Shard time in milliseconds: shard time at the beginning of the leader's term plus the time since then on the
+    /// leader's boot-time clock. The machine never lets it go back.
     pub time: u64,
+    /// Operations, in the order in which the leader received them.
     pub operations: Vec<Operation>,
 }
 
+/// One operation of a shard.
+///
+/// What has no outcome is sent again to every new leader, so each operation may be applied more than once. `owner` is
+/// the owner epoch from [`Claimed`]: an operation of an owner that no longer holds the session changes nothing and
+/// returns [`Outcome::Stale`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Operation {
-    /// A connection takes its client id.
+    /// A connection takes over its client id.
+    ///
+    /// Sent by the node of the connection at each CONNECT, for transient sessions too. While the connection holds the
+    /// session, a repetition gets the first answer again, except for `missed`. Outcomes: [`Outcome::Claimed`],
+    /// [`Outcome::WrongPrincipal`], or [`Outcome::Stale`] if the node's epoch has ended.
     Claim(Claim),
-    /// The connection that holds `owner` is over.
+    /// A connection has ended: its session goes offline, or is removed if its expiry is 0.
+    ///
+    /// Sent by the node of the connection when it closes, and for a claim that was committed after its CONNECT had
+    /// timed out. Outcomes: [`Outcome::Done`]; `Stale` for a repetition, since the session has no holder then.
     End(End),
-    Subscribe {
-        client: Box<str>,
-        owner: u64,
-        subscriptions: Vec<Subscription>,
-    },
-    Unsubscribe {
-        client: Box<str>,
-        owner: u64,
-        filters: Vec<Box<str>>,
-    },
-    /// A message for whoever matches here.
+    /// SUBSCRIBE of a durable session.
+    ///
+    /// Sent by the holder's node; the leader holds the answer back until the routes are confirmed. A repetition sets
+    /// the same options again. Outcomes: [`Outcome::Subscribed`] or `Stale`.
+    Subscribe { client: Box<str>, owner: u64, subscriptions: Vec<Subscription> },
+    /// UNSUBSCRIBE of a durable session.
+    ///
+    /// Sent by the holder's node. A repetition removes nothing and reports `false` per filter. Outcomes:
+    /// [`Outcome::Unsubscribed`] or `Stale`.
+    Unsubscribe { client: Box<str>, owner: u64, filters: Vec<Box<str>> },
+    /// Puts a QoS 1 or 2 message into the inbox of every matching session.
+    ///
+    /// Sent by the node on which it was published. Deduplicated by `number` within the sender's epoch and, where it
+    /// has one, by `once`. Outcomes: [`Outcome::Enqueued`], [`Outcome::Gap`], or [`Outcome::Stale`] if the sender's
+    /// epoch has ended or a newer one is known.
     Enqueue(Enqueue),
-    /// Deliveries that the client acknowledged, or that expired: inclusive ranges of inbox sequence numbers.
-    Settle {
-        client: Box<str>,
-        owner: u64,
-        ranges: Vec<(u64, u64)>,
-    },
-    /// PUBREC of a QoS 2 delivery: from now on only PUBREL is sent.
+    /// Removes deliveries from an inbox: those that the client acknowledged, that have expired or were sent at QoS 0.
+    ///
+    /// Proposed by the leader, which collects acknowledgements for a short time. `ranges` are inclusive ranges of inbox
+    /// sequence numbers; numbers that are not in the inbox are skipped. Outcomes: [`Outcome::Done`] or `Stale`.
+    Settle { client: Box<str>, owner: u64, ranges: Vec<(u64, u64)> },
+    /// PUBREC for a QoS 2 delivery: the body is released and only PUBREL is sent from now on.
+    ///
+    /// Sent by the holder's node when the client's PUBREC arrives. A repetition changes nothing. Outcomes:
+    /// [`Outcome::Known`] (`false`: no delivery with that sequence number) or `Stale`.
     Received {
         client: Box<str>,
         owner: u64,
+        /// Sequence number of the delivery in the inbox.
         sequence: u64,
     },
-    /// A QoS 2 PUBLISH of a durable session, before it is enqueued anywhere.
-    Receive {
-        client: Box<str>,
-        owner: u64,
-        packet: u16,
-    },
-    /// PUBREL of that packet id.
-    Release {
-        client: Box<str>,
-        owner: u64,
-        packet: u16,
-    },
-    /// Retained messages for a subscription that waits for them.
-    Snapshot {
-        client: Box<str>,
-        owner: u64,
-        filter: Box<str>,
-        messages: Vec<Enqueue>,
-        last: bool,
-    },
-    /// That epoch of a node is over: its connections are gone.
-    NodeDown {
-        node: NodeId,
-        epoch: u64,
-    },
-    /// An offline session is past its expiry.
-    Expire {
-        client: Box<str>,
-        owner: u64,
-    },
-    /// An offline session's will delay has passed.
-    WillDue {
-        client: Box<str>,
-        owner: u64,
-    },
-    /// A due will was published.
-    WillDone {
-        will: u64,
-    },
+    /// Reserves the packet id of a QoS 2 PUBLISH from the client, before the message is routed (MQTT-4.3.3).
+    ///
+    /// Sent by the holder's node, for durable sessions only. A packet id that is not released yet keeps its number, so
+    /// a resent PUBLISH is routed under the same [`Once`]. Outcomes: [`Outcome::Receiving`] or `Stale`.
+    Receive { client: Box<str>, owner: u64, packet: u16 },
+    /// PUBREL from the client for its own QoS 2 PUBLISH: frees the packet id that `Receive` reserved.
+    ///
+    /// Sent by the holder's node, also when a QoS 2 PUBLISH was refused. Outcomes: [`Outcome::Known`] (`false`: the
+    /// packet id was not reserved, as for a repetition) or `Stale`.
+    Release { client: Box<str>, owner: u64, packet: u16 },
+    /// Retained messages for a subscription that awaits them.
+    ///
+    /// Proposed by the leader in chunks after the subscription's route is confirmed; `last` marks the final chunk and
+    /// ends the wait. Copies that are not newer than a live copy of the same topic are skipped. A new leader reads and
+    /// proposes all chunks of an unfinished subscription again, so messages of committed chunks are queued twice.
+    /// Outcomes: [`Outcome::Known`] (`false`: the subscription is gone or awaits nothing) or `Stale`.
+    Snapshot { client: Box<str>, owner: u64, filter: Box<str>, messages: Vec<Enqueue>, last: bool },
+    /// An epoch of a node has ended: its sessions go offline and its messages are refused from now on.
+    ///
+    /// Proposed by the leader when meta has ended an epoch that this shard does not know to be over. A repetition
+    /// changes nothing. Outcome: always [`Outcome::Done`].
+    NodeDown { node: NodeId, epoch: u64 },
+    /// Removes an offline session whose expiry has passed; its will is queued.
+    ///
+    /// Proposed by the leader each second until it is applied. Outcome: [`Outcome::Known`]; `false` if the session is
+    /// gone, was claimed again or is not due.
+    Expire { client: Box<str>, owner: u64 },
+    /// Queues the will of an offline session whose will delay has passed.
+    ///
+    /// Proposed by the leader each second until it is applied. Outcome: [`Outcome::Known`], `false` as for `Expire`.
+    WillDue { client: Box<str>, owner: u64 },
+    /// A queued will was published: it is removed.
+    ///
+    /// Proposed by the leader that published it. Outcome: [`Outcome::Known`]; `false` if it was removed before.
+    WillDone { will: u64 },
 }
 
+/// A CONNECT as the shard sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Claim {
+    /// Client id.
     pub client: Box<str>,
+    /// User name. Only the user that opened a session may claim it.
     pub principal: Box<str>,
+    /// Node that has the connection.
     pub node: NodeId,
-    /// The node's epoch and, within it, the connection: a repeated claim is answered as the first was.
+    /// Epoch of that node.
     pub epoch: u64,
+    /// Number of the connection within its node's process. With `node` and `epoch` it identifies a repeated claim.
     pub connection: u64,
+    /// Clean Start of the CONNECT: an existing session is removed first.
     pub clean_start: bool,
-    /// Seconds; 0 is a transient session.
+    /// Session expiry in seconds. 0 makes the session transient.
     pub expiry: u32,
+    /// Will of the connection, if it has one; it replaces the will of the former connection.
     pub will: Option<Will>,
+    /// Limits of the session from now on.
     pub limits: Limits,
 }
 
+/// A will message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Will {
+    /// Topic of the will.
     pub topic: Box<str>,
+    /// QoS of the will, 0 to 2.
     pub qos: u8,
+    /// Retain flag of the will.
     pub retain: bool,
-    /// Seconds between the end of the connection and the will.
+    /// Will Delay Interval in seconds, counted from the end of the connection.
     pub delay: u32,
+    /// The message as an encoded MQTT 5 PUBLISH; opaque here.
     pub body: Bytes,
 }
 
+/// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
+    /// Client id.
     pub client: Box<str>,
+    /// Owner epoch of the connection.
     pub owner: u64,
-    /// Session expiry of the DISCONNECT, seconds.
+    /// Session expiry in seconds from the DISCONNECT; `None` leaves it as it is.
     pub expiry: Option<u32>,
+    /// True after a normal DISCONNECT: the will is discarded ([MQTT-3.1.2-10]).
     pub drop_will: bool,
 }
 
+/// One filter of a SUBSCRIBE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
+    /// Topic filter, without a share name.
     pub filter: Box<str>,
+    /// Subscription options.
     pub options: Options,
-    /// Retain handling: send retained messages if the subscription is new, or always.
+    /// Retain Handling: when retained messages are sent.
     pub retained: WantRetained,
 }
 
+/// Retain Handling of a subscription (MQTT 5, section 3.8.3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WantRetained {
+    /// 0: at every SUBSCRIBE.
     Always,
+    /// 1: only if the subscription did not exist.
     IfNew,
+    /// 2: never.
     Never,
 }
 
+/// Options of a subscription that affect each delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
+    /// Highest QoS of deliveries, 0 to 2.
     pub qos: u8,
+    /// No Local: messages that this client published are not delivered to it.
     pub no_local: bool,
+    /// Retain As Published: deliveries keep the retain flag of the PUBLISH.
     pub retain_as_published: bool,
+    /// Subscription Identifier, sent with each delivery.
     pub identifier: Option<u32>,
 }
 
+/// A message for the sessions of a shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Enqueue {
-    /// Who numbered it; the zero epoch is for messages that the shard makes itself.
+    /// Node that sends the message. `node`, `epoch`, `number` and `floor` are 0 for retained messages within a
+    /// `Snapshot`, which are not numbered.
     pub node: NodeId,
+    /// Epoch of that node.
     pub epoch: u64,
-    /// 1, 2, 3 … per node epoch and shard.
+    /// Sequence number, counted from 1 per node epoch and shard.
     pub number: u64,
-    /// The sender's lowest number that is not acknowledged yet.
+    /// The sender's lowest number without an outcome. The shard forgets rejected numbers below it.
     pub floor: u64,
+    /// Topic name.
     pub topic: Box<str>,
-    /// QoS of the PUBLISH, at least 1.
+    /// QoS of the PUBLISH, 1 or 2; 0 also for a retained message within a `Snapshot`.
     pub qos: u8,
+    /// Retain flag of the PUBLISH.
     pub retain: bool,
-    /// Client id of the publisher, for No Local; empty for none.
+    /// Client id of the publisher, for No Local. Empty for wills and retained messages.
     pub publisher: Box<str>,
-    /// Seconds.
+    /// Message expiry in seconds, counted from the arrival in the shard; `None` for none.
     pub expiry: Option<u32>,
-    /// Index of the retained group at which a retained message was stored.
+    /// Log index at which the retained group stored the message; 0 for a message that is not retained.
     pub retained_index: u64,
-    /// Exactly once: (key, number, lowest number of the key that may still come).
+    /// Key for exactly-once delivery across senders and epochs; `None` for none.
     pub once: Option<Once>,
-    /// The message as its readers encode it; opaque here.
+    /// The message as an encoded MQTT 5 PUBLISH; opaque here.
     pub body: Bytes,
 }
 
+/// Identity of a message that may reach the shard under several sender numbers: a QoS 2 publish of a durable session,
+/// or a will.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Once {
+    /// Source of the numbers: `q:<client id>:<session incarnation>` or `w:<shard>:<number of the will>`.
     pub key: Box<str>,
+    /// Number of the message within the key.
     pub number: u64,
+    /// Lowest number of the key that may still arrive; lower ones count as repetitions.
     pub floor: u64,
 }
 
-/// What became of an operation, in the order of the entry's operations.
+/// Result of an operation. `apply` returns them in the order of the entry's operations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
+    /// The operation was applied, or had been applied before.
     Done,
+    /// The connection holds the session.
     Claimed(Claimed),
-    /// Another principal opened that session: 0x85.
+    /// Another user opened that session: CONNACK 0x85.
     WrongPrincipal,
-    /// The owner epoch, node epoch or session is no longer current.
+    /// The owner epoch or the node epoch is no longer current, or the session is gone. Nothing changed.
     Stale,
-    /// Per filter: granted, whether it is new and whether retained messages are awaited; or refused for the limit.
+    /// One result per filter, in the order of the SUBSCRIBE.
     Subscribed(Vec<Subscribed>),
-    /// Per filter: whether it existed.
+    /// Per filter, whether a subscription existed.
     Unsubscribed(Vec<bool>),
+    /// The message was handled.
     Enqueued {
+        /// Sessions that matched at QoS 1 or 2. 1 for a repetition, whose true count is not kept.
         matched: u32,
+        /// Sessions whose inbox took it; `matched - accepted` had no room. For a repetition 1, or 0 if no inbox took
+        /// the first one.
         accepted: u32,
     },
-    /// Not the next number: resend from `expected`.
-    Gap {
-        expected: u64,
-    },
-    /// Number of the QoS 2 publish, and the lowest one that is not released.
+    /// The number is not the next one. The sender resends from `expected`.
+    Gap { expected: u64 },
+    /// The packet id is reserved.
     Receiving {
+        /// Number of the publish within the session, counted from 1.
         number: u64,
+        /// Lowest number that is reserved and not released.
         floor: u64,
+        /// Owner epoch of the claim that created the session: distinguishes its numbers from those of an earlier
+        /// session with the same client id.
         incarnation: u64,
     },
-    /// Whether the packet id or sequence was in use.
+    /// Whether the subject of the operation existed; each operation says what `false` means.
     Known(bool),
 }
 
+/// Answer to a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claimed {
+    /// Owner epoch: all operations of this connection carry it.
     pub owner: u64,
+    /// Session Present of the CONNACK: the session existed and was resumed.
     pub present: bool,
-    /// The shard holds subscriptions and inbox of this session; otherwise the node does.
+    /// True if the shard holds subscriptions and inbox. For a transient session the node holds them.
     pub durable: bool,
-    /// Filters of a resumed session, for a fresh look at the access rules.
+    /// Filters of a resumed session, which the node checks against the current access rules; empty for a new one.
     pub filters: Vec<Box<str>>,
-    /// Messages that a full inbox did not take since the last claim.
+    /// Messages that the full inbox did not take since the previous claim.
     pub missed: u64,
 }
 
+/// Result for one filter of a SUBSCRIBE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subscribed {
+    /// The subscription exists with this QoS. `awaits_retained`: retained messages will follow in a `Snapshot`.
     Granted { qos: u8, awaits_retained: bool },
+    /// The filter is malformed, the session has the maximum number of subscriptions, or its filters take more than 1
+    /// MiB.
     LimitReached,
 }
 
 impl Entry {
-    /// Encoding for the log.
+    /// Encodes the entry for the log.
     pub fn encode(&self) -> Bytes {
         rows::encode(self).into()
     }
 
-    /// Reads an entry of the log.
+    /// Decodes a log entry.
     ///
     /// # Errors
-    /// No version up to this one wrote it.
+    /// Returns [`UnreadableEntry`] if the bytes were not written by this version or an earlier one.
     pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableEntry> {
         rows::decode_entry("shard", bytes)
     }

@@ -1,4 +1,5 @@
-//! Messages into inboxes: numbered per sender, at most once per number, exactly once per key, bounded by the inbox.
+//! Messages into inboxes: deduplicated by sender number and by exactly-once key, and bounded by the limits of the
+//! inbox.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +10,25 @@ use super::session::{SessionId, Slot};
 use crate::rows::{self, Rows};
 use crate::topic::{Filter, Name};
 
-/// Shard time after which exactly-once state that nobody used is dropped: the longest session expiry, a week.
+/// Milliseconds of shard time after which unused exactly-once state is dropped: a week, the default of
+/// `sessions.expiryMax`.
 const ONCE_KEPT: u64 = 168 * 3600 * 1000;
-/// What a queued message costs besides its body.
+/// Bytes that a queued message is charged besides its body and topic.
 const SLOT_BYTES: usize = 64;
 
-/// The subscriptions of one session that a message matched, as one delivery ([MQTT-3.3.4-2]).
+/// One delivery to a session: all of its subscriptions that the message matched ([MQTT-3.3.4-2]).
 #[derive(Debug, Default)]
 struct Match {
+    /// Highest QoS over the subscriptions, each bounded by that of the message.
     qos: u8,
+    /// Retain flag of the delivery.
     retain: bool,
+    /// Subscription identifiers of all matching subscriptions.
     identifiers: Vec<u32>,
 }
 
 impl Machine {
+    /// Applies [`Operation::Enqueue`](super::command::Operation::Enqueue).
     pub(super) fn enqueue(&mut self, enqueue: Enqueue, rows: &mut dyn Rows) -> Outcome {
         if let Some(answer) = self.number(&enqueue) {
             return answer;
@@ -30,7 +36,7 @@ impl Machine {
         if let Some(once) = &enqueue.once
             && self.is_repeated(once, rows)
         {
-            // The first one had an answer; its sender asks again because that was lost.
+            // The first one was answered; the sender resends because the answer was lost. Its true count is not kept.
             return Outcome::Enqueued { matched: 1, accepted: 1 };
         }
         let matches = self.matching(&enqueue);
@@ -42,7 +48,7 @@ impl Machine {
         }
         if matched > 0 && accepted == 0 {
             self.senders.entry(node).or_default().rejected.insert(number);
-            // Nobody has it: what its publisher sends again is no repetition.
+            // No inbox has the message, so a resend by the publisher is not a repetition.
             if let Some(once) = once {
                 self.forget_once(&once, rows);
             }
@@ -50,7 +56,8 @@ impl Machine {
         Outcome::Enqueued { matched, accepted }
     }
 
-    /// Judges the sender's number; `Some` is the answer to something that is not the next message.
+    /// Checks the sequence number. Returns the outcome for a duplicate, a gap or an ended epoch; `None` if this is the
+    /// next message of its sender.
     fn number(&mut self, enqueue: &Enqueue) -> Option<Outcome> {
         let sender = self.senders.entry(enqueue.node).or_default();
         if enqueue.epoch <= sender.ended || enqueue.epoch < sender.epoch {
@@ -74,6 +81,7 @@ impl Machine {
         None
     }
 
+    /// Records the number and returns whether it was recorded before, or is below the key's floor.
     fn is_repeated(&mut self, once: &Once, rows: &mut dyn Rows) -> bool {
         let now = self.header.time;
         let seen = self.seen.entry(once.key.clone()).or_default();
@@ -86,6 +94,7 @@ impl Machine {
         repeated
     }
 
+    /// Removes the number of a message that no inbox took.
     fn forget_once(&mut self, once: &Once, rows: &mut dyn Rows) {
         if let Some(seen) = self.seen.get_mut(&once.key) {
             seen.numbers.remove(&once.number);
@@ -93,6 +102,7 @@ impl Machine {
         }
     }
 
+    /// Drops state that is older than [`ONCE_KEPT`], at most 16 keys per call, to bound the work of an entry.
     fn forget_seen(&mut self, now: u64, rows: &mut dyn Rows) {
         let old = |seen: &super::machine::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
         let gone: Vec<Box<str>> =
@@ -103,7 +113,7 @@ impl Machine {
         }
     }
 
-    /// Sessions that the message matches, each once, with the highest QoS and all identifiers.
+    /// Returns the sessions with a match at QoS 1 or 2, each once.
     fn matching(&mut self, enqueue: &Enqueue) -> BTreeMap<SessionId, Match> {
         let mut matches: BTreeMap<SessionId, Match> = BTreeMap::new();
         let Ok(name) = enqueue.topic.parse::<Name>() else { return matches };
@@ -115,7 +125,7 @@ impl Machine {
                 matches.entry(id).or_default().add(options, enqueue);
             }
         }
-        // QoS 0 enters no log: those sessions get it from applied state.
+        // QoS 0 is not logged: those subscriptions are served by `volatile_matches`.
         matches.retain(|_, matched| matched.qos > 0);
         if enqueue.retained_index > 0 {
             for id in matches.keys() {
@@ -125,10 +135,12 @@ impl Machine {
         matches
     }
 
-    /// Remembers the newest live copy per topic for subscriptions that still await their retained messages.
+    /// Records the index of a live retained message per topic, for subscriptions that still await their retained
+    /// messages.
     fn note_live_copy(&mut self, id: SessionId, name: &Name, enqueue: &Enqueue) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        // Nobody reads retained messages for a session without a connection: the read after its return is newer than this.
+        // Without a holder no retained messages are read for the session; the read after the next claim includes this
+        // message.
         if session.profile.holder.is_none() {
             return;
         }
@@ -140,7 +152,7 @@ impl Machine {
         }
     }
 
-    /// Puts the message into every matched inbox that has room.
+    /// Appends the message to every matching inbox that has room; returns the number of those.
     fn store(&mut self, enqueue: Enqueue, matches: BTreeMap<SessionId, Match>, rows: &mut dyn Rows) -> u32 {
         let size = enqueue.body.len() + enqueue.topic.len() + SLOT_BYTES;
         let body = self.header.last_body + 1;
@@ -176,7 +188,8 @@ impl Machine {
         accepted
     }
 
-    /// Retained messages for a subscription that awaits them; copies older than a live one are skipped.
+    /// Applies [`Operation::Snapshot`](super::command::Operation::Snapshot): skips copies that are not newer than a
+    /// live copy of the same topic.
     pub(super) fn snapshot(
         &mut self,
         client: &str,
@@ -198,7 +211,7 @@ impl Machine {
             if !newer {
                 let mut matched = Match::default();
                 matched.add(options, &message);
-                // [MQTT-3.3.1-8]: a retained message for a new subscription keeps its flag.
+                // [MQTT-3.3.1-8] of MQTT 3.1.1: a retained message for a new subscription is sent with the retain flag.
                 matched.retain = true;
                 self.store(message, BTreeMap::from([(id, matched)]), rows);
             }
@@ -206,8 +219,9 @@ impl Machine {
         Outcome::Known(true)
     }
 
-    /// Online sessions that get the message at QoS 0, outside the log: those whose matching subscriptions all have a QoS below
-    /// `below` (the others got it as an Enqueue).
+    /// Calls `visit` for each online session that gets the message at QoS 0, outside the log: sessions whose matching
+    /// subscriptions all have a QoS below `below`. The others receive it as an `Enqueue`. The arguments of `visit` are
+    /// the session, whether any matching subscription has Retain As Published, and the subscription identifiers.
     pub fn volatile_matches(
         &self,
         topic: &str,
@@ -236,6 +250,7 @@ impl Machine {
 }
 
 impl Match {
+    /// Adds a matching subscription to the delivery.
     fn add(&mut self, options: Options, enqueue: &Enqueue) {
         self.qos = self.qos.max(options.qos.min(enqueue.qos));
         self.retain |= options.retain_as_published && enqueue.retain;
@@ -243,6 +258,7 @@ impl Match {
     }
 }
 
+/// Returns the key of the row with the exactly-once state of `key`.
 pub(super) fn once_key(key: &str) -> Vec<u8> {
     let mut row = vec![b'o'];
     row.extend_from_slice(key.as_bytes());

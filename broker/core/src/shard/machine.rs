@@ -1,4 +1,4 @@
-//! Claims, subscriptions, acknowledgements and the ends of sessions. Enqueueing is in `enqueue.rs`.
+//! Claims, subscriptions, acknowledgements and ends of sessions.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,84 +12,104 @@ use super::session::{Holder, Profile, Session, SessionId, Slot};
 use crate::rows::{self, Rows};
 use crate::topic::{Filter, Tree};
 
-/// Bytes of all filters of a session: a session is one row, and rows travel in frames.
+/// Most bytes of all filters of a session. A session is one row, and rows of a snapshot must fit into a frame.
 const FILTER_BYTES: usize = 1 << 20;
 
-/// Row `m`.
+/// Value of row `m`: shard time, and the last number used of each kind; 0 for none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
+    /// Shard time of the last entry, in milliseconds.
     pub(super) time: u64,
     pub(super) last_session: SessionId,
+    /// Owner epoch of the last claim.
     pub(super) last_owner: u64,
     pub(super) last_body: u64,
     pub(super) last_will: u64,
 }
 
-/// Row `p`: what a shard knows of a node that sends to it.
+/// Value of a row `p`: what the shard knows about a node that sends to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sender {
-    /// Epochs up to this one are over.
+    /// All epochs up to this one are over; 0 for none.
     pub(super) ended: u64,
+    /// Newest epoch from which the node sent.
     pub(super) epoch: u64,
-    /// Last Enqueue of that epoch.
+    /// Number of the last `Enqueue` of that epoch.
     pub(super) last: u64,
-    /// Numbers that found no room and are not acknowledged to the sender yet.
+    /// Numbers of that epoch that no inbox took, at or above the sender's floor.
     pub(super) rejected: BTreeSet<u64>,
 }
 
-/// Row `o`: exactly-once state of one publisher.
+/// Value of a row `o`: exactly-once state of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
+    /// Numbers below this one count as seen.
     pub(super) floor: u64,
+    /// Numbers at or above the floor that were seen.
     pub(super) numbers: BTreeSet<u64>,
-    /// Shard time of the last use.
+    /// Shard time of the last use, in milliseconds.
     pub(super) used: u64,
 }
 
-/// What the shard's leader must do after an entry. Followers drop them.
+/// Work that an entry causes for the shard's leader. Followers discard it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The session's inbox grew, or its holder changed.
+    /// The session's inbox or its holder changed: deliveries may be possible.
     Ready(SessionId),
-    /// Another connection, or nobody, holds the session now: the former holder must close.
+    /// The connection `owner` of `holder` no longer holds the session and must be closed.
     Lost { client: Box<str>, owner: u64, holder: Holder },
-    /// The highest QoS that anyone here subscribed to the filter with may have changed.
+    /// The highest QoS of the subscriptions with this filter may have changed.
     Route(Box<str>),
-    /// A will waits to be published.
+    /// The will with this number was queued and must be published.
     Will(u64),
-    /// Messages were not taken by full inboxes.
+    /// This many inboxes were full and did not take a message.
     Missed(u64),
 }
 
-/// See the module.
+/// State of one shard. Its fields are rebuilt from rows at start, except `effects` and `dirty`.
 #[derive(Debug, Default)]
 pub struct Machine {
+    /// Shard time and last numbers.
     pub(super) header: Header,
+    /// All sessions, transient ones included.
     pub(super) sessions: BTreeMap<SessionId, Session>,
+    /// Numbers of the sessions, by client id.
     pub(super) clients: HashMap<Box<str>, SessionId>,
+    /// All subscriptions.
     pub(super) tree: Tree<SessionId, Options>,
-    /// Per filter, how many subscriptions have which QoS: the route.
+    /// Subscriptions per filter, counted by QoS: the source of the routes.
     pub(super) filters: BTreeMap<Box<str>, [u32; 3]>,
+    /// Messages to which slots refer.
     pub(super) bodies: Bodies,
+    /// Sequence numbers and ended epochs, by sending node.
     pub(super) senders: BTreeMap<NodeId, Sender>,
+    /// Exactly-once state, by key.
     pub(super) seen: BTreeMap<Box<str>, Seen>,
+    /// Wills to be published, by number.
     pub(super) wills: BTreeMap<u64, Will>,
+    /// Effects since the last `take_effects`.
     pub(super) effects: Vec<Effect>,
+    /// What the current entry changed so far.
     pub(super) dirty: Dirty,
 }
 
-/// Rows to write at the end of the entry.
+/// Subjects whose rows are written at the end of the entry, by kind of row: `s`, `n`, `q`, `a` and `p`.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
+    /// Changed profiles (rows `s`).
     pub(super) profiles: BTreeSet<SessionId>,
+    /// Changed inbox counters (rows `n`).
     pub(super) counters: BTreeSet<SessionId>,
+    /// Changed QoS 2 publishes from clients (rows `q`).
     pub(super) receiving: BTreeSet<SessionId>,
+    /// Changed subscriptions that await retained messages (rows `a`).
     pub(super) awaiting: BTreeSet<SessionId>,
+    /// Changed senders (rows `p`).
     pub(super) senders: BTreeSet<NodeId>,
 }
 
 impl Machine {
-    /// Applies an entry; one outcome per operation.
+    /// Applies an entry and returns one outcome per operation, in their order.
     pub fn apply(&mut self, entry: Entry, rows: &mut dyn Rows) -> Vec<Outcome> {
         self.header.time = self.header.time.max(entry.time);
         let outcomes = entry.operations.into_iter().map(|operation| self.operate(operation, rows)).collect();
@@ -121,7 +141,7 @@ impl Machine {
         }
     }
 
-    /// The session that `owner` holds; anything older is refused.
+    /// Returns the session if `owner` holds it.
     pub(super) fn held(&mut self, client: &str, owner: u64) -> Option<(SessionId, &mut Session)> {
         let id = *self.clients.get(client)?;
         let session = self.sessions.get_mut(&id)?;
@@ -154,7 +174,7 @@ impl Machine {
         self.sessions.get(&id).map_or(0, |session| session.inbox.counters.missed)
     }
 
-    /// A claim on a session that is there.
+    /// Claims an existing session: resumes it if it is durable and Clean Start is 0, else replaces it.
     fn take_over(&mut self, id: SessionId, claim: Claim, rows: &mut dyn Rows) -> Outcome {
         self.leave(id, rows);
         let durable = self.sessions.get(&id).is_some_and(|session| session.profile.durable);
@@ -181,7 +201,7 @@ impl Machine {
         Outcome::Claimed(answer)
     }
 
-    /// A claim that begins a session.
+    /// Creates a session for the claim.
     fn open(&mut self, claim: Claim) -> Outcome {
         self.header.last_owner += 1;
         self.header.last_session += 1;
@@ -209,8 +229,8 @@ impl Machine {
         Outcome::Claimed(answer)
     }
 
-    /// The holder is gone, by whatever way: the session is offline and its will's delay begins. A will without delay is due
-    /// at once, whoever comes next.
+    /// Takes the holder from the session, if it has one: the session is offline and its will delay begins. A will
+    /// without delay is queued at once, even if another connection has claimed the session.
     fn leave(&mut self, id: SessionId, rows: &mut dyn Rows) {
         let now = self.header.time;
         let Some(session) = self.sessions.get_mut(&id) else { return };
@@ -227,6 +247,7 @@ impl Machine {
         }
     }
 
+    /// Assigns a number to the will and stores it for the leader.
     fn queue_will(&mut self, will: Option<Will>, rows: &mut dyn Rows) {
         let Some(will) = will else { return };
         self.header.last_will += 1;
@@ -242,7 +263,7 @@ impl Machine {
         if end.drop_will {
             profile.will = None;
         }
-        // [MQTT-3.14.2-2]: a session that began without expiry cannot be given one at its end.
+        // MQTT 5, section 3.14.2.2.2: DISCONNECT must not set an expiry if that of CONNECT was 0.
         if let Some(expiry) = end.expiry.filter(|_| profile.expiry > 0) {
             profile.expiry = expiry;
         }
@@ -251,14 +272,15 @@ impl Machine {
         Outcome::Done
     }
 
-    /// A session without expiry ends with its connection.
+    /// Removes a session whose expiry is 0, after its connection has ended.
     fn remove_if_over(&mut self, id: SessionId, rows: &mut dyn Rows) {
         if self.sessions.get(&id).is_some_and(|session| session.profile.expiry == 0) {
             self.remove_session(id, rows);
         }
     }
 
-    /// Ends a session; a will that still waits is due with it ([MQTT-3.1.3.2.2]).
+    /// Removes a session with its rows; a will that is left is queued, since the session's end makes it due (MQTT 5,
+    /// section 3.1.3.2.2).
     pub(super) fn remove_session(&mut self, id: SessionId, rows: &mut dyn Rows) {
         let Some(mut session) = self.sessions.remove(&id) else { return };
         self.clients.remove(&session.profile.client);

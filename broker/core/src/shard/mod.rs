@@ -1,12 +1,13 @@
-//! The state machine of a shard: sessions, their subscriptions and their inboxes.
+//! State machine of a shard: sessions, their subscriptions and their inboxes (docs/design/replication.md).
 //!
-//! Deterministic: the same entries make the same state on every replica. Time comes in the entry, rows go out through
-//! [`Rows`](crate::rows::Rows), and what the leader must do about an entry is left in [`Machine::take_effects`].
+//! Deterministic: the same entries give the same state on every replica. Shard time is part of the entry, rows are
+//! written through [`Rows`](crate::rows::Rows), and the work that an entry causes for the leader is collected in
+//! [`Machine::take_effects`].
 //!
 //! ```text
-//!  Entry{time, operations} --apply--> Outcome per operation   (to whoever proposed)
+//!  Entry{time, operations} --apply--> Outcome per operation   (to the proposer)
 //!                              |----> rows                    (stored with the applied index)
-//!                              '----> effects                 (the leader delivers, kicks, publishes routes and wills)
+//!                              '----> effects                 (the leader delivers, closes, publishes routes and wills)
 //! ```
 
 mod bodies;

@@ -1,4 +1,4 @@
-//! Rows out and in: what is written at the end of an entry, and the state rebuilt from it.
+//! Rows: what an entry changed is written at its end, and the state is restored from all rows at start.
 
 use super::command::Will;
 use super::machine::{Dirty, Header, Machine, Sender};
@@ -7,7 +7,8 @@ use crate::rows::{self, Rows, Unreadable};
 use crate::topic::Filter;
 
 impl Machine {
-    /// Writes what the entry changed besides slots, bodies and wills, which write themselves.
+    /// Writes the rows of what the entry changed. Slots, bodies, wills and exactly-once state are written where they
+    /// change.
     pub(super) fn write_dirty(&mut self, rows: &mut dyn Rows) {
         rows.put(rows::key(b'm', &[]), rows::encode(&self.header));
         let dirty = std::mem::take(&mut self.dirty);
@@ -41,13 +42,18 @@ impl Machine {
         }
     }
 
-    /// Rebuilds the state from all rows, in key order. Effects are not repeated: a new leader looks at the state.
+    /// Restores the state from all rows, which must come in key order. Effects are not repeated: a new leader derives
+    /// its work from the state.
+    ///
+    /// # Errors
+    /// Returns [`Unreadable`] for a row of an unknown kind, a value that cannot be decoded, or a row of a session that
+    /// is missing.
     pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
         let mut machine = Self::default();
         let mut later: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for (key, value) in stored {
             match key.first() {
-                // Sessions must be there before what hangs on them.
+                // Sessions first: other rows refer to them.
                 Some(b's') => machine.restore_session(&key, &value)?,
                 Some(b'b') => {}
                 _ => later.push((key, value)),
@@ -116,7 +122,7 @@ impl Machine {
 }
 
 impl Inbox {
-    /// Rows come in the order of their sequence numbers.
+    /// Appends a restored slot. Rows come in the order of their sequence numbers.
     fn put_back(&mut self, sequence: u64, slot: Slot) {
         self.bytes += u64::from(slot.size);
         self.slots.push_back((sequence, slot));

@@ -1,4 +1,4 @@
-//! One session as its shard knows it: who holds it, what it subscribed to and what waits for it.
+//! One session of a shard: its holder, subscriptions and inbox.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,97 +6,125 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{NodeId, Options, Will};
 
-/// Number of a session within its shard; never reused.
+/// Number of a session within its shard, counted from 1 and never reused.
 pub type SessionId = u64;
 
-/// Limits of an inbox. They travel in the claim, so that every replica judges alike whatever its configuration.
+/// Limits of a session. They are part of the claim, so that every replica applies the same ones whatever its
+/// configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
+    /// Most messages in the inbox.
     pub messages: u32,
+    /// Most bytes in the inbox.
     pub bytes: u64,
+    /// Most subscriptions.
     pub subscriptions: u32,
 }
 
 /// The connection that holds a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
+    /// Node of the connection.
     pub node: NodeId,
+    /// Epoch of that node.
     pub epoch: u64,
+    /// Number of the connection within its node's process.
     pub connection: u64,
 }
 
-/// Row `s`: what changes with connections and subscriptions.
+/// Value of a row `s`: what changes with connections and subscriptions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
+    /// Client id.
     pub client: Box<str>,
+    /// User name of the client that opened the session.
     pub principal: Box<str>,
-    /// Rises with every claim in the shard; operations under an older one are refused.
+    /// Owner epoch of the last claim, increasing over all claims of the shard. Operations with an older one are
+    /// refused.
     pub owner: u64,
+    /// Connection that holds the session; `None` while it is offline.
     pub holder: Option<Holder>,
-    /// Answer to the last claim, for its repetition.
+    /// Session Present of the last claim, kept to answer a repeated claim.
     pub present: bool,
-    /// The shard holds subscriptions and inbox.
+    /// True if the shard holds subscriptions and inbox; false for a transient session, which its node holds.
     pub durable: bool,
-    /// Seconds.
+    /// Session expiry in seconds, counted from the loss of the holder; 0 for a session that ends with its connection.
     pub expiry: u32,
-    /// Shard time at which the holder went; 0 while online.
+    /// Shard time in milliseconds at which the holder was lost; 0 while the session is online.
     pub offline_since: u64,
+    /// Will of the last connection; `None` if there is none or it was published or discarded.
     pub will: Option<Will>,
+    /// Limits from the last claim.
     pub limits: Limits,
+    /// Subscriptions by filter.
     pub subscriptions: BTreeMap<Box<str>, Options>,
-    /// Deliveries below this sequence number may have reached the client under an earlier holder: DUP = 1.
+    /// Deliveries with a lower sequence number may have been sent to an earlier connection: DUP is set.
     pub dup_below: u64,
-    /// Owner epoch of the claim that created the session: tells its QoS 2 numbers from those of a former session.
+    /// Owner epoch of the claim that created the session. Distinguishes its QoS 2 numbers from those of an earlier
+    /// session with the same client id.
     pub incarnation: u64,
 }
 
-/// A queued message of one inbox.
+/// Value of a row `i`: a message in an inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
+    /// Id of the message's body.
     pub body: u64,
-    /// Bytes that the inbox is charged.
+    /// Bytes that the inbox is charged for it.
     pub size: u32,
-    /// min(publish, subscription).
+    /// QoS of the delivery: the lower one of publish and subscription. 0 only for a retained message.
     pub qos: u8,
+    /// Retain flag of the delivery.
     pub retain: bool,
-    /// PUBREC is committed: the body is gone, PUBREL is what remains.
+    /// PUBREC is committed: the body is released and only PUBREL is sent.
     pub received: bool,
+    /// Subscription identifiers.
     pub identifiers: Vec<u32>,
 }
 
-/// Row `n`: counters that outlive the slots.
+/// Value of a row `n`: counters that must survive the removal of slots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Sequence number of the next message; the first is 0.
+    /// Sequence number of the next message, counted from 0.
     pub next: u64,
     /// Messages that did not fit since the last claim.
     pub missed: u64,
 }
 
-/// What waits for the client, oldest first.
+/// Messages for one client, in the order of their sequence numbers.
 #[derive(Debug, Default)]
 pub struct Inbox {
+    /// Slots by sequence number. Numbers may be missing, since acknowledgements come in any order.
     pub(super) slots: VecDeque<(u64, Slot)>,
+    /// Sum of the slots' sizes in bytes.
     pub(super) bytes: u64,
+    /// Counters that outlive the slots.
     pub(super) counters: Counters,
 }
 
-/// Row `q`: QoS 2 publishes of a durable session, by packet id.
+/// Value of a row `q`: QoS 2 publishes from the client of a durable session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Receiving {
+    /// Number of the last publish.
     pub(super) last: u64,
+    /// Numbers of the publishes that are not released, by packet id.
     pub(super) numbers: BTreeMap<u16, u64>,
 }
 
-/// Row `a`: subscriptions whose retained messages are still to come, each with the newest retained index that a live copy
-/// had per topic, so that no older copy follows a newer one.
+/// Value of a row `a`: filters whose retained messages are still to come. For each, the highest retained index of a
+/// live copy per topic, so that an older retained copy never follows a newer live one.
 pub(super) type Awaiting = BTreeMap<Box<str>, BTreeMap<Box<str>, u64>>;
 
+/// A session. Only durable sessions have subscriptions and an inbox here.
 #[derive(Debug)]
 pub struct Session {
+    /// Holder, limits and subscriptions.
     pub profile: Profile,
+    /// Messages that wait for the client.
     pub inbox: Inbox,
+    /// QoS 2 publishes from the client that are not released.
     pub(super) receiving: Receiving,
+    /// Subscriptions that await their retained messages.
     pub(super) awaiting: Awaiting,
 }
 
@@ -105,13 +133,13 @@ impl Session {
         Self { profile, inbox: Inbox::default(), receiving: Receiving::default(), awaiting: Awaiting::new() }
     }
 
-    /// Whether the offline session's expiry has passed at shard time `now`.
+    /// Returns whether the session is offline and its expiry has passed at shard time `now` (milliseconds).
     pub fn is_expired(&self, now: u64) -> bool {
         let profile = &self.profile;
         profile.holder.is_none() && now >= profile.offline_since.saturating_add(u64::from(profile.expiry) * 1000)
     }
 
-    /// Whether the offline session's will is due at shard time `now`.
+    /// Returns whether the session is offline and its will is due at shard time `now` (milliseconds).
     pub fn is_will_due(&self, now: u64) -> bool {
         let profile = &self.profile;
         let delay = |will: &Will| profile.offline_since.saturating_add(u64::from(will.delay) * 1000);
@@ -120,40 +148,44 @@ impl Session {
 }
 
 impl Inbox {
-    /// Messages that wait, PUBRELs included.
+    /// Returns the number of slots, those that only await PUBCOMP included.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
+    /// Returns whether there are no slots.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
+    /// Returns the bytes that the slots are charged.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Slots at or after `from`, oldest first.
+    /// Slots with a sequence number of at least `from`, oldest first.
     pub fn from(&self, from: u64) -> impl Iterator<Item = (u64, &Slot)> {
         let start = self.slots.partition_point(|(sequence, _)| *sequence < from);
         self.slots.range(start..).map(|(sequence, slot)| (*sequence, slot))
     }
 
-    /// Sequence number of the oldest slot, or of the next message.
+    /// Returns the sequence number of the oldest slot, or of the next message if there is none.
     pub fn head(&self) -> u64 {
         self.slots.front().map_or(self.counters.next, |(sequence, _)| *sequence)
     }
 
+    /// Returns the sequence number that the next message gets.
     pub fn next(&self) -> u64 {
         self.counters.next
     }
 
-    /// A message of `size` bytes fits. An empty inbox takes one message of any size.
+    /// Returns whether a message of `size` bytes fits. An empty inbox takes one message of any size.
     pub(super) fn has_room(&self, limits: Limits, size: u64) -> bool {
         self.slots.is_empty()
             || (self.slots.len() < limits.messages as usize && self.bytes.saturating_add(size) <= limits.bytes)
     }
 
+    /// Appends a slot and returns its sequence number.
     pub(super) fn push(&mut self, slot: Slot) -> u64 {
         let sequence = self.counters.next;
         self.counters.next += 1;
@@ -162,6 +194,7 @@ impl Inbox {
         sequence
     }
 
+    /// Removes and returns the slot with that sequence number.
     pub(super) fn remove(&mut self, sequence: u64) -> Option<Slot> {
         let position = self.slots.binary_search_by_key(&sequence, |(sequence, _)| *sequence).ok()?;
         let (_, slot) = self.slots.remove(position)?;
@@ -169,12 +202,13 @@ impl Inbox {
         Some(slot)
     }
 
+    /// Returns the slot with that sequence number.
     pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut Slot> {
         let position = self.slots.binary_search_by_key(&sequence, |(sequence, _)| *sequence).ok()?;
         self.slots.get_mut(position).map(|(_, slot)| slot)
     }
 
-    /// Sequence numbers within an inclusive range.
+    /// Returns the sequence numbers that are in the inbox between `low` and `high`, both inclusive.
     pub(super) fn within(&self, low: u64, high: u64) -> Vec<u64> {
         self.from(low).map(|(sequence, _)| sequence).take_while(|sequence| *sequence <= high).collect()
     }

@@ -9,7 +9,7 @@ type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const LIMITS: Limits = Limits { messages: 3, bytes: 10_000, subscriptions: 10 };
 
-/// A machine, its rows and a way to say things briefly.
+/// A machine with its rows, and shorthands for its operations.
 #[derive(Default)]
 struct Shard {
     machine: Machine,
@@ -189,7 +189,7 @@ fn the_filters_of_a_session_fit_into_a_row() {
     assert!(granted(shard.subscribe("c", owner, "a", 1)));
     shard.subscribe("c", owner, &filter('a'), 1);
     assert!(!granted(shard.subscribe("c", owner, &filter('b'), 1)));
-    assert!(granted(shard.subscribe("c", owner, "a", 2)), "a known one can change");
+    assert!(granted(shard.subscribe("c", owner, "a", 2)), "an existing subscription can change");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
     shard.apply(Operation::NodeDown { node: 1, epoch: 1 });
     assert!(shard.machine.session_of("t").is_none(), "a transient session ends with its connection");
     assert_eq!(shard.machine.wills().count(), 1);
-    assert_eq!(shard.apply(claim("d", 60, 3)), Outcome::Stale, "the ended epoch claims nothing");
+    assert_eq!(shard.apply(claim("d", 60, 3)), Outcome::Stale, "a claim under an ended epoch is stale");
     assert_eq!(shard.apply(Operation::Expire { client: "d".into(), owner }), Outcome::Known(false));
     shard.time = 65_000;
     assert_eq!(shard.apply(Operation::Expire { client: "d".into(), owner }), Outcome::Known(true));
@@ -254,10 +254,10 @@ fn an_older_retained_copy_never_follows_a_newer_live_one() {
         Operation::Snapshot { client: "c".into(), owner, filter: "a".into(), messages: vec![older], last: true };
     assert_eq!(shard.apply(snapshot.clone()), Outcome::Known(true));
     assert_eq!(shard.queued("c").len(), 1);
-    assert_eq!(shard.apply(snapshot), Outcome::Known(false), "a repeated snapshot finds nobody waiting");
+    assert_eq!(shard.apply(snapshot), Outcome::Known(false), "the subscription no longer awaits retained messages");
 }
 
-/// Anything that may come, on few names so that things meet.
+/// Any operation, with few names, so that operations affect each other.
 fn any_operation() -> impl Strategy<Value = Operation> {
     let client = prop::sample::select(vec!["a", "b", "c"]);
     let topic = prop::sample::select(vec!["t", "t/u", "v"]);
@@ -323,7 +323,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// Everything that can be seen of a machine.
+/// Returns everything that is readable from outside, as text.
 fn view(machine: &Machine) -> String {
     let sessions: Vec<_> = machine.sessions().collect();
     let routes: Vec<_> = machine.routes().collect();
@@ -332,7 +332,7 @@ fn view(machine: &Machine) -> String {
 }
 
 proptest! {
-    /// A restart between any two entries changes nothing that anyone can see, and no row is left behind or forgotten.
+    /// A restart between any two entries changes no outcome, no readable state and no row.
     #[test]
     fn a_restart_changes_nothing(operations in prop::collection::vec(any_operation(), 1..60), cut in 0_usize..60) {
         let (mut steady, mut restarted) = (Shard::default(), Shard::default());

@@ -1,4 +1,4 @@
-//! What a leader reads of the state: sessions, routes, wills, bodies.
+//! Read access for the shard's leader: sessions, routes, wills and bodies.
 
 use super::bodies::Body;
 use super::command::{NodeId, Will};
@@ -7,67 +7,72 @@ use super::session::{Session, SessionId};
 use crate::rows;
 
 impl Machine {
-    /// Shard time of the last entry, milliseconds.
+    /// Returns shard time as of the last entry, in milliseconds.
     pub fn time(&self) -> u64 {
         self.header.time
     }
 
-    /// What the leader must do; empty afterwards.
+    /// Returns the effects since the last call, in the order in which they occurred.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
+    /// Returns the session with that number.
     pub fn session(&self, id: SessionId) -> Option<&Session> {
         self.sessions.get(&id)
     }
 
+    /// Returns the number and the state of the session with that client id.
     pub fn session_of(&self, client: &str) -> Option<(SessionId, &Session)> {
         let id = self.clients.get(client)?;
         Some((*id, self.sessions.get(id)?))
     }
 
+    /// All sessions, transient ones included, in the order of their numbers.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.sessions.iter().map(|(id, session)| (*id, session))
     }
 
-    /// Highest QoS subscribed with the filter here; `None` when nobody did.
+    /// Returns the highest QoS of the subscriptions with exactly this filter; `None` if there is no subscription.
     pub fn route(&self, filter: &str) -> Option<u8> {
         highest(self.filters.get(filter)?)
     }
 
-    /// Every filter with its highest QoS.
+    /// All filters that have a subscription, each with its highest QoS.
     pub fn routes(&self) -> impl Iterator<Item = (&str, u8)> {
         self.filters.iter().filter_map(|(filter, counts)| Some((&**filter, highest(counts)?)))
     }
 
-    /// Filters whose retained messages the session still awaits, if `owner` holds it.
+    /// Returns the filters whose retained messages the session still awaits; empty if `owner` does not hold the
+    /// session.
     pub fn awaiting(&self, client: &str, owner: u64) -> Vec<Box<str>> {
         let session = self.session_of(client).map(|(_, session)| session);
         let held = session.filter(|session| session.profile.owner == owner && session.profile.holder.is_some());
         held.map(|session| session.awaiting.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// Wills that wait to be published.
+    /// Wills that wait to be published, by number.
     pub fn wills(&self) -> impl Iterator<Item = (u64, &Will)> {
         self.wills.iter().map(|(number, will)| (*number, will))
     }
 
-    /// The highest epoch of a node that this shard knows to be over.
+    /// Returns the highest epoch of the node that has ended as far as this shard knows; 0 for none.
     pub fn ended_epoch(&self, node: NodeId) -> u64 {
         self.senders.get(&node).map_or(0, |sender| sender.ended)
     }
 
-    /// A message, if it is still in memory; else its row is under [`body_key`](Self::body_key).
+    /// Returns a message that is cached in memory. Any other one is in the row [`body_key`](Self::body_key).
     pub fn cached_body(&self, body: u64) -> Option<&Body> {
         self.bodies.cached(body)
     }
 
+    /// Returns the key of the row that stores a message.
     pub fn body_key(body: u64) -> Vec<u8> {
         rows::key(b'b', &[body])
     }
 }
 
-/// The highest QoS of which there is at least one.
+/// Returns the highest QoS with a count above 0; `counts` is indexed by QoS.
 pub fn highest(counts: &[u32; 3]) -> Option<u8> {
     (0_u8..).zip(counts).filter(|(_, count)| **count > 0).map(|(qos, _)| qos).max()
 }

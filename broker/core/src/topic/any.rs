@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{Filter, Name};
 
-/// Levels of which few exist, so that topics meet.
+/// Few levels, so that names and filters match often.
 pub(crate) const LEVELS: [&str; 5] = ["", "a", "b", "$x", "é"];
 
 pub(crate) fn any_name() -> impl Strategy<Value = Name> {

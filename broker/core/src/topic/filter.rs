@@ -1,7 +1,7 @@
-//! A topic filter and how it relates to names and to other filters.
+//! Topic filters and their relations to names and to other filters.
 //!
-//! The relations are about sets of names and exact: `a.contains(b)` is true if and only if every name that `b` matches is
-//! matched by `a`; `a.intersects(b)` if and only if some name is matched by both.
+//! The relations are exact, with filters as sets of names: `a.contains(b)` is true if and only if `a` matches every
+//! name that `b` matches; `a.intersects(b)` if and only if some name matches both.
 
 use covey_codec::MqttStr;
 use covey_codec::topic::{check_filter, split_shared};
@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Name, levels};
 
-/// A topic filter without share name: what a subscription matches.
+/// A topic filter without a share name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Filter(MqttStr);
 
 impl Filter {
-    /// Checks a text; the bytes are shared, not copied. Shared subscriptions are refused: see [`super::Subscription`].
+    /// Checks and wraps a text. The bytes are shared, not copied.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for a text that is not a filter, and for a shared subscription: see [`super::Subscription`].
     pub fn new(text: MqttStr) -> Result<Self, Error> {
         check_filter(&text)?;
         if split_shared(&text).is_some() {
@@ -24,27 +27,27 @@ impl Filter {
         Ok(Self(text))
     }
 
-    /// The filter as text. Costs one pass over the bytes.
+    /// Returns the filter as text. Takes one pass over the bytes.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// The filter's bytes.
+    /// Returns the bytes of the filter.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// The levels, at least one; a level may be empty.
+    /// Levels of the filter: at least one; a level may be empty.
     pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
         levels(self.as_bytes())
     }
 
-    /// The text itself.
+    /// Returns the shared text.
     pub fn into_inner(self) -> MqttStr {
         self.0
     }
 
-    /// Whether a message to `name` is for this filter (4.7).
+    /// Returns whether the filter matches the name (section 4.7).
     pub fn matches(&self, name: &Name) -> bool {
         if name.is_reserved() && self.begins_with_wildcard() {
             return false;
@@ -62,7 +65,7 @@ impl Filter {
         names.next().is_none()
     }
 
-    /// Whether this filter matches every name that `other` matches.
+    /// Returns whether this filter matches every name that `other` matches.
     pub fn contains(&self, other: &Self) -> bool {
         if self.begins_with_wildcard() && other.begins_with_dollar() {
             return false;
@@ -81,7 +84,7 @@ impl Filter {
         others.next().is_none()
     }
 
-    /// Whether some name is matched by both.
+    /// Returns whether some name matches both filters.
     pub fn intersects(&self, other: &Self) -> bool {
         let hidden = |a: &Self, b: &Self| a.begins_with_wildcard() && b.begins_with_dollar();
         if hidden(self, other) || hidden(other, self) {
@@ -97,7 +100,8 @@ impl Filter {
         }
     }
 
-    /// Another spelling where this one would match the empty name, which is no name ([MQTT-4.7.3-1]).
+    /// Returns an equivalent filter for `#` and `/#` that does not match the empty name, which is not a valid name
+    /// ([MQTT-4.7.3-1]).
     fn without_empty_name(&self) -> &[u8] {
         match self.as_bytes() {
             b"#" => b"+/#",

@@ -1,12 +1,12 @@
-//! Topic names, topic filters and the two indexes over them: filters that match a name, names that a filter matches.
+//! Topic names, topic filters, and two indexes: filters that match a name, and names that a filter matches.
 //!
-//! Sessions, routes, retained messages and access rules use it. Invariant: a [`Name`] or [`Filter`] that exists is well
-//! formed (4.7), so that nobody behind it checks again. A client chooses up to 65,535 levels, therefore nothing here
-//! recurses over levels.
+//! Used for sessions, routes, retained messages and access rules. Invariant: a [`Name`] or [`Filter`] is well formed
+//! (MQTT 5, section 4.7), so callers need not check it again. A client may send up to 65,535 levels, therefore nothing
+//! here recurses over levels.
 //!
 //! ```text
-//! Tree<K, V>   filters -> values,  asked with a name      (who gets this message?)
-//! Names<V>     names -> value,     asked with a filter    (which retained messages does this subscription get?)
+//! Tree<K, V>   filters -> values,  queried with a name      (subscriptions that a message matches)
+//! Names<V>     names -> value,     queried with a filter    (retained messages that a subscription matches)
 //! ```
 
 #[cfg(test)]
@@ -28,66 +28,73 @@ pub use self::filter::Filter;
 pub use self::names::Names;
 pub use self::tree::Tree;
 
-/// Why a text is not what it was parsed as.
+/// Reason why a text is not a name, filter or subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The syntax of section 4.7 is broken.
+    /// The text breaks the syntax of section 4.7.
     #[error(transparent)]
     Syntax(#[from] SyntaxError),
-    /// A shared subscription stands where a plain filter has to be: parse it as [`Subscription`].
+    /// The text is a shared subscription where a plain filter is required; parse it as [`Subscription`].
     #[error("filter is a shared subscription")]
     Shared,
 }
 
-/// A topic name: what a message is published to.
+/// A topic name: the topic of a PUBLISH.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(MqttStr);
 
 impl Name {
-    /// Checks a text; the bytes are shared, not copied.
+    /// Checks and wraps a text. The bytes are shared, not copied.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for a text that is not a topic name.
     pub fn new(text: MqttStr) -> Result<Self, Error> {
         check_name(&text)?;
         Ok(Self(text))
     }
 
-    /// The name as text. Costs one pass over the bytes.
+    /// Returns the name as text. Takes one pass over the bytes.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// The name's bytes.
+    /// Returns the bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// The levels, at least one; a level may be empty.
+    /// Levels of the name: at least one; a level may be empty.
     pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
         levels(self.as_bytes())
     }
 
-    /// Whether filters that begin with a wildcard pass it by ([MQTT-4.7.2-1]).
+    /// Returns whether the name begins with `$`, so that filters that begin with a wildcard do not match it
+    /// ([MQTT-4.7.2-1]).
     pub fn is_reserved(&self) -> bool {
         self.as_bytes().first() == Some(&b'$')
     }
 
-    /// The text itself.
+    /// Returns the shared text.
     pub fn into_inner(self) -> MqttStr {
         self.0
     }
 }
 
-/// What a SUBSCRIBE asks for: a filter, possibly shared.
+/// A filter of a SUBSCRIBE, possibly shared.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Subscription {
-    /// The share name of `$share/<name>/<filter>` (4.8.2).
+    /// Share name of `$share/<name>/<filter>` (section 4.8.2); `None` for a subscription that is not shared.
     pub share: Option<String>,
-    /// What is matched.
+    /// Filter that is matched.
     pub filter: Filter,
 }
 
 impl Subscription {
-    /// Parses a filter as SUBSCRIBE and UNSUBSCRIBE carry it.
+    /// Parses a filter of SUBSCRIBE or UNSUBSCRIBE.
+    ///
+    /// # Errors
+    /// Returns [`Error`] for a text that is neither a filter nor a shared subscription.
     pub fn new(text: &MqttStr) -> Result<Self, Error> {
         check_filter(text)?;
         match split_shared(text) {
@@ -106,7 +113,7 @@ impl fmt::Display for Subscription {
     }
 }
 
-/// What both newtypes over text offer.
+/// Conversions that both newtypes over text have.
 macro_rules! text {
     ($type:ident) => {
         impl TryFrom<MqttStr> for $type {
@@ -160,12 +167,12 @@ macro_rules! text {
 text!(Name);
 text!(Filter);
 
-/// The levels of a topic.
+/// Levels of a topic.
 fn levels(topic: &[u8]) -> impl Iterator<Item = &[u8]> {
     topic.split(|byte| *byte == b'/')
 }
 
-/// The first level and what follows its slash.
+/// Splits a topic into its first level and the text after the slash; `None` if there is no slash.
 fn split_level(topic: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut parts = topic.splitn(2, |byte| *byte == b'/');
     (parts.next().unwrap_or_default(), parts.next())

@@ -1,7 +1,7 @@
-//! Names to values, asked with a filter: an ordered map in which the names below a level lie together.
+//! Map from names to values, queried with a filter: an ordered map in which the names below a level are adjacent.
 //!
-//! A lookup walks the names in order and, where one does not match, jumps over everything that cannot match either; it
-//! costs about what it returns, plus one jump for each value of a `+` that leads nowhere.
+//! A query walks the names in order. At a name that does not match, it skips all names that cannot match either. Its
+//! cost is that of the matches, plus one skip for each value of a `+` without a match.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -11,13 +11,14 @@ use bytes::Bytes;
 
 use super::{Filter, Name, split_level};
 
-/// A map from names to values that finds all names that a filter matches.
+/// Map from names to values that finds all names that match a filter.
 #[derive(Debug, Clone)]
 pub struct Names<V> {
     map: BTreeMap<Key, (Name, V)>,
 }
 
-/// A topic, or (`after`) the place behind the topic and everything below it.
+/// A position in the order of names: `topic` itself or, with `after`, the position behind `topic` and everything below
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Key {
     topic: Bytes,
@@ -29,7 +30,7 @@ impl Key {
         Self { topic, after: false }
     }
 
-    /// Slashes come first, so that `a` is followed by `a/b` and only then by `a!`.
+    /// Orders `/` before every other byte: `a` is followed by `a/b` and only then by `a!`.
     fn ranks(&self) -> impl Iterator<Item = u16> {
         let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 2 };
         self.topic.iter().map(rank).chain(self.after.then_some(1))
@@ -55,43 +56,43 @@ impl<V> Default for Names<V> {
 }
 
 impl<V> Names<V> {
-    /// An empty map.
+    /// Returns an empty map.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no names.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
 
-    /// Sets the value of a name and returns the former one.
+    /// Sets the value of a name and returns the previous one.
     pub fn insert(&mut self, name: Name, value: V) -> Option<V> {
         let key = Key::of(name.clone().into_inner().into_bytes());
         self.map.insert(key, (name, value)).map(|(_, value)| value)
     }
 
-    /// Removes a name.
+    /// Removes a name and returns its value.
     pub fn remove(&mut self, name: &Name) -> Option<V> {
         self.map.remove(&Key::of(name.clone().into_inner().into_bytes())).map(|(_, value)| value)
     }
 
-    /// The value of one name.
+    /// Returns the value of one name.
     pub fn get(&self, name: &Name) -> Option<&V> {
         self.map.get(&Key::of(name.clone().into_inner().into_bytes())).map(|(_, value)| value)
     }
 
-    /// Every name with its value, a name before the names below it.
+    /// All names with their values; a name comes before the names below it.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &V)> {
         self.map.values().map(|(name, value)| (name, value))
     }
 
-    /// Calls `visit` with every name that `filter` matches, in the order of [`Names::iter`].
+    /// Calls `visit` for every name that matches `filter`, in the order of [`Names::iter`].
     pub fn matches<'a>(&'a self, filter: &Filter, mut visit: impl FnMut(&'a Name, &'a V)) {
         let mut from = Bound::Unbounded;
         while let Some((key, (name, value))) = self.map.range((from, Bound::Unbounded)).next() {
@@ -108,25 +109,27 @@ impl<V> Names<V> {
     }
 }
 
-/// What a walk does after it has looked at a name.
+/// Result of comparing one name with the filter.
 enum Step {
+    /// The name matches.
     Match,
-    /// Only names below this one, or further on, can match.
+    /// No match; a name below this one, or further on, may match.
     Next,
-    /// No name before this place can match.
+    /// No match; no name before this position can match.
     To(Key),
+    /// No match, and no name after this one can match.
     End,
 }
 
 fn step(filter: &[u8], name: &[u8]) -> Step {
     let (mut filter_rest, mut name_rest) = (Some(filter), Some(name));
-    // How much of the name is settled up to and with the last `+`: where the walk can go on after a dead end.
+    // Length of the name up to and including its last level that matched `+`: the walk resumes there after a mismatch.
     let mut last_plus = None;
     loop {
         let start = name_rest.map_or(name.len(), |rest| name.len() - rest.len());
         match (filter_rest.map(split_level), name_rest.map(split_level)) {
             (Some((b"#" | b"+", _)), Some((level, _))) if start == 0 && level.first() == Some(&b'$') => {
-                // [MQTT-4.7.2-1]. `%` is what comes after `$`.
+                // [MQTT-4.7.2-1]. `%` follows `$` in byte order.
                 return Step::To(Key::of(Bytes::from_static(b"%")));
             }
             (None, None) | (Some((b"#", _)), _) => return Step::Match,
@@ -149,7 +152,7 @@ fn step(filter: &[u8], name: &[u8]) -> Step {
     }
 }
 
-/// On behind the first `end` bytes of a name, which are whole levels, and everything below them.
+/// Skips the first `end` bytes of a name, which are whole levels, and everything below them.
 fn past(name: &[u8], end: usize) -> Step {
     Step::To(Key { topic: Bytes::copy_from_slice(name.get(..end).unwrap_or_default()), after: true })
 }

@@ -1,8 +1,9 @@
-//! Filters to values, asked with a name: a trie over levels whose edges hold as many levels as no other filter shares.
+//! Map from filters to values, queried with a name: a trie over levels. An edge holds several levels if no other
+//! filter branches off between them.
 //!
-//! Long edges keep it small whatever clients subscribe to: one filter adds at most two nodes, also one of 65,535 levels.
-//! Nodes live in a vector and refer to each other by index, so that walking, pruning and dropping are loops.
-//! Invariant: a node other than the root has a value or at least two children.
+//! One filter adds at most two nodes, even with 65,535 levels, so memory is bounded by what clients send. Nodes are in
+//! a vector and refer to each other by index, so walking, pruning and dropping are loops. Invariant: a node other than
+//! the root has a value or at least two children.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,26 +11,31 @@ use super::{Filter, Name, split_level};
 
 const ROOT: usize = 0;
 
-/// For each filter a small map of values. Visits are in an order that depends only on what is stored.
+/// Map from filters to small maps of values. The order of visits depends only on the contents.
 #[derive(Debug, Clone)]
 pub struct Tree<K, V> {
+    /// Nodes by index; the root is the first.
     nodes: Vec<Node<K, V>>,
+    /// Indexes of unused nodes.
     free: Vec<usize>,
+    /// Number of values.
     len: usize,
 }
 
+/// A node of the trie.
 #[derive(Debug, Clone)]
 struct Node<K, V> {
+    /// Index of the parent; the root is its own parent.
     parent: usize,
-    /// Levels between the parent and this node, `+` among them; without meaning in the root.
+    /// Levels between the parent and this node, `+` included; unused in the root.
     label: Box<[u8]>,
-    /// Children by the first level of their label.
+    /// Children, by the first level of their label.
     literal: HashMap<Box<[u8]>, usize>,
-    /// The child whose label begins with `+`.
+    /// Child whose label begins with `+`.
     plus: Option<usize>,
-    /// Values of the filter that ends here.
+    /// Values of the filter that ends at this node.
     exact: BTreeMap<K, V>,
-    /// Values of the filter that has `#` as its only further level.
+    /// Values of the filter that continues with `#`.
     below: BTreeMap<K, V>,
 }
 
@@ -85,22 +91,22 @@ impl<K, V> Default for Tree<K, V> {
 }
 
 impl<K: Ord, V> Tree<K, V> {
-    /// An empty tree.
+    /// Returns an empty tree.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many values there are, over all filters.
+    /// Returns the number of values over all filters.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no value.
+    /// Returns whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Sets the value of `key` under `filter` and returns the former one.
+    /// Sets the value of `key` under `filter` and returns the previous one.
     pub fn insert(&mut self, filter: &Filter, key: K, value: V) -> Option<V> {
         let (path, below) = split_wildcard(filter);
         let mut at = ROOT;
@@ -122,7 +128,7 @@ impl<K: Ord, V> Tree<K, V> {
         former
     }
 
-    /// Removes the value of `key` under `filter`.
+    /// Removes the value of `key` under `filter` and returns it.
     pub fn remove(&mut self, filter: &Filter, key: &K) -> Option<V> {
         let (at, below) = self.find(filter)?;
         let node = self.node_mut(at);
@@ -133,7 +139,7 @@ impl<K: Ord, V> Tree<K, V> {
         Some(value)
     }
 
-    /// The values under exactly this filter; `None` if there are none.
+    /// Returns the values of exactly this filter; `None` if there are none.
     pub fn values(&self, filter: &Filter) -> Option<&BTreeMap<K, V>> {
         let (at, below) = self.find(filter)?;
         let node = self.node(at);
@@ -141,15 +147,15 @@ impl<K: Ord, V> Tree<K, V> {
         (!values.is_empty()).then_some(values)
     }
 
-    /// Calls `visit` with every value whose filter matches `name`. A key that is under several matching filters is visited
-    /// once for each.
+    /// Calls `visit` for every value whose filter matches `name`. A key with several matching filters is visited once
+    /// for each.
     pub fn matches<'a>(&'a self, name: &Name, mut visit: impl FnMut(&'a K, &'a V)) {
         let mut visit_all = |values: &'a BTreeMap<K, V>| values.iter().for_each(|(key, value)| visit(key, value));
-        // Every node fits a name in one way only, so this visits each at most once.
+        // Each node is reached by one path of levels, so it is visited at most once.
         let mut open = vec![(ROOT, Some(name.as_bytes()))];
         while let Some((at, rest)) = open.pop() {
             let node = self.node(at);
-            // Filters that begin with a wildcard hang off the root [MQTT-4.7.2-1].
+            // Filters that begin with a wildcard are children of the root [MQTT-4.7.2-1].
             let wildcards = at != ROOT || !name.is_reserved();
             if wildcards {
                 visit_all(&node.below);
@@ -195,7 +201,7 @@ impl<K: Ord, V> Tree<K, V> {
         id
     }
 
-    /// Puts a node between `child` and its parent that takes the first `common` bytes of the label.
+    /// Inserts a node between `child` and its parent; its label is the first `common` bytes of the child's label.
     fn split(&mut self, child: usize, common: usize) -> usize {
         let node = self.node(child);
         let parent = node.parent;
@@ -209,7 +215,7 @@ impl<K: Ord, V> Tree<K, V> {
         middle
     }
 
-    /// Restores the invariant for a node that lost a value, and for what that does to its ancestors.
+    /// Restores the invariant for a node that lost a value, and for its ancestors.
     fn prune(&mut self, mut at: usize) {
         while at != ROOT && self.node(at).exact.is_empty() && self.node(at).below.is_empty() {
             let node = self.node(at);
@@ -249,7 +255,7 @@ impl<K: Ord, V> Tree<K, V> {
     }
 }
 
-/// The levels before `#`, and whether there is one; no levels for the filter `#`.
+/// Returns the levels before `#`, and whether there is a `#`; no levels for the filter `#`.
 fn split_wildcard(filter: &Filter) -> (Option<&[u8]>, bool) {
     match filter.as_bytes() {
         b"#" => (None, true),
@@ -258,7 +264,8 @@ fn split_wildcard(filter: &Filter) -> (Option<&[u8]>, bool) {
     }
 }
 
-/// How many bytes of `label` are whole levels that `path` begins with, whether the label has more, and what follows in path.
+/// Compares `label` with the beginning of `path`, level by level. Returns the length of the common levels in bytes,
+/// whether the label has more levels, and the rest of the path.
 fn split_common<'a>(label: &[u8], path: &'a [u8]) -> (usize, bool, Option<&'a [u8]>) {
     let mut label_rest = Some(label);
     let mut path_rest = Some(path);
@@ -274,10 +281,10 @@ fn split_common<'a>(label: &[u8], path: &'a [u8]) -> (usize, bool, Option<&'a [u
     (common, label_rest.is_some(), path_rest)
 }
 
-/// A name does not go the way of a label.
+/// The levels of the name differ from those of the label.
 struct Differs;
 
-/// Follows a label with levels of a name; what is left of the name.
+/// Matches the levels of a label with the beginning of a name and returns the rest of the name.
 fn follow<'a>(label: &[u8], name: &'a [u8]) -> Result<Option<&'a [u8]>, Differs> {
     let mut label_rest = Some(label);
     let mut name_rest = Some(name);

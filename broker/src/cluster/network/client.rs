@@ -1,4 +1,4 @@
-//! Sends one group's Raft requests to one peer; openraft makes an instance per peer and use.
+//! Sends the Raft requests of one group to one peer. openraft creates an instance per peer and purpose.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -30,22 +30,28 @@ use super::pipeline::{Appended, Closing, Outgoing, Window, incoming};
 use super::rate::Rate;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE, peer_client};
 
-/// Pause after a peer was not reached.
+/// Pause after a peer was not reachable.
 const BACKOFF: Duration = Duration::from_millis(50);
-/// A stream of entries whose oldest request is unanswered for this long is given up.
+/// A stream of entries is closed if its oldest request is unanswered for this long.
 const APPEND_LIMIT: Duration = Duration::from_secs(5);
-/// A receiver of a snapshot that takes no frame for this long, or does not answer after the last, is given up.
+/// A snapshot transfer is aborted if the receiver takes no frame for this long, or does not answer for this long after
+/// the last one.
 const SNAPSHOT_LIMIT: Duration = Duration::from_mins(5);
-/// Frames of a snapshot that are read ahead.
+/// Frames of a snapshot that are read in advance.
 const SNAPSHOT_AHEAD: usize = 4;
 
-/// Makes the clients of one group.
+/// Creates the clients of one group.
 #[derive(Clone)]
 pub(in super::super) struct Factory {
+    /// This node.
     pub(in super::super) node: NodeId,
+    /// Id of the group.
     pub(in super::super) group: GroupId,
+    /// Connections to the other nodes.
     pub(in super::super) channels: Arc<dyn Channels>,
+    /// Snapshot files of the group.
     pub(in super::super) shelf: Arc<Shelf>,
+    /// Limits the bytes per second of sent snapshots.
     pub(in super::super) rate: Arc<Rate>,
 }
 
@@ -67,12 +73,15 @@ impl RaftNetworkFactory<Types> for Factory {
     }
 }
 
-/// Sends to one peer.
+/// Client of one peer.
 pub(in super::super) struct Client {
+    /// What all clients of the group share.
     factory: Factory,
+    /// The peer.
     target: NodeId,
+    /// Ordinal of the peer.
     member: Member,
-    /// Only single heartbeats: a call each is cheaper than a stream each.
+    /// True for heartbeats only: single calls are cheaper than a stream.
     beats: bool,
 }
 
@@ -86,6 +95,7 @@ fn network(error: &impl ToString) -> RpcError {
     NetworkError::from_string(error.to_string()).into()
 }
 
+/// Converts a status to openraft's error. Codes that mean that the peer is not available lead to a pause.
 pub(super) fn failed(status: &Status) -> RpcError {
     match status.code() {
         Code::Unavailable
@@ -175,7 +185,7 @@ impl Client {
             Ok(Ok(())) => (),
             Ok(Err(error)) => {
                 // The next attempt makes a new file.
-                tracing::error!(group = %self.factory.group, %error, "the snapshot cannot be read");
+                tracing::error!(group = %self.factory.group, %error, "failed to read the snapshot; discarding it");
                 self.factory.shelf.discard(&file);
                 return Err(network(&error));
             }
@@ -185,7 +195,7 @@ impl Client {
     }
 }
 
-/// Reads a file into a stream; ends early, without an error, when nobody takes the frames any more.
+/// Sends the frames of a file. Ends without an error if the receiver is gone.
 fn read_frames(
     file: &SnapshotFile,
     first: proto::SnapshotChunk,
@@ -205,6 +215,7 @@ fn read_frames(
     Ok(())
 }
 
+/// Decodes a reply, or returns the error that it contains.
 pub(super) fn read_reply<T: DeserializeOwned>(reply: &proto::RaftReply) -> Result<T, RpcError> {
     if reply.error.is_empty() {
         decode(&reply.payload).map_err(|error| network(&error))
@@ -254,7 +265,7 @@ impl RaftNetworkV2<Types> for Client {
             let replies: BoxStream<'s, Appended> = match self.open_append(requests, window).await {
                 Ok(replies) => replies,
                 Err(error) => {
-                    // openraft pauses where it takes the first request from its input, which was not reached.
+                    // openraft pauses only where it takes the first request from its input, which did not happen.
                     sleep(BACKOFF).await;
                     return Err(error);
                 }

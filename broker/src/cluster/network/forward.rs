@@ -1,4 +1,4 @@
-//! Commands and reads that go to the node that leads: the messages, and who is asked next.
+//! Messages of commands and reads that are forwarded to the leader.
 
 use bytes::Bytes;
 use covey_contract::proto;
@@ -6,13 +6,13 @@ use tonic::Status;
 
 use super::super::types::{NodeId, ProposeError, ReadError, Response};
 
-/// What `error` in a reply says; empty is success.
+/// Values of `error` in a reply; empty for success.
 const NOT_LEADER: &str = "not-leader";
 const UNKNOWN: &str = "unknown";
 const NO_QUORUM: &str = "no-quorum";
 const STOPPED: &str = "stopped";
 
-/// A reply for the wire.
+/// Encodes the result of a command.
 pub(in super::super) fn propose_reply(result: Result<Response, ProposeError>) -> proto::ProposeReply {
     let failed =
         |error: &str, leader| proto::ProposeReply { response: Bytes::new(), index: 0, error: error.to_owned(), leader };
@@ -26,7 +26,7 @@ pub(in super::super) fn propose_reply(result: Result<Response, ProposeError>) ->
     }
 }
 
-/// A reply from the wire. Where the call itself failed nobody knows what became of the command.
+/// Decodes the result of a command. If the call itself failed, the fate of the command is unknown.
 pub(in super::super) fn read_propose(reply: Result<proto::ProposeReply, Status>) -> Result<Response, ProposeError> {
     let Ok(reply) = reply else { return Err(ProposeError::Unknown) };
     match reply.error.as_str() {
@@ -36,7 +36,7 @@ pub(in super::super) fn read_propose(reply: Result<proto::ProposeReply, Status>)
     }
 }
 
-/// A reply for the wire.
+/// Encodes a read index.
 pub(in super::super) fn read_index_reply(result: &Result<u64, ReadError>) -> proto::ReadIndexReply {
     let failed =
         |error: &str, leader: Option<NodeId>| proto::ReadIndexReply { index: 0, error: error.to_owned(), leader };
@@ -48,7 +48,7 @@ pub(in super::super) fn read_index_reply(result: &Result<u64, ReadError>) -> pro
     }
 }
 
-/// A reply from the wire.
+/// Decodes a read index.
 pub(in super::super) fn read_read_index(reply: Result<proto::ReadIndexReply, Status>) -> Result<u64, ReadError> {
     let Ok(reply) = reply else { return Err(ReadError::NoQuorum) };
     match reply.error.as_str() {

@@ -1,8 +1,8 @@
-//! How the groups of different nodes talk: openraft's requests in the gRPC messages of `peer.proto`.
+//! Requests between the nodes of a group: openraft's requests in the gRPC messages of `peer.proto`.
 //!
-//! [`client`] is what openraft sends with, [`server`] what the node's gRPC service hands requests to. Votes, heartbeats
-//! and handovers are single calls; log entries are one stream per group and peer, in order, with a window; snapshots
-//! are a stream on a connection of their own. Payloads are postcard, entries as in the log.
+//! openraft sends with [`client`]; the node's gRPC service passes requests to [`server`]. Votes, heartbeats and
+//! leadership transfers are single calls. Log entries are one stream per group and peer, in order, with a window.
+//! Snapshots are a stream on a connection of their own. Payloads are postcard, entries as in the log.
 
 pub(super) mod client;
 pub(super) mod forward;
@@ -15,13 +15,13 @@ use tonic::transport::Channel;
 
 pub use crate::peer::MAX_MESSAGE;
 
-/// What `RaftRequest.kind` says of the payload.
+/// Values of `RaftRequest.kind`: the type of the payload.
 pub(super) const KIND_APPEND: u32 = 1;
 pub(super) const KIND_VOTE: u32 = 2;
 pub(super) const KIND_PRE_VOTE: u32 = 3;
 pub(super) const KIND_TRANSFER: u32 = 4;
 
-/// A client with the message sizes that every use needs.
+/// Returns a client with the message limits between nodes.
 pub(super) fn peer_client(channel: Channel) -> PeerClient<Channel> {
     PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
 }

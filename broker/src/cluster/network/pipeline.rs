@@ -1,16 +1,18 @@
-//! One stream of append requests to one peer: a window of unanswered ones, and answers that say no more than they prove.
+//! One stream of append requests to one peer: a window of unanswered requests, and answers that prove no more than
+//! they should.
 //!
-//! openraft (0.10.0-alpha.37) keeps a queue of what its input stream yielded, each with the time. It takes an answer up
-//! to log id X as the answer to *every* queued request that ends at or below X. A request without entries, which only
-//! tells the commit index, ends where the one before it ends: the answer to the older one would count as the follower's
-//! answer to the younger one too, and with it the leader's lease and ReadIndex would rest on a request that may never
-//! have arrived. Therefore an answer is held back while younger requests with the same end are unanswered (their answers
-//! follow in order and prove more), and no request is taken from openraft between the moment an answer is handed over
-//! and the moment openraft asks for the next one, which is when it has dealt with it.
+//! openraft (0.10.0-alpha.37) keeps a queue of the requests that its input stream yielded, each with the time. It
+//! takes an answer up to log id X as the answer to *every* queued request that ends at or below X. A request without
+//! entries, which only carries the commit index, ends where the request before it ends. The answer to the older
+//! request would thus count as an answer to the younger one too, and the leader's lease and ReadIndex would rest on a
+//! request that may never have arrived. Therefore an answer is held back while younger requests with the same end are
+//! unanswered (their answers follow in order and prove more). And after an answer is handed over, no request is taken
+//! from openraft until openraft polls for the next answer: only then has it processed the first one.
 //!
-//! openraft's input holds a lock of its replication task while it waits for entries, and takes them from state that the
-//! next stream shares. A stream that openraft gave up, but that the connection still holds, would keep the next one
-//! waiting or eat its entries. So the input belongs to the window, and ends with it: at once, whoever still holds the rest.
+//! While openraft's input waits for entries, it holds a lock of its replication task, and it takes entries from state
+//! that the next stream shares. If openraft abandons a stream but the connection still holds it, the input would block
+//! the next stream or take its entries. So the input belongs to the window and is dropped with it, even if the rest of
+//! the stream is still held.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -30,29 +32,35 @@ use tonic::Status;
 use super::super::raft::{Append, LogId, Types, encode_append};
 use super::client::{failed, read_reply};
 
-/// Requests of one stream that may be unanswered.
+/// Most unanswered requests of one stream.
 const WINDOW: usize = 16;
 
+/// An answer of the follower, or the error that ends the stream.
 pub(super) type Appended = Result<StreamAppendResult<Types>, RPCError<Types>>;
 
+/// An unanswered request.
 struct Sent {
+    /// Time at which it was sent.
     at: Instant,
-    /// Where the follower's log ends when it has taken the request.
+    /// End of the follower's log after it has taken the request.
     end: Option<LogId>,
 }
 
+/// State that both directions of a stream share.
 #[derive(Default)]
 struct State {
-    /// In a type of its own: the compiler cannot prove a bare boxed stream to be `Send` across the call. `None` when the
-    /// window is closed.
+    /// A boxed stream in a type of its own, because the compiler cannot prove a bare one to be `Send` across the call.
+    /// `None` when the window is closed.
     input: Option<BoxStream<'static, Append>>,
+    /// Sent requests without an answer, oldest first.
     unanswered: VecDeque<Sent>,
-    /// An answer was handed to openraft, which has not asked for the next one yet.
+    /// An answer was handed to openraft, which has not polled for the next one.
     handing_over: bool,
+    /// Wakes the sending direction.
     waker: Option<Waker>,
 }
 
-/// What the two directions of one stream share.
+/// Window of one stream, shared by both directions.
 #[derive(Default)]
 pub(super) struct Window {
     state: Mutex<State>,
@@ -66,6 +74,7 @@ impl Window {
         Arc::new(Self { state: Mutex::new(State { input: Some(input.boxed()), ..State::default() }) })
     }
 
+    /// Changes the state and wakes the sending direction.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let waker = {
             let mut state = self.state.lock();
@@ -77,12 +86,12 @@ impl Window {
         }
     }
 
-    /// openraft asks for an answer: it has dealt with the last one.
+    /// openraft polls for an answer, so it has processed the last one.
     fn asked(&self) {
         self.change(|state| state.handing_over = false);
     }
 
-    /// The oldest request was answered; tells whether the answer may be handed over.
+    /// Removes the oldest request, which was answered. Returns whether the answer may be handed over.
     fn answered(&self) -> bool {
         let mut may = true;
         self.change(|state| {
@@ -96,21 +105,21 @@ impl Window {
         may
     }
 
-    /// How long the oldest request has waited.
+    /// Returns the time that the oldest request has waited; `None` if there is none.
     fn oldest(&self) -> Option<Duration> {
         self.state.lock().unanswered.front().map(|sent| sent.at.elapsed())
     }
 
-    /// Nothing more is sent: the stream ends even where its input would go on.
+    /// Closes the window: the stream ends even if its input would continue.
     fn close(&self) {
         let mut input = None;
         self.change(|state| input = state.input.take());
-        // Dropped without the lock: what it wakes may look here.
+        // Dropped after the lock is released: it may wake a task that takes the lock.
         drop(input);
     }
 }
 
-/// Closes the window when openraft lets go of the stream, at whatever point.
+/// Closes the window when openraft drops the stream.
 pub(super) struct Closing(Arc<Window>);
 
 impl Closing {
@@ -125,10 +134,11 @@ impl Drop for Closing {
     }
 }
 
-/// Encoded requests, as long as the window has room; ends with the input, or when the window is closed.
+/// The stream of encoded requests. Pending while the window is full; ends with the input, or when the window is
+/// closed.
 pub(super) struct Outgoing {
     window: Arc<Window>,
-    /// A request without its payload.
+    /// A request without payload, as a template.
     empty: proto::RaftRequest,
 }
 
@@ -151,7 +161,7 @@ impl Stream for Outgoing {
             if full {
                 return Poll::Pending;
             }
-            // Under the lock: openraft queues a request in the poll that yields it.
+            // With the lock held, because openraft queues a request in the poll that yields it.
             match input.poll_next_unpin(context) {
                 Poll::Ready(Some(request)) => {
                     let end = request.entries.last().map_or(request.prev_log_id, |entry| Some(entry.log_id));
@@ -172,7 +182,8 @@ impl Stream for Outgoing {
     }
 }
 
-/// The answers. Gives up when the oldest unanswered request is too old; an idle stream may stay open for ever.
+/// Returns the stream of answers. It ends with an error when the oldest request is unanswered for too long; an idle
+/// stream may stay open.
 pub(super) fn incoming<S>(replies: S, window: Closing, overdue: Timeout<Types>) -> BoxStream<'static, Appended>
 where
     S: Stream<Item = Result<proto::RaftReply, Status>> + Send + Unpin + 'static,
@@ -220,7 +231,7 @@ mod tests {
         LogId::new(LeaderId { term: 1, node_id: 1 }, index)
     }
 
-    /// A request with one entry, or one that only tells the commit index.
+    /// Returns a request with one entry, or with none, which only carries the commit index.
     fn request(prev: u64, entry: Option<u64>) -> Append {
         Append {
             vote: Vote::new_committed(1, 1),
@@ -253,7 +264,7 @@ mod tests {
     impl Line {
         fn sent(&mut self, request: Append) {
             self.requests.send(request).unwrap();
-            assert!(self.outgoing.next().now_or_never().flatten().is_some(), "the request was not taken");
+            assert!(self.outgoing.next().now_or_never().flatten().is_some(), "the request was not sent");
         }
 
         fn reply(&self, end: u64) {
@@ -273,7 +284,7 @@ mod tests {
         line.sent(request(4, Some(5)));
         line.sent(request(5, None));
         line.reply(5);
-        assert_eq!(line.answer(), None, "only the older one was answered");
+        assert_eq!(line.answer(), None, "only the older request was answered");
         line.reply(5);
         assert_eq!(line.answer(), Some(id(5)));
     }
@@ -296,7 +307,7 @@ mod tests {
         line.reply(5);
         assert_eq!(line.answer(), Some(id(5)));
         line.requests.send(request(5, None)).unwrap();
-        assert!(line.outgoing.next().now_or_never().is_none(), "openraft has not dealt with the answer yet");
+        assert!(line.outgoing.next().now_or_never().is_none(), "openraft has not processed the answer yet");
         assert_eq!(line.answer(), None);
         assert!(line.outgoing.next().now_or_never().flatten().is_some());
     }
@@ -305,9 +316,9 @@ mod tests {
     async fn the_input_ends_with_the_stream_of_answers_though_the_connection_holds_the_rest() {
         let mut line = line();
         line.sent(request(4, Some(5)));
-        assert!(line.outgoing.next().now_or_never().is_none(), "it waits for entries");
+        assert!(line.outgoing.next().now_or_never().is_none(), "there are no entries yet");
         drop(line.incoming);
-        assert!(line.requests.is_closed(), "the input is gone before anybody polls");
+        assert!(line.requests.is_closed(), "the input is dropped without another poll");
         assert!(matches!(line.outgoing.next().now_or_never(), Some(None)));
     }
 

@@ -1,25 +1,26 @@
-//! A limit on bytes per second, shared by everything that may use up a node's network.
+//! A limit on bytes per second, shared by all snapshots that a node sends.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Bytes per second with no burst beyond what is asked for at once.
+/// Limits bytes per second. A single request may exceed the limit; later ones wait for it.
 #[derive(Debug)]
 pub(crate) struct Rate {
+    /// Limit; `None` for no limit.
     per_second: Option<u64>,
-    /// When the bytes taken so far are paid for.
+    /// Time from which the next bytes may be sent.
     paid_at: Mutex<Instant>,
 }
 
 impl Rate {
-    /// No limit where `per_second` is `None`.
+    /// Returns a limit of `per_second` bytes; `None` and 0 mean no limit.
     pub(crate) fn new(per_second: Option<u64>) -> Self {
         Self { per_second: per_second.filter(|rate| *rate > 0), paid_at: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until the bytes may go.
+    /// Waits until `bytes` more bytes may be sent.
     pub(crate) async fn take(&self, bytes: usize) {
         let Some(per_second) = self.per_second else { return };
         let nanos = u128::try_from(bytes).unwrap_or(u128::MAX).saturating_mul(1_000_000_000) / u128::from(per_second);

@@ -1,4 +1,4 @@
-//! Answers the Raft requests of other nodes; the node's gRPC service calls it after the peer was authenticated.
+//! Answers the Raft requests of other nodes. The node's gRPC service calls it after the peer was authenticated.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::super::snapshot::{Frame, Shelf, SnapshotFile, Writer};
 use super::super::types::StoreError;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE};
 
-/// Frames of a snapshot that wait for the disk.
+/// Frames of a snapshot that wait to be written.
 const SNAPSHOT_QUEUE: usize = 4;
 
 fn malformed(error: &DecodeError) -> Status {
@@ -34,7 +34,7 @@ fn reply<T: Serialize>(value: &T) -> Result<proto::RaftReply, Status> {
     Ok(proto::RaftReply { payload, error: String::new() })
 }
 
-/// A vote, a pre-vote, a heartbeat, a handover.
+/// Handles a single call: a vote, a pre-vote, a heartbeat or a leadership transfer.
 pub(in super::super) async fn call(raft: &Raft, request: proto::RaftRequest) -> Result<proto::RaftReply, Status> {
     match request.kind {
         KIND_APPEND => {
@@ -53,11 +53,11 @@ pub(in super::super) async fn call(raft: &Raft, request: proto::RaftRequest) -> 
             let request: TransferLeaderRequest<Types> = decode(&request.payload).map_err(|error| malformed(&error))?;
             reply(&raft.handle_transfer_leader(request).await.map_err(|error| stopped(&error))?)
         }
-        other => Err(Status::unimplemented(format!("request kind {other}"))),
+        other => Err(Status::unimplemented(format!("unknown request kind {other}"))),
     }
 }
 
-/// The entries of one group, in the order of the stream; ends with the first refusal.
+/// Appends the entries of one group, in the order of the stream; ends at the first error.
 pub(in super::super) fn append<S>(
     raft: &Raft,
     first: &proto::RaftRequest,
@@ -78,10 +78,12 @@ where
 fn decode_next(request: Result<proto::RaftRequest, Status>, group: u32, to: u64) -> Option<Append> {
     let request =
         request.ok().filter(|request| (request.group, request.to, request.kind) == (group, to, KIND_APPEND))?;
-    decode_append(&request.payload).inspect_err(|error| tracing::warn!(%error, "malformed log entries")).ok()
+    decode_append(&request.payload)
+        .inspect_err(|error| tracing::warn!(%error, "closing the stream of malformed log entries"))
+        .ok()
 }
 
-/// Takes a snapshot in and installs it.
+/// Receives a snapshot and installs it.
 pub(in super::super) async fn snapshot<S>(
     raft: &Raft,
     shelf: &Arc<Shelf>,
@@ -106,7 +108,7 @@ where
     let written = writing.await.map_err(|error| Status::internal(error.to_string()))?;
     let file = written.map_err(|error| Status::data_loss(error.to_string()))?;
     if file.meta != meta {
-        return Err(Status::invalid_argument("the snapshot's head differs from the request"));
+        return Err(Status::invalid_argument("the head of the snapshot differs from the request"));
     }
     let snapshot: SnapshotOf<Types, Arc<SnapshotFile>> = SnapshotOf::<Types, _> { meta, snapshot: file };
     reply(&raft.install_full_snapshot(vote, snapshot).await.map_err(|error| stopped(&error))?)

@@ -1,4 +1,4 @@
-//! A node's own lease and epoch: until when it may serve, and under which name its sessions live.
+//! The lease and the epoch of this node: until when it may serve, and under which epoch its sessions and numbers are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,40 +15,44 @@ use crate::clock;
 use crate::cluster::{Cluster, GroupId, NodeId};
 use crate::node::wire::{Grant, Renewal, Verdict};
 
-/// The epoch ended while something waited for its lease.
+/// The epoch is over; nothing under it may be acknowledged any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node's epoch ended")]
 pub struct Lapsed;
 
-/// What everybody on the node may ask about the lease.
+/// The lease, as the rest of the node reads it.
 #[derive(Debug)]
 pub struct Lease {
+    /// Written by the [`Holder`] only.
     state: watch::Sender<State>,
+    /// Asks the holder for a renewal at once.
     nudge: Notify,
 }
 
+/// The present epoch and its lease.
 #[derive(Debug, Clone, Default)]
 struct State {
-    /// 0 while there is none.
+    /// Current epoch; 0 between epochs.
     epoch: u64,
-    /// Boot time; the lease may be used before it.
+    /// Boot-time clock until which the lease is valid.
     until: Duration,
-    /// When the renewal behind the newest grant was sent, and who may hold leases besides.
+    /// Boot-time clock at which the renewal of the newest grant was sent.
     granted: Duration,
+    /// Nodes that may hold a lease, by that grant.
     leased: Vec<NodeId>,
 }
 
-/// What the holder needs from the node around it.
+/// Callbacks of the holder into the node.
 pub(crate) trait Surroundings: Send + Sync + 'static {
-    /// Asks the meta leader; `None` when it was not reached or did not answer.
+    /// Asks the meta leader for a lease; `None` if it was not reached or did not answer in time.
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>>;
-    /// Members from which this node heard lately.
+    /// Returns the members that this node has heard within half a lease.
     fn reaches(&self) -> Vec<NodeId>;
-    /// Returns when the filters of the node's transient sessions, as of after the call, are known here.
+    /// Waits until the filters of the node's transient sessions are known here, as of a point after the call.
     fn fetch_filters(&self, node: NodeId) -> BoxFuture<'static, ()>;
-    /// A new epoch: numbers begin at 1.
+    /// Handles a new epoch: numbers begin at 1.
     fn on_epoch(&self, epoch: u64);
-    /// The epoch is over: its clients are closed.
+    /// Handles the end of an epoch: its clients are closed.
     fn on_epoch_end(&self, epoch: u64);
 }
 
@@ -57,23 +61,26 @@ impl Lease {
         Arc::new(Self { state: watch::channel(State::default()).0, nudge: Notify::new() })
     }
 
-    /// The epoch whose lease is valid at this moment.
+    /// Returns the epoch if its lease is valid now.
     pub fn valid_epoch(&self) -> Option<u64> {
         let state = self.state.borrow();
         (state.epoch > 0 && clock::now() < state.until).then_some(state.epoch)
     }
 
-    /// The present epoch, leased or not; 0 for none.
+    /// Returns the current epoch, whether or not its lease is valid; 0 for none.
     pub fn epoch(&self) -> u64 {
         self.state.borrow().epoch
     }
 
-    /// Whether the epoch holds its lease now.
+    /// Returns whether this is the current epoch and its lease is valid now.
     pub fn is_valid(&self, epoch: u64) -> bool {
         self.valid_epoch() == Some(epoch)
     }
 
-    /// Waits until the epoch holds its lease.
+    /// Waits until the lease of the epoch is valid.
+    ///
+    /// # Errors
+    /// Returns [`Lapsed`] if the epoch is over.
     pub async fn held(&self, epoch: u64) -> Result<(), Lapsed> {
         let mut changes = self.state.subscribe();
         loop {
@@ -90,7 +97,10 @@ impl Lease {
         }
     }
 
-    /// Nodes that may hold a lease, by a grant asked for after this call.
+    /// Waits for a grant to a renewal that is sent after this call and returns its nodes that may hold a lease.
+    ///
+    /// # Errors
+    /// Returns [`Lapsed`] if the epoch is over.
     pub async fn leased_from_now(&self, epoch: u64) -> Result<Vec<NodeId>, Lapsed> {
         let (asked, mut changes) = (clock::now(), self.state.subscribe());
         self.nudge.notify_one();
@@ -109,42 +119,56 @@ impl Lease {
     }
 }
 
-/// Keeps the lease: one task per node.
+/// Takes epochs and renews their leases; one task per node.
 #[derive(Debug)]
 pub(crate) struct Holder<S> {
+    /// The lease that this task writes.
     pub lease: Arc<Lease>,
+    /// Access to meta.
     pub cluster: Cluster,
+    /// This node.
     pub node: NodeId,
+    /// Number of this process start.
     pub incarnation: u64,
+    /// Length of a lease.
     pub duration: Duration,
+    /// Time after the end of a lease at which the epoch ends.
     pub close_clients_after: Duration,
+    /// The node around the holder.
     pub surroundings: Arc<S>,
+    /// Stops the task.
     pub shutdown: CancellationToken,
 }
 
-/// One epoch's progress.
+/// Renewals of one epoch.
 #[derive(Debug, Default)]
 struct Progress {
+    /// Number of the last renewal.
     sequence: u64,
+    /// Boot-time clock at which each unanswered renewal was sent, by number; the 64 newest.
     sent: BTreeMap<u64, Duration>,
+    /// New lease in preparation; `None` if the lease is in use or was not granted.
     preparing: Option<Preparing>,
+    /// Number of the last preparation.
     preparations: u64,
 }
 
-/// A first lease, or one after a lapse, that is not used yet.
+/// A new lease, or one after a lapse, that is not used yet.
 #[derive(Debug)]
 struct Preparing {
+    /// Number of the preparation; an earlier one is superseded.
     number: u64,
-    /// The end it will have.
+    /// Boot-time clock until which it will be valid; extended by further grants.
     until: Duration,
-    /// Who may hold a lease by the newest grant: nobody else's filters are waited for.
+    /// Nodes that may hold a lease, by the newest grant: only the filters of these are waited for.
     leased: watch::Sender<Vec<NodeId>>,
 }
 
+/// Renewals in progress.
 type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
 
 impl<S: Surroundings> Holder<S> {
-    /// Runs until shutdown: takes an epoch, keeps its lease, ends it when it is lost for good, takes the next.
+    /// Runs until shutdown: takes an epoch, renews its lease, ends it when it is lost for good, and takes the next.
     pub(crate) async fn run(self) {
         let mut former = 0;
         while let Some(epoch) = self.take_epoch(former).await {
@@ -162,11 +186,11 @@ impl<S: Surroundings> Holder<S> {
         }
     }
 
-    /// Asks meta until it gives an epoch; `None` at shutdown.
+    /// Proposes `NodeUp` until meta assigns an epoch; `None` at shutdown.
     async fn take_epoch(&self, former: u64) -> Option<u64> {
         loop {
             let command = Command::NodeUp { node: self.node, incarnation: self.incarnation, former }.encode();
-            // Asking again is harmless; a leader that was cut off may keep the question for ever.
+            // A repetition is harmless. A leader that is cut off may never answer.
             let asked = tokio::time::timeout(self.duration, self.cluster.propose_at_leader(GroupId::META, command));
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
@@ -184,7 +208,7 @@ impl<S: Surroundings> Holder<S> {
         }
     }
 
-    /// Keeps the lease of one epoch; true when the node stops, false when the epoch is over.
+    /// Renews the lease of one epoch. Returns `true` at shutdown, `false` when the epoch is over.
     async fn keep(&self, epoch: u64) -> bool {
         let mut progress = Progress::default();
         let mut asking: Asking = FuturesUnordered::new();
@@ -192,7 +216,7 @@ impl<S: Surroundings> Holder<S> {
         let mut applied = self.cluster.applied(GroupId::META);
         let mut tick = tokio::time::interval(self.duration / 6);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // An epoch that never had a lease has no clients to close.
+        // The limit applies only once a lease was used: an epoch without a lease has no clients to close.
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return true,
@@ -219,8 +243,9 @@ impl<S: Surroundings> Holder<S> {
         }
     }
 
+    /// Sends a renewal, unless too many are unanswered.
     fn ask(&self, epoch: u64, progress: &mut Progress, asking: &Asking) {
-        // A leader that does not answer must not pile questions up.
+        // Bounds the renewals to a leader that does not answer.
         if asking.len() >= 16 {
             return;
         }
@@ -238,7 +263,7 @@ impl<S: Surroundings> Holder<S> {
         }));
     }
 
-    /// Extends the lease, or returns the verdict where more must happen.
+    /// Extends the lease, or returns the verdict if it is not a grant or a new lease must be prepared.
     fn on_grant(&self, grant: Grant, progress: &mut Progress) -> Option<Verdict> {
         let sent = progress.sent.remove(&grant.sequence)?;
         let Verdict::Granted { leased, anew, .. } = &grant.verdict else { return Some(grant.verdict) };
@@ -265,7 +290,8 @@ impl<S: Surroundings> Holder<S> {
         None
     }
 
-    /// What must be known before a new lease is used: meta up to the grant, and everybody's transient filters after it.
+    /// Waits for what a new lease requires: meta applied up to the grant, and the transient filters of every other
+    /// leased node.
     fn prepare(&self, begun: &Preparing, commit: u64) -> BoxFuture<'static, u64> {
         let (cluster, surroundings, node) = (self.cluster.clone(), self.surroundings.clone(), self.node);
         let (number, leased) = (begun.number, begun.leased.subscribe());
@@ -275,7 +301,7 @@ impl<S: Surroundings> Holder<S> {
             for other in others {
                 let mut leased = leased.clone();
                 let left = async {
-                    // An error means that another preparation took the place of this one.
+                    // Fails if another preparation has superseded this one.
                     drop(leased.wait_for(|leased| !leased.contains(&other)).await);
                 };
                 tokio::select! {
@@ -287,6 +313,7 @@ impl<S: Surroundings> Holder<S> {
         })
     }
 
+    /// Starts to use a new lease, unless its preparation was superseded.
     fn on_prepared(&self, number: u64, progress: &mut Progress) {
         if progress.preparing.as_ref().is_none_or(|preparing| preparing.number != number) {
             return;

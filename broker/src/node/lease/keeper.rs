@@ -1,5 +1,5 @@
-//! The meta leader's count of who holds a lease. Everything is in memory: a new leader counts everybody alive until nobody
-//! can hold a lease of the former one.
+//! Grants of leases by the meta leader. Its state is in memory; a new leader assumes that every node holds a lease
+//! until leases of the former leader must have expired.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,53 +17,68 @@ use crate::node::machines::Meta;
 use crate::node::say::reply;
 use crate::node::wire::{Grant, Renewal, Verdict};
 
-/// What the keeper is asked.
+/// A request to the keeper. If this node does not lead meta or has no majority, the sender of the answer is dropped.
 #[derive(Debug)]
 pub(crate) enum Request {
+    /// Asks for a lease.
     Renew(Renewal, oneshot::Sender<Grant>),
-    /// Answered when every node that may hold a lease has applied meta up to the index.
+    /// Asks to be answered when every node that may hold a lease has applied meta up to the index.
     AwaitRoute(u64, oneshot::Sender<()>),
-    /// Whether a node may hold a lease, as far as this leader counts.
+    /// Asks whether the node may hold a lease, by this leader's count.
     IsAlive(NodeId, oneshot::Sender<bool>),
 }
 
-/// See the module.
+/// Grants leases and ends epochs while this node leads meta; one task per node.
 #[derive(Debug)]
 pub(crate) struct Keeper {
+    /// The groups.
     pub cluster: Cluster,
+    /// Members and their epochs.
     pub meta: Arc<Meta>,
+    /// Length of a lease.
     pub lease: Duration,
+    /// Time after the end of a lease at which a node ends its epoch.
     pub close_clients_after: Duration,
+    /// Requests of this node and of others.
     pub requests: mpsc::Receiver<Request>,
+    /// Stops the task.
     pub shutdown: CancellationToken,
 }
 
-/// What a term's leader knows; forgotten with the term.
+/// State of one term, dropped with it.
 #[derive(Debug)]
 struct Term {
+    /// Raft term of the meta group.
     number: u64,
+    /// Boot-time clock at the beginning of the term.
     elected: Duration,
+    /// What is known of each node's current epoch.
     nodes: BTreeMap<NodeId, Count>,
-    /// (when, commit index), oldest first, about a second of it.
+    /// Commit indexes of meta with the boot-time clock at which they were read, oldest first; about one second.
     commits: VecDeque<(Duration, u64)>,
+    /// Waiting `AwaitRoute` requests: log index and answer.
     waiting: Vec<(u64, oneshot::Sender<()>)>,
 }
 
+/// State of a node's epoch.
 #[derive(Debug, Default)]
 struct Count {
-    /// What is counted is of this epoch; a new one begins afresh.
+    /// The epoch to which the other fields belong.
     epoch: u64,
-    /// When this leader first knew of the epoch.
+    /// Boot-time clock at which this leader first knew the epoch.
     since: Duration,
+    /// Boot-time clock at the last grant; `None` without one in this term.
     answered: Option<Duration>,
+    /// Highest log index of meta that the node has reported as applied.
     applied: u64,
+    /// Members that the node hears, by its last renewal.
     reaches: Vec<NodeId>,
-    /// Since when a member was not reached, while both may hold leases.
+    /// Members that the node does not hear although both may hold leases, each with the boot-time clock since when.
     unreached: BTreeMap<NodeId, Duration>,
 }
 
 impl Keeper {
-    /// Runs until shutdown; answers nobody while another node leads meta.
+    /// Answers requests while this node leads meta, until shutdown.
     pub(crate) async fn run(mut self) {
         let mut leadership = self.cluster.leadership(GroupId::META);
         let mut term: Option<Term> = None;
@@ -87,7 +102,7 @@ impl Keeper {
         }
     }
 
-    /// One ReadIndex round for everybody who waits.
+    /// Handles all queued requests with one ReadIndex round.
     async fn round(&mut self, term: &mut Term, first: Option<Request>) {
         let mut renewals = Vec::new();
         let mut requests: Vec<Request> = first.into_iter().collect();
@@ -114,7 +129,7 @@ impl Keeper {
         if renewals.is_empty() && ready.is_empty() && overdue.is_empty() {
             return;
         }
-        // Without a majority behind this term nothing is said: another leader may have spoken already.
+        // Without a confirmation by a majority nothing is answered: another leader may have answered already.
         let Ok(commit) = self.cluster.read_index(GroupId::META).await else { return };
         term.note_commit(commit);
         self.grant(term, renewals, commit);
@@ -122,12 +137,13 @@ impl Keeper {
             reply(answer, ());
         }
         for (node, epoch) in overdue {
-            warn!(node = format!("{node:016x}"), epoch, "node gave no sign of life; its epoch ends");
+            warn!(node = format!("{node:016x}"), epoch, "node lease expired; ending its epoch");
             let command = Command::NodeDown { node, epoch }.encode();
             drop(self.cluster.propose(GroupId::META, command).await);
         }
     }
 
+    /// Answers renewals. The keeper counts a lease from here, after the ReadIndex round.
     fn grant(&self, term: &mut Term, renewals: Vec<(Renewal, Verdict, oneshot::Sender<Grant>)>, commit: u64) {
         for (renewal, mut verdict, answer) in renewals {
             if let Verdict::Granted { anew, .. } = verdict {
@@ -141,7 +157,7 @@ impl Keeper {
         }
     }
 
-    /// The verdict on a renewal; what a grant says is filled in after the round.
+    /// Decides on a renewal. Commit index and leased nodes of a grant are filled in after the ReadIndex round.
     fn judge(&self, term: &mut Term, renewal: &Renewal) -> Verdict {
         let now = clock::now();
         let current = {
@@ -157,7 +173,7 @@ impl Keeper {
         let behind = renewal.applied < due;
         if behind {
             let node = format!("{:016x}", renewal.node);
-            debug!(node, applied = renewal.applied, due, "lease refused: the node is slow in applying meta");
+            debug!(node, applied = renewal.applied, due, "lease refused: the node is behind in applying meta");
         }
         let count = term.count(renewal.node, renewal.epoch, now);
         count.applied = count.applied.max(renewal.applied);
@@ -170,7 +186,8 @@ impl Keeper {
         Verdict::Granted { commit: 0, leased: Vec::new(), anew }
     }
 
-    /// Nodes that may hold a lease: answered lately, or by a former leader whose answers may still count.
+    /// Returns the nodes that may hold a lease: by a grant of this term, or by one of a former leader that may still
+    /// be valid.
     fn alive(&self, term: &Term) -> Vec<NodeId> {
         let now = clock::now();
         let machine = self.meta.machine.read();
@@ -185,12 +202,14 @@ impl Keeper {
             .collect()
     }
 
+    /// Returns the log index up to which all nodes that may hold a lease have applied meta.
     fn applied_by_all(&self, term: &Term) -> u64 {
         let applied = |node: &NodeId| term.nodes.get(node).map_or(0, |count| count.applied);
         self.alive(term).iter().map(applied).min().unwrap_or(u64::MAX)
     }
 
-    /// Epochs whose node gave no sign of life for too long, counted from the epoch's own beginning at the earliest.
+    /// Returns the epochs to end: their node got no grant for the length of a lease and `close_clients_after` (with
+    /// drift), counted from the beginning of the term or of the epoch at the earliest.
     fn overdue(&self, term: &mut Term) -> Vec<(NodeId, u64)> {
         let patience = with_drift(self.lease + self.close_clients_after);
         let (now, elected) = (clock::now(), term.elected);
@@ -206,6 +225,7 @@ impl Keeper {
         overdue
     }
 
+    /// Updates since when the node does not hear other nodes.
     fn note_reach(&self, term: &mut Term, node: NodeId, now: Duration) {
         let alive = self.alive(term);
         let Some(count) = term.nodes.get_mut(&node) else { return };
@@ -216,7 +236,8 @@ impl Keeper {
         }
     }
 
-    /// Of two that cannot reach each other for a lease, the one with fewer links is refused, then the higher id.
+    /// Returns whether the node is refused a lease because it and another node have not heard each other for the
+    /// length of a lease. Of the two, the one with fewer links is refused; if equal, the one with the higher id.
     fn is_cut_off(&self, term: &Term, node: NodeId, now: Duration) -> bool {
         let links = |node: NodeId| term.nodes.get(&node).map_or(0, |count| count.reaches.len());
         let since =
@@ -242,7 +263,7 @@ impl Term {
         Self { number, elected: clock::now(), nodes: BTreeMap::new(), commits: VecDeque::new(), waiting: Vec::new() }
     }
 
-    /// The count of a node's epoch.
+    /// Returns the state of a node's epoch; a new epoch starts with an empty one.
     fn count(&mut self, node: NodeId, epoch: u64, now: Duration) -> &mut Count {
         let count = self.nodes.entry(node).or_default();
         if count.epoch != epoch {
@@ -251,6 +272,7 @@ impl Term {
         count
     }
 
+    /// Records a commit index and drops those that are too old.
     fn note_commit(&mut self, commit: u64) {
         let now = clock::now();
         self.commits.push_back((now, commit));
@@ -259,7 +281,7 @@ impl Term {
         }
     }
 
-    /// The commit index that everybody had a second to apply.
+    /// Returns the newest known commit index that is more than a second old; `None` in the first second of a term.
     fn commit_a_second_ago(&self, now: Duration) -> Option<u64> {
         self.commits.front().filter(|(when, _)| now > *when + Duration::from_secs(1)).map(|(_, commit)| *commit)
     }

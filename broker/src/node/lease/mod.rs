@@ -1,8 +1,8 @@
-//! Leases: who may serve (`docs/` and the design's "Leases").
+//! Node leases: which nodes may serve (docs/clustering.md).
 //!
 //! ```text
-//!  holder (every node)  --Renewal--> keeper (the meta leader's node; asleep elsewhere)
-//!         <--Grant-----                 every word leaves after a ReadIndex round begun after it was formed
+//! holder (every node)  --Renewal--> keeper (every node; answers while the node leads meta)
+//!        <--Grant-----                 every grant is sent after a ReadIndex round that began after it was decided
 //! ```
 
 mod holder;
@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(super) use holder::{Holder, Lapsed, Lease, Surroundings};
 pub(super) use keeper::{Keeper, Request};
 
-/// The drift that two clocks may have: a leader counts a node alive this much longer than the node counts its lease.
+/// Adds 10 % for the drift between two clocks: the keeper counts a node's lease longer than the node does.
 pub(super) fn with_drift(duration: Duration) -> Duration {
     duration + duration / 10
 }

@@ -1,4 +1,4 @@
-//! Operations of a shard on their way into the log: many share an entry, entries are pipelined, answers come in order.
+//! Batches of a shard's operations: many share one log entry, entries are pipelined, outcomes come in order.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,54 +12,49 @@ use super::border::LinkId;
 use crate::clock;
 use crate::cluster::{Cluster, GroupId};
 
-/// Operations in one entry.
+/// Most operations in one entry.
 const OPERATIONS: usize = 256;
-/// Bytes in one entry, unless one message is larger.
+/// Most bytes in one entry, unless a single operation is larger.
 const BYTES: usize = 1 << 20;
-/// Entries in flight.
+/// Most entries in flight.
 const PIPELINE: usize = 8;
-/// While this many entries are in flight, an entry that is not full waits for company.
+/// From this many entries in flight on, only a full entry is proposed; further operations are collected.
 const SMALL_PIPELINE: usize = 2;
 
-/// Who waits for an operation's outcome.
+/// Receiver of an operation's outcome.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
+    /// The leader itself; the outcome is ignored.
     Nobody,
-    Call {
-        link: LinkId,
-        id: u64,
-    },
-    Enqueue {
-        link: LinkId,
-        number: u64,
-    },
-    /// A SUBSCRIBE, whose answer waits for routes.
-    Subscribe {
-        link: LinkId,
-        id: u64,
-        client: Box<str>,
-        owner: u64,
-        filters: Vec<Box<str>>,
-    },
+    /// A `ToShard::Call`.
+    Call { link: LinkId, id: u64 },
+    /// A `ToShard::Enqueue`.
+    Enqueue { link: LinkId, number: u64 },
+    /// A SUBSCRIBE, whose outcome is sent when its routes are confirmed.
+    Subscribe { link: LinkId, id: u64, client: Box<str>, owner: u64, filters: Vec<Box<str>> },
     /// A will that was published.
     Will(u64),
 }
 
-/// What came of one entry: `None` when this node no longer leads.
+/// Result of one entry: its outcomes, or `None` if it was not committed or its fate is unknown.
 pub(super) type Settled = Option<Vec<(Origin, Outcome)>>;
 
-/// See the module.
+/// Operations that wait, and entries in flight. The queue has no bound of its own.
 pub(super) struct Batch {
+    /// Operations that are not proposed yet.
     queue: VecDeque<(Operation, Origin)>,
+    /// Bytes of the queue.
     bytes: usize,
+    /// Entries in flight, oldest first.
     flying: FuturesOrdered<BoxFuture<'static, Settled>>,
-    /// When the entries in flight were proposed, oldest first.
+    /// Times at which the entries in flight were proposed, oldest first.
     proposed: VecDeque<Instant>,
-    /// Shard time and boot time when this node began to lead.
+    /// Shard time (milliseconds) and boot-time clock at the beginning of the term.
     began: (u64, Duration),
 }
 
 impl Batch {
+    /// Starts with the shard time of the last applied entry, in milliseconds.
     pub(super) fn new(time: u64) -> Self {
         Self {
             queue: VecDeque::new(),
@@ -70,18 +65,19 @@ impl Batch {
         }
     }
 
-    /// Shard time now: never earlier than an entry before it.
+    /// Returns shard time now, in milliseconds: never lower than that of an earlier entry of this term.
     pub(super) fn time(&self) -> u64 {
         let (time, since) = self.began;
         time + u64::try_from(clock::now().saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Queues an operation. It is proposed by the next [`propose`](Self::propose).
     pub(super) fn push(&mut self, operation: Operation, origin: Origin) {
         self.bytes += size(&operation);
         self.queue.push_back((operation, origin));
     }
 
-    /// Sends what may be sent.
+    /// Proposes entries from the queue, as far as the pipeline allows.
     pub(super) fn propose(&mut self, cluster: &Cluster, group: GroupId) {
         while !self.queue.is_empty() {
             let full = self.queue.len() >= OPERATIONS || self.bytes >= BYTES;
@@ -112,7 +108,7 @@ impl Batch {
         }
     }
 
-    /// The oldest entry's outcomes; waits for ever while nothing is in flight.
+    /// Returns the result of the oldest entry in flight; pending while there is none.
     pub(super) async fn next(&mut self) -> Settled {
         match self.flying.next().await {
             Some(settled) => {
@@ -123,12 +119,13 @@ impl Batch {
         }
     }
 
-    /// How long the oldest entry in flight has had no fate.
+    /// Returns how long the oldest entry in flight has been without a result; `None` if there is none.
     pub(super) fn oldest(&self) -> Option<Duration> {
         self.proposed.front().map(Instant::elapsed)
     }
 }
 
+/// Returns the bytes that an operation is charged, estimated without encoding it.
 fn size(operation: &Operation) -> usize {
     match operation {
         Operation::Enqueue(enqueue) => enqueue.body.len() + enqueue.topic.len() + 64,

@@ -1,4 +1,4 @@
-//! The border of a shard's leader: what reaches it, and what it needs from the node around it.
+//! Interface of a shard's leader: its input and the callbacks that it makes into the node.
 
 use covey_core::meta::Command;
 use covey_core::shard::{Enqueue, Will};
@@ -7,39 +7,33 @@ use tokio::sync::mpsc;
 
 use crate::node::wire::{FromShard, ToShard};
 
-/// A link from a node, unique in this process.
+/// Number of a link from a node, unique within the process.
 pub(crate) type LinkId = u64;
 
-/// What arrives at a leader.
+/// Input of a leader.
 #[derive(Debug)]
 pub(crate) enum Inbound {
-    /// A link begins; `from` is dropped when this node does not lead.
-    Opened {
-        link: LinkId,
-        from: mpsc::UnboundedSender<FromShard>,
-    },
-    Frame {
-        link: LinkId,
-        frame: ToShard,
-    },
-    Closed {
-        link: LinkId,
-    },
+    /// A link was opened; `from` sends to the node and is dropped if this node does not lead.
+    Opened { link: LinkId, from: mpsc::UnboundedSender<FromShard> },
+    /// A frame arrived on a link, in the order in which it was sent.
+    Frame { link: LinkId, frame: ToShard },
+    /// A link has ended, by either side.
+    Closed { link: LinkId },
 }
 
-/// What a leader needs from the node around it.
+/// Callbacks of a leader into the node.
 pub(crate) trait Services: Send + Sync + 'static {
-    /// Commits a command in meta, trying until it is done, and applies it here; gives its index, or `None` where meta
-    /// refused it.
+    /// Commits a command in meta, retrying until it has an answer, and waits until it is applied here. Returns its log
+    /// index, or `None` if meta refused it.
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>>;
-    /// Returns when every node that may hold a lease has applied meta up to the index.
+    /// Waits until every node that may hold a lease has applied meta up to the index.
     fn await_route(&self, index: u64) -> BoxFuture<'static, ()>;
-    /// Index up to which this node has applied meta.
+    /// Returns the log index up to which this node has applied meta.
     fn meta_applied(&self) -> u64;
-    /// Retained messages that the filter matches, as of after the call.
+    /// Reads the retained messages that match the filter, as of a point after the call (linearizable read).
     fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>>;
-    /// Publishes a will; returns when it is in every inbox that it matched.
+    /// Publishes a will, retrying; returns when every inbox that it matched has it. Receivers deduplicate by `key`.
     fn publish_will(&self, key: Box<str>, will: Will) -> BoxFuture<'static, ()>;
-    /// Messages that a full inbox did not take.
+    /// Counts messages that full inboxes did not take.
     fn on_missed(&self, count: u64);
 }

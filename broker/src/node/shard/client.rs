@@ -1,6 +1,7 @@
-//! A node's link to one shard, whoever leads it: operations go out in order, numbered, and are sent again until answered.
+//! A node's client of one shard: sends operations to whichever node leads it, in order, and resends until they have an
+//! outcome.
 //!
-//! Invariant: a number given to an Enqueue is sent to every leader until its outcome is known or the epoch is over.
+//! Invariant: an `Enqueue` with a number is sent to every new leader until its outcome is known or the epoch is over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,59 +18,74 @@ use tracing::{debug, trace, warn};
 use crate::node::say::reply;
 use crate::node::wire::{FromShard, Held, ToShard};
 
-/// A leader that is not reached in this time is looked for anew.
+/// Timeout of a connection attempt to the leader, and interval of the check for a stalled link.
 const CONNECT: Duration = Duration::from_secs(3);
-/// A link on which nothing is answered for so long is opened anew: sending again is harmless, waiting is not.
+/// A link without any answer for this long, while operations wait, is reopened. Resends are deduplicated.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Deliveries and losses, for the node's sessions.
+/// Receiver of deliveries and of lost sessions.
 pub(crate) trait Events: Send + Sync + 'static {
+    /// Handles a frame that answers neither an operation nor `Attach`.
     fn on_shard(&self, shard: u16, event: FromShard);
 }
 
 /// Finds the shard's leader and opens a link to it.
 pub(crate) trait Connector: Send + Sync + 'static {
-    /// Both ends of a link; `None` when no leader is known or reached.
+    /// Returns both ends of a link; `None` if no leader is known or reached.
     fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>>;
 }
 
-/// An open link.
+/// An open link to a leader. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// To the leader.
     pub to: mpsc::UnboundedSender<ToShard>,
+    /// From the leader; ends when the leader or the connection is gone.
     pub from: mpsc::UnboundedReceiver<FromShard>,
 }
 
-/// See the module.
+/// Client of one shard; one per node and shard.
 #[derive(Debug)]
 pub(crate) struct Client {
+    /// Number of the shard.
     shard: u16,
+    /// This node.
     node: NodeId,
+    /// What is sent, or waits for an answer.
     state: Mutex<State>,
 }
 
+/// What is lost with the epoch, except `call`.
 #[derive(Debug, Default)]
 struct State {
-    /// 0: nothing is sent.
+    /// Epoch under which the client sends; 0 between epochs, when nothing is sent.
     epoch: u64,
+    /// Number of the last `Enqueue` of this epoch.
     number: u64,
+    /// Messages without an outcome, by number.
     enqueues: BTreeMap<u64, (Enqueue, oneshot::Sender<Outcome>)>,
+    /// Id of the last call; it is not reset, so a late answer of an earlier epoch matches no call.
     call: u64,
+    /// Calls without an answer, by id.
     calls: BTreeMap<u64, Call>,
+    /// Sessions that connections of this node hold, by client id.
     held: HashMap<Box<str>, Held>,
-    /// Since when the oldest unanswered operation has waited without any answer coming.
+    /// Since when operations wait without any answer from the leader; `None` if none waits, or not checked yet.
     waiting: Option<Instant>,
-    /// Of the leader that said it serves.
+    /// Link to the leader that has sent `Attached`; `None` while there is none.
     link: Option<mpsc::UnboundedSender<ToShard>>,
-    /// Set by a new epoch or a lost order: the link must be opened again.
+    /// Cancelled at a new epoch: the current link is closed.
     stale: CancellationToken,
 }
 
+/// An operation that waits for its answer.
 #[derive(Debug)]
 struct Call {
+    /// The operation, kept for resending.
     operation: Operation,
+    /// Receives the outcome.
     answer: oneshot::Sender<Outcome>,
-    /// No leader is asked after this.
+    /// Not sent to a leader that attaches after this time; `None` for no limit.
     until: Option<Instant>,
 }
 
@@ -78,14 +94,16 @@ impl Client {
         Arc::new(Self { shard, node, state: Mutex::default() })
     }
 
-    /// Begins an epoch: numbers start over and nothing of the former epoch is sent again. 0 ends the present one.
+    /// Starts an epoch: numbers begin at 1 and operations of the former epoch are dropped. Epoch 0 ends the present
+    /// one.
     pub(crate) fn reset(&self, epoch: u64) {
         let mut state = self.state.lock();
         state.stale.cancel();
         *state = State { epoch, call: state.call, ..State::default() };
     }
 
-    /// Numbers a message and sends it; calls are ordered. The receiver fails when the epoch ends first.
+    /// Assigns the next number to a message and sends it. The receiver resolves to the outcome, or to an error if
+    /// `epoch` is over before there is one.
     pub(crate) fn enqueue(&self, epoch: u64, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
@@ -104,12 +122,14 @@ impl Client {
         receiver
     }
 
-    /// Sends an operation until it is answered; repeating it must be harmless. The receiver fails when the epoch ends first.
+    /// Sends an operation, and resends it to every new leader until it has an answer. The receiver resolves to an
+    /// error if the epoch ends before.
     pub(crate) fn call(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
         self.call_until(operation, None)
     }
 
-    /// As [`call`](Self::call), but no leader that comes after `until` gets it: by then the client may have gone elsewhere.
+    /// As [`call`](Self::call), but does not send to a leader that attaches after `until`: the client may have
+    /// connected elsewhere by then.
     pub(crate) fn call_until(&self, operation: Operation, until: Option<Instant>) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
@@ -121,17 +141,18 @@ impl Client {
         receiver
     }
 
-    /// Sends once, if a leader is there: QoS 0 and lazy acknowledgements; whether one was.
+    /// Sends without retry (QoS 0, coalesced acknowledgements). Returns `false` if no leader is connected and the
+    /// message was dropped.
     pub(crate) fn tell(&self, message: ToShard) -> bool {
         let mut state = self.state.lock();
         state.send(|| message);
         state.link.is_some()
     }
 
-    /// The node holds a session from now on: it is presented to every leader.
+    /// Registers a session that a connection of this node holds; every leader is told.
     pub(crate) fn hold(&self, held: Held) {
         let mut state = self.state.lock();
-        // Two connections may have waited for the leader: whoever comes last here need not be the one that has the session.
+        // Calls may come in another order than the claims were committed: the newest owner stays.
         if state.held.get(&held.client).is_some_and(|known| known.owner > held.owner) {
             return;
         }
@@ -139,7 +160,7 @@ impl Client {
         state.held.insert(held.client.clone(), held);
     }
 
-    /// The node no longer holds that session, unless it was taken again since.
+    /// Unregisters a session, unless a newer owner was registered since.
     pub(crate) fn let_go(&self, client: &str, owner: u64) {
         let mut state = self.state.lock();
         if state.held.get(client).is_some_and(|held| held.owner == owner) {
@@ -147,7 +168,7 @@ impl Client {
         }
     }
 
-    /// Keeps a link until shutdown.
+    /// Keeps a link to the leader until shutdown.
     pub(crate) async fn run(
         self: Arc<Self>,
         connector: Arc<impl Connector>,
@@ -168,7 +189,7 @@ impl Client {
         }
     }
 
-    /// One link, until it breaks.
+    /// Opens one link and serves it until it breaks or the epoch changes.
     async fn serve(&self, connector: &impl Connector, events: &impl Events) {
         let (epoch, stale) = {
             let state = self.state.lock();
@@ -192,7 +213,7 @@ impl Client {
                 frame = link.from.recv() => frame,
                 _ = tick.tick() => {
                     if self.is_stuck() {
-                        warn!(shard = self.shard, "no answer from the shard's leader; the link is opened anew");
+                        warn!(shard = self.shard, "no answer from the shard's leader; reopening the link");
                         return;
                     }
                     continue;
@@ -212,7 +233,8 @@ impl Client {
         }
     }
 
-    /// Something waits, and no answer came for a long time. Asked at intervals: the first look starts the count.
+    /// Returns whether operations have waited without any answer for longer than [`PATIENCE`]. Polled; the first call
+    /// with waiting operations starts the timer.
     fn is_stuck(&self) -> bool {
         let mut state = self.state.lock();
         if state.enqueues.is_empty() && state.calls.is_empty() {
@@ -222,7 +244,7 @@ impl Client {
         state.waiting.get_or_insert_with(Instant::now).elapsed() > PATIENCE
     }
 
-    /// The leader serves: everything without an outcome goes out again, in order, before anything new.
+    /// Handles `Attached`: resends everything without an outcome, in order, before anything new.
     fn attached(&self, epoch: u64, link: &Link) {
         let mut state = self.state.lock();
         if state.epoch != epoch {
@@ -241,11 +263,12 @@ impl Client {
             state.calls.iter().map(|(id, call)| ToShard::Call { id: *id, operation: call.operation.clone() }).collect();
         let enqueues: Vec<ToShard> =
             state.enqueues.values().map(|(enqueue, _)| ToShard::Enqueue(enqueue.clone())).collect();
-        // Sessions taken between Attach and now were told to nobody.
+        // Sessions that were registered after `Attach` was sent.
         let held: Vec<ToShard> = state.held.values().cloned().map(ToShard::Open).collect();
         calls.into_iter().chain(enqueues).chain(held).for_each(|message| state.send(|| message));
     }
 
+    /// Resolves a call and restarts the stall timer.
     fn answer(&self, id: u64, outcome: Outcome) {
         let answered = {
             let mut state = self.state.lock();
@@ -257,14 +280,14 @@ impl Client {
         }
     }
 
-    /// False when the order was lost and the link must begin again.
+    /// Resolves an `Enqueue`. Returns `false` on a gap: the link must be reopened to resend in order.
     fn enqueued(&self, number: u64, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Gap { expected } => {
-                debug!(shard = self.shard, number, expected, "enqueues out of order; sending again");
+                debug!(shard = self.shard, number, expected, "enqueues out of order; reopening the link to resend");
                 return false;
             }
-            // This epoch is over, as the node will learn from meta: no outcome is known.
+            // The epoch is over, which the node learns from meta. Whether the message was enqueued before is unknown.
             Outcome::Stale => trace!(shard = self.shard, number, "enqueue of an ended epoch"),
             outcome => {
                 let answered = {
@@ -282,6 +305,7 @@ impl Client {
 }
 
 impl State {
+    /// Sends on the link, if there is one; forgets a closed one.
     fn send(&mut self, message: impl FnOnce() -> ToShard) {
         if self.link.as_ref().is_some_and(|link| link.send(message()).is_err()) {
             self.link = None;

@@ -1,5 +1,6 @@
-//! What the leader of a shard sends to the holders of its sessions: from the head of the inbox, within a window, refilled by
-//! acknowledgements. Nothing here is committed: a new leader sends the same messages under the same sequence numbers.
+//! Deliveries from the leader of a shard to the holders of its sessions: from the head of the inbox, within a window,
+//! continued by acknowledgements. Nothing here is committed; a new leader sends the same messages under the same
+//! sequence numbers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,44 +12,52 @@ use crate::cluster::RowReader;
 use crate::node::outbox::IDS;
 use crate::node::wire::{FromShard, Held, Item};
 
-/// Most messages that may be unacknowledged at one client.
+/// Most unacknowledged deliveries of one session.
 const WINDOW: u16 = 128;
-/// Most bytes that may be unacknowledged at one client.
+/// Bytes of unacknowledged deliveries of one session from which on nothing more is sent.
 const BYTES: usize = 1 << 20;
 
-/// A session that takes deliveries over a link.
+/// A session whose holder receives deliveries over a link.
 #[derive(Debug)]
 struct Outgoing {
+    /// Link of the holder's node.
     link: LinkId,
+    /// Client id.
     client: Box<str>,
+    /// Owner epoch of the holder.
     owner: u64,
+    /// Most unacknowledged deliveries, 1 to [`WINDOW`].
     window: usize,
-    /// Sequence number to look at next.
+    /// Sequence number from which the next delivery is taken.
     next: u64,
+    /// Bytes of each unacknowledged delivery, by sequence number.
     flying: BTreeMap<u64, usize>,
+    /// Sum of the bytes in `flying`.
     bytes: usize,
 }
 
-/// See the module.
+/// Deliveries of all sessions in one term.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
+    /// Sessions with an attached holder.
     sessions: HashMap<SessionId, Outgoing>,
-    /// Acknowledged or expired, not yet committed.
+    /// Sequence numbers to be committed as acknowledged or expired, by client id and owner epoch.
     settled: HashMap<(Box<str>, u64), Vec<u64>>,
-    /// Shard time, for message expiry.
+    /// Shard time in milliseconds, for message expiry.
     now: u64,
 }
 
-/// Messages to one link.
+/// A frame for a link.
 pub(super) type Output = (LinkId, FromShard);
 
 impl Deliveries {
-    /// Shard time passes.
+    /// Sets shard time, in milliseconds.
     pub(super) fn advance(&mut self, now: u64) {
         self.now = now;
     }
 
-    /// A connection holds the session and takes deliveries; unknown or older owners are told that they lost it.
+    /// Starts deliveries to a holder. The returned frames are its first deliveries, or `Lost` if it no longer holds
+    /// the session.
     pub(super) fn open(&mut self, link: LinkId, held: Held, machine: &Machine, rows: &RowReader) -> Vec<Output> {
         let Some((id, session)) = machine.session_of(&held.client) else {
             return vec![(link, FromShard::Lost { client: held.client, owner: held.owner })];
@@ -74,18 +83,18 @@ impl Deliveries {
         self.pump(id, machine, rows)
     }
 
-    /// The session has another holder or none.
+    /// Stops deliveries to this owner and to older ones. Their acknowledgements that are not committed are dropped.
     pub(super) fn close(&mut self, client: &str, owner: u64) {
         self.sessions.retain(|_, outgoing| !(&*outgoing.client == client && outgoing.owner <= owner));
         self.settled.remove(&(client.into(), owner));
     }
 
-    /// The link broke.
+    /// Stops all deliveries over a link that has ended.
     pub(super) fn drop_link(&mut self, link: LinkId) {
         self.sessions.retain(|_, outgoing| outgoing.link != link);
     }
 
-    /// The client acknowledged.
+    /// Takes in acknowledgements and returns the deliveries for which there is room now.
     pub(super) fn settle(
         &mut self,
         client: Box<str>,
@@ -104,11 +113,12 @@ impl Deliveries {
         id.map(|id| self.pump(id, machine, rows)).unwrap_or_default()
     }
 
+    /// Returns whether acknowledgements wait to be committed.
     pub(super) fn has_settled(&self) -> bool {
         !self.settled.is_empty()
     }
 
-    /// Acknowledgements to commit: (client, owner, inclusive ranges).
+    /// Takes the acknowledgements to commit: client id, owner epoch, and inclusive ranges of sequence numbers.
     pub(super) fn take_settled(&mut self) -> impl Iterator<Item = (Box<str>, u64, Vec<(u64, u64)>)> + use<> {
         std::mem::take(&mut self.settled).into_iter().map(|((client, owner), mut sequences)| {
             sequences.sort_unstable();
@@ -116,12 +126,12 @@ impl Deliveries {
         })
     }
 
-    /// Where the session's deliveries go now.
+    /// Returns the link and the owner epoch to which deliveries of the session go; `None` if no holder is attached.
     pub(super) fn link_of(&self, id: SessionId) -> Option<(LinkId, u64)> {
         self.sessions.get(&id).map(|outgoing| (outgoing.link, outgoing.owner))
     }
 
-    /// Sends what the window allows.
+    /// Returns the deliveries that the window allows now.
     pub(super) fn pump(&mut self, id: SessionId, machine: &Machine, rows: &RowReader) -> Vec<Output> {
         let (Some(outgoing), Some(session)) = (self.sessions.get_mut(&id), machine.session(id)) else {
             return Vec::new();
@@ -133,7 +143,8 @@ impl Deliveries {
         let mut expired = Vec::new();
         for (sequence, slot) in session.inbox.from(outgoing.next) {
             let oldest = outgoing.flying.first_key_value().map_or(sequence, |(oldest, _)| *oldest);
-            // Packet ids come round: the one of a delivery that is still unacknowledged must not be used again.
+            // Packet ids repeat after `IDS` sequence numbers: the id of an unacknowledged delivery must not be used
+            // again.
             if outgoing.flying.len() >= outgoing.window || outgoing.bytes >= BYTES || sequence - oldest >= IDS {
                 break;
             }
@@ -145,8 +156,9 @@ impl Deliveries {
                     outgoing.bytes += size;
                     items.push(item);
                 }
-                // Past its expiry; one whose row is gone was acknowledged a moment ago.
+                // The message expired.
                 Ok(None) => expired.push(sequence),
+                // The body's row may not be written yet; the effects of its entry call this again.
                 Err(()) => {
                     outgoing.next = sequence;
                     break;
@@ -164,7 +176,7 @@ impl Deliveries {
     }
 }
 
-/// A slot as its holder needs it; `None` when it expired, an error when it cannot be read now.
+/// Returns the delivery for a slot; `None` if the message has expired, an error if its body cannot be read at present.
 fn item(
     sequence: u64,
     slot: &Slot,
@@ -199,7 +211,7 @@ fn item(
     Ok(Some(item))
 }
 
-/// Inclusive ranges over sorted numbers.
+/// Merges sorted numbers into inclusive ranges.
 fn ranges(sorted: &[u64]) -> Vec<(u64, u64)> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for number in sorted {

@@ -1,5 +1,5 @@
-//! The node that leads a shard: takes operations from all nodes, commits them in batches, answers, delivers, publishes
-//! routes and looks after timers. One task per shard; everything it knows is rebuilt with every term.
+//! The leader of a shard: takes operations from all nodes, commits them in batches, answers, delivers, publishes
+//! routes and wills, and runs timers. One task per shard; its state is rebuilt in every term.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,20 +20,21 @@ use crate::cluster::{Cluster, GroupId, Leadership, RowReader};
 use crate::node::machines::{Meta, Shard};
 use crate::node::wire::{FromShard, Held, ToShard};
 
-/// How long acknowledgements wait for company before they are committed by themselves.
+/// Longest time that acknowledgements are collected before they are committed.
 const LAZY: Duration = Duration::from_millis(20);
-/// An entry without a fate for so long ends the term: links are closed, nodes send again what has no outcome, and numbers
-/// and owner epochs make the repetition harmless.
+/// If an entry has no result within this time, the leader drops its state and closes all links, so that nodes resend.
+/// Resends are deduplicated.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Retained messages in one operation.
+/// Most retained messages in one operation.
 const SNAPSHOT_CHUNK: usize = 64;
-/// Bytes of retained messages in one operation, unless one is larger.
+/// Most bytes of retained messages in one operation, unless a single message is larger.
 const SNAPSHOT_BYTES: usize = 1 << 20;
-/// An entry was refused although this node leads, as by a lease of Raft's that lapsed on a busy machine: all that waits is
-/// sent again, which must not be what keeps the machine busy.
+/// Pause before the leader begins again if it still leads: when Raft rejected an entry on an overloaded machine, all
+/// nodes resend, which adds to the load.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// The task of one shard's leader. It reads `state` and `meta`, commits through `cluster`, reads bodies from `rows`,
+/// and receives the frames of nodes from `inbound` and the effects of applied entries from `effects`.
 pub(crate) struct Leader {
     pub shard: u16,
     pub cluster: Cluster,
@@ -44,14 +45,16 @@ pub(crate) struct Leader {
     pub inbound: mpsc::UnboundedReceiver<Inbound>,
     pub effects: mpsc::UnboundedReceiver<Vec<Effect>>,
     pub shutdown: CancellationToken,
-    /// Highest order of a route that this process has used.
+    /// Highest number of a route change that this process has used.
     pub order: u64,
 }
 
-/// Retained messages for (client, owner, filter).
+/// Retained messages read for a subscription: client id, owner epoch, filter, messages.
 type Found = (Box<str>, u64, Box<str>, Vec<Enqueue>);
 
-/// What a term's leader knows.
+/// State of one term (`number`). `batch` holds operations on their way into the log, `deliveries` what holders
+/// receive, `routes` the filters in meta. `snapshots` are reads of retained messages in progress, `wills` publishes of
+/// the wills `wills_begun`.
 struct Term {
     number: u64,
     group: GroupId,
@@ -63,20 +66,22 @@ struct Term {
     snapshots: FuturesUnordered<BoxFuture<'static, Found>>,
     wills: FuturesUnordered<BoxFuture<'static, u64>>,
     wills_begun: BTreeSet<u64>,
-    /// Timer operations that are proposed and not applied: not proposed again each second.
+    /// When collected acknowledgements are committed; `None` if there are none.
     settle_at: Option<tokio::time::Instant>,
 }
 
 #[derive(Debug)]
 struct LinkState {
+    /// Sends to the node. Dropping it closes the link.
     from: mpsc::UnboundedSender<FromShard>,
+    /// Node and epoch from `Attach`; `None` before.
     node: Option<(NodeId, u64)>,
-    /// Frames that came before the fence was committed.
+    /// Frames that arrived before the fence was committed, in order.
     early: Vec<ToShard>,
 }
 
 impl Leader {
-    /// Runs until shutdown.
+    /// Leads whenever this node is the group's leader, until shutdown.
     pub(crate) async fn run(mut self) {
         let mut leadership = self.cluster.leadership(GroupId::shard(self.shard));
         let mut changes = self.meta.changes();
@@ -93,7 +98,7 @@ impl Leader {
                 tokio::select! {
                     () = self.shutdown.cancelled() => return,
                     _ = leadership.changed() => {}
-                    // Whoever asks a node that does not lead finds its link closed.
+                    // Dropping the sender in `Opened` closes the link: the client looks for another leader.
                     _ = self.inbound.recv() => {}
                     _ = self.effects.recv() => {}
                 }
@@ -122,7 +127,7 @@ impl Leader {
                 () = sleep_until(settle_at) => { flush_settled(current); false }
             };
             if lost {
-                debug!(shard = self.shard, "no longer leading");
+                debug!(shard = self.shard, "term ended; the links are closed");
                 self.end(&mut term);
                 tokio::select! {
                     () = self.shutdown.cancelled() => return,
@@ -134,7 +139,7 @@ impl Leader {
         }
     }
 
-    /// Takes in what else is there, so that a batch is as large as the load.
+    /// Handles queued input, up to 1024 items, so that the batch grows with the load.
     fn drain(&mut self, term: &mut Term) {
         for _ in 0..1024 {
             let Ok(inbound) = self.inbound.try_recv() else { return };
@@ -142,7 +147,7 @@ impl Leader {
         }
     }
 
-    /// Closes every link: clients look for the new leader.
+    /// Ends the term. All links are closed, and clients look for the new leader.
     fn end(&mut self, term: &mut Option<Term>) {
         if let Some(term) = term.take() {
             self.order = term.routes.order();
@@ -209,7 +214,7 @@ impl Leader {
                         filters: subscriptions.iter().map(|wanted| wanted.filter.clone()).collect(),
                     },
                     Operation::End(_) | Operation::Claim(_) => {
-                        // What the former connection acknowledged counts before the session has another.
+                        // Acknowledgements of the former connection are committed before the session changes hands.
                         flush_settled(term);
                         Origin::Call { link, id }
                     }
@@ -261,7 +266,7 @@ impl Leader {
             let waits: Vec<_> = awaiting.into_iter().map(|filter| (client.clone(), owner, filter)).collect();
             (term.deliveries.open(link, held, &machine, &term.rows), waits)
         };
-        // Retained messages that a former leader or connection did not get to.
+        // Retained messages that an earlier leader or connection did not deliver.
         if !awaiting.is_empty() {
             let filters = awaiting.iter().map(|(_, _, filter)| filter.clone()).collect();
             term.routes.wait(Waiting { filters, answer: None, retained: awaiting });
@@ -271,7 +276,7 @@ impl Leader {
         send_all(term, output);
     }
 
-    /// False when this node no longer leads.
+    /// Answers the operations of an entry. Returns `false` if the entry was not committed.
     fn on_settled(&self, term: &mut Term, settled: Settled) -> bool {
         let Some(outcomes) = settled else { return false };
         for (origin, outcome) in outcomes {
@@ -300,7 +305,7 @@ impl Leader {
         true
     }
 
-    /// Publishes routes and lets go what waited for them.
+    /// Publishes changed routes and releases what waited for confirmed ones.
     fn advance(&self, term: &mut Term) {
         let ready = {
             let machine = self.state.machine.lock();
@@ -318,7 +323,7 @@ impl Leader {
         }
     }
 
-    /// False when this node no longer leads.
+    /// Handles a step of the routes. Returns `false` if meta knows a later leader.
     fn on_step(&self, term: &mut Term, step: Step) -> bool {
         if matches!(step, Step::Refused) {
             return false;
@@ -394,7 +399,8 @@ impl Leader {
         }
     }
 
-    /// Sessions past their expiry and wills past their delay. Proposed again each second until applied: harmless.
+    /// Proposes the end of expired sessions and the wills that are due; again each second until applied, which is
+    /// idempotent.
     fn watch_timers(&self, term: &mut Term) {
         let now = term.batch.time();
         let machine = self.state.machine.lock();
@@ -417,13 +423,13 @@ impl Leader {
             warn!(
                 shard = self.shard,
                 term = term.number,
-                "an entry has no fate for {PATIENCE:?}; links are opened anew"
+                "no result for an entry within {PATIENCE:?}; closing the links so that nodes resend"
             );
         }
         stuck
     }
 
-    /// Epochs that meta ended and this shard does not know of.
+    /// Proposes the end of epochs that meta has ended and this shard does not know to be over.
     fn watch_nodes(&self, term: &mut Term) {
         let meta = self.meta.machine.read();
         let machine = self.state.machine.lock();
@@ -457,7 +463,7 @@ fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
     term.batch.push(operation(last, true), Origin::Nobody);
 }
 
-/// Starts the lazy timer when there is something to commit.
+/// Starts the timer for collected acknowledgements, if there are any.
 fn note_settled(term: &mut Term) {
     if term.settle_at.is_none() && term.deliveries.has_settled() {
         term.settle_at = Some(tokio::time::Instant::now() + LAZY);

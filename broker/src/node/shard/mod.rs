@@ -1,12 +1,12 @@
-//! Durable sessions: every node's side of a shard, and the side of the node that leads it.
+//! Durable sessions: the client of a shard on every node, and the shard's leader.
 //!
 //! ```text
-//!  connection -> Client (per shard: numbers Enqueues, resends, finds the leader)
-//!                   |  ToShard                        ^ FromShard
-//!                   v                                 |
-//!                Leader (one task per shard: batches into the log, delivers, publishes routes, watches timers)
+//! connection -> Client (one per shard: numbers Enqueues, resends, finds the leader)
+//!                  |  ToShard                        ^ FromShard
+//!                  v                                 |
+//!               Leader (one task per shard: commits batches, delivers, publishes routes, runs timers)
 //! ```
-//! The link is a channel where the leader is this node, else the gRPC stream `Shard`.
+//! The link is a pair of channels if the leader is on this node, else the gRPC stream `Shard`.
 
 mod batch;
 mod border;

@@ -1,9 +1,11 @@
-//! A shard's routes in the meta group: published by the shard's leader, confirmed on every node that may hold a lease.
+//! Routes of a shard in the meta group: published by the shard's leader, and confirmed when every node that may hold a
+//! lease has applied them (docs/clustering.md#routes).
 //!
-//! A SUBACK leaves when each of its filters is confirmed. Changes carry an order number, (term, count) of this leader, and
-//! meta refuses anything below the newest: a late change of a former leader, or of this one's former beginning in the same
-//! term, cannot undo a newer one. A filter is confirmed by its newest change only, and no longer from the moment its route
-//! is about to go: a subscription that comes then waits for the route's return.
+//! A SUBACK is sent when each of its filters is confirmed. Changes are numbered: the term in the upper 32 bits, then a
+//! count. Meta refuses lower numbers than the newest, so a late change of a former leader, or of this leader before it
+//! began again in the same term, cannot undo a newer one. A filter is confirmed by its newest change only. From the
+//! moment that the removal of its route is proposed it is not confirmed, so a new subscription waits until the route
+//! is back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,58 +19,67 @@ use super::border::{LinkId, Services};
 use crate::node::machines::Meta;
 use crate::node::say::reply;
 
-/// Filters of one change, each with its QoS; `None` removes.
+/// Filters with their highest QoS; `None` removes the route.
 type Changes = Vec<(Box<str>, Option<u8>)>;
 
-/// Something that waits until its filters are confirmed.
+/// A SUBSCRIBE or a resumed session that waits until its filters are confirmed.
 #[derive(Debug)]
 pub(super) struct Waiting {
+    /// Filters that must be confirmed.
     pub(super) filters: Vec<Box<str>>,
-    /// A SUBACK's answer.
+    /// Answer to send then: link, call id and outcome.
     pub(super) answer: Option<(LinkId, u64, Outcome)>,
-    /// Subscriptions that want their retained messages then.
+    /// Subscriptions to which retained messages are sent then: client id, owner epoch, filter.
     pub(super) retained: Vec<(Box<str>, u64, Box<str>)>,
 }
 
-/// What a step of the publishing did.
+/// A completed step of publishing.
 pub(super) enum Step {
-    /// The fence is committed and meta is known up to it.
+    /// The fence is committed, and meta is applied here up to it.
     Fenced,
+    /// The change is committed.
     Published(Changes),
-    /// Every leased node has applied the change of that order.
-    Confirmed {
-        order: u64,
-        changes: Changes,
-    },
-    /// Meta has heard of a later leader: this one is none any more.
+    /// Every node that may hold a lease has applied the change with that number.
+    Confirmed { order: u64, changes: Changes },
+    /// Meta knows a later leader: this node must stop leading.
     Refused,
 }
 
-/// A filter as meta has it.
+/// A route as it is in meta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Published {
     qos: u8,
-    /// Order of the change that made it so.
+    /// Number of the change that set it.
     order: u64,
 }
 
-/// See the module.
+/// Routes of one term.
 pub(super) struct Routes {
+    /// Number of the shard.
     shard: u16,
+    /// Number of the last change, or of the fence.
     order: u64,
+    /// Access to meta.
     services: Arc<dyn Services>,
+    /// Routes in meta, including those of former leaders.
     published: BTreeMap<Box<str>, Published>,
+    /// QoS of each filter that all leased nodes are known to have at least.
     confirmed: HashMap<Box<str>, u8>,
+    /// Filters whose route may differ from `published`.
     dirty: BTreeSet<Box<str>>,
+    /// SUBSCRIBEs that wait for confirmations.
     waiting: Vec<Waiting>,
+    /// True while the fence or a change is proposed; only one is at a time.
     publishing: bool,
+    /// True when the fence is committed.
     serving: bool,
+    /// Commits and confirmations in progress.
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
 }
 
 impl Routes {
-    /// Begins with the fence: nothing of a former leader is accepted after it. `last` is the highest order that this
-    /// process has used for the shard: a term that is begun again counts on, since changes of before may still arrive.
+    /// Starts a term by proposing the fence: changes of former leaders are refused after it. `last` is the highest
+    /// number that this process has used for the shard, since its changes of before may still arrive in the same term.
     pub(super) fn new(shard: u16, term: u64, last: u64, services: Arc<dyn Services>) -> Self {
         let order = (term << 32).max(last + 1);
         let steps: FuturesUnordered<BoxFuture<'static, Step>> = FuturesUnordered::new();
@@ -88,17 +99,17 @@ impl Routes {
         }
     }
 
-    /// The highest order used so far.
+    /// Returns the highest number used so far.
     pub(super) fn order(&self) -> u64 {
         self.order
     }
 
-    /// The fence is committed: operations are taken.
+    /// Returns whether the fence is committed, so that operations are accepted.
     pub(super) fn is_serving(&self) -> bool {
         self.serving
     }
 
-    /// The next thing that happened; waits for ever while nothing is under way.
+    /// Returns the next completed step; pending while none is in progress.
     pub(super) async fn next(&mut self) -> Step {
         match self.steps.next().await {
             Some(step) => step,
@@ -106,17 +117,17 @@ impl Routes {
         }
     }
 
-    /// The filter's highest QoS may have changed.
+    /// Notes that the filter's highest QoS may have changed.
     pub(super) fn touch(&mut self, filter: Box<str>) {
         self.dirty.insert(filter);
     }
 
-    /// Waits for its filters; `ready` gives back what need not wait longer.
+    /// Adds a waiting SUBSCRIBE; [`ready`](Self::ready) returns it when its filters are confirmed.
     pub(super) fn wait(&mut self, waiting: Waiting) {
         self.waiting.push(waiting);
     }
 
-    /// Takes a step in; afterwards call [`publish`](Self::publish) and [`ready`](Self::ready).
+    /// Handles a step. Call [`publish`](Self::publish) and [`ready`](Self::ready) afterwards.
     pub(super) fn on_step(&mut self, step: Step, machine: &Machine, meta: &Meta) {
         match step {
             Step::Fenced => {
@@ -130,7 +141,7 @@ impl Routes {
                 self.note_published(order, &stands);
                 self.dirty.extend(self.published.keys().cloned());
                 self.dirty.extend(machine.routes().map(|(filter, _)| Box::from(filter)));
-                // Confirmed once every leased node has applied meta up to now.
+                // Former leaders' routes are confirmed once every leased node has applied meta as of now.
                 let index = self.services.meta_applied();
                 self.confirm(order, stands, std::future::ready(Some(index)));
             }
@@ -140,7 +151,7 @@ impl Routes {
             }
             Step::Confirmed { order, changes } => {
                 for (filter, qos) in changes {
-                    // Changed since: only the newest change says what every node knows.
+                    // Skip a filter that was changed again: only its newest change confirms it.
                     if let Some(qos) = qos
                         && self.published.get(&filter) == Some(&Published { qos, order })
                     {
@@ -152,6 +163,7 @@ impl Routes {
         }
     }
 
+    /// Records routes as they are in meta after the change `order`.
     fn note_published(&mut self, order: u64, changes: &Changes) {
         for (filter, qos) in changes {
             match qos {
@@ -161,7 +173,7 @@ impl Routes {
         }
     }
 
-    /// Publishes what differs, one change at a time.
+    /// Proposes the routes that differ from meta, unless a change is in progress.
     pub(super) fn publish(&mut self, machine: &Machine) {
         if self.publishing || self.dirty.is_empty() {
             return;
@@ -176,7 +188,7 @@ impl Routes {
         if changes.is_empty() {
             return;
         }
-        // From here on a node may know less than was confirmed.
+        // As soon as the change is proposed, a node may have less than was confirmed.
         for (filter, qos) in &changes {
             let kept = self.confirmed.remove(filter).zip(*qos).map(|(confirmed, qos)| confirmed.min(qos));
             if let Some(kept) = kept {
@@ -199,7 +211,7 @@ impl Routes {
         }
     }
 
-    /// Notes when every leased node has applied the change; never for one that meta refused.
+    /// Waits until every leased node has applied the change; never completes for a change that meta refused.
     fn confirm(&self, order: u64, changes: Changes, index: impl Future<Output = Option<u64>> + Send + 'static) {
         let services = self.services.clone();
         self.steps.push(Box::pin(async move {
@@ -211,10 +223,10 @@ impl Routes {
         }));
     }
 
-    /// What waits no longer.
+    /// Removes and returns what no longer waits.
     pub(super) fn ready(&mut self, machine: &Machine) -> Vec<Waiting> {
         let confirmed = &self.confirmed;
-        // A filter that nobody has subscribed to any more keeps nobody waiting.
+        // A filter without subscription needs no route.
         let settled = |filter: &str| match machine.route(filter) {
             Some(wanted) => confirmed.get(filter).is_some_and(|qos| *qos >= wanted),
             None => true,
@@ -241,7 +253,7 @@ mod tests {
 
     type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
-    /// Meta, whose entries and confirmations come when the test says so.
+    /// Meta, with entries and confirmations under the control of the test.
     struct World {
         meta: Arc<Meta>,
         index: Mutex<u64>,
@@ -255,18 +267,18 @@ mod tests {
             Arc::new(Self { meta: Meta::new(), index: Mutex::new(0), proposed, awaited })
         }
 
-        /// Commits and applies the oldest command, also where its proposer has gone.
+        /// Commits and applies the oldest command, even if its proposer has gone.
         fn commit(&self) {
-            let (command, answer) = self.proposed.lock().pop_front().expect("something was proposed");
+            let (command, answer) = self.proposed.lock().pop_front().expect("nothing is proposed");
             let mut index = self.index.lock();
             *index += 1;
             let answered = self.meta.machine.write().apply(*index, command, &mut Rows::new());
             reply(answer, (answered == Answer::Done).then_some(*index));
         }
 
-        /// Every leased node has applied what the oldest question asks for.
+        /// Confirms the oldest wait: every leased node has applied its index.
         fn confirm(&self) {
-            reply(self.awaited.lock().pop_front().expect("somebody waits"), ());
+            reply(self.awaited.lock().pop_front().expect("nothing waits for a confirmation"), ());
         }
 
         fn has_route(&self, filter: &str) -> bool {
@@ -332,7 +344,7 @@ mod tests {
             Self { machine, owner: claimed.owner, routes, world: world.clone() }
         }
 
-        /// Takes in every step that is done.
+        /// Handles all completed steps.
         fn advance(&mut self) {
             while let Some(Some(step)) = self.routes.steps.next().now_or_never() {
                 self.routes.on_step(step, &self.machine, &self.world.meta);
@@ -370,7 +382,7 @@ mod tests {
             self.advance();
         }
 
-        /// SUBACKs that may leave now.
+        /// Returns the number of SUBACKs that may be sent now.
         fn ready(&mut self) -> usize {
             self.routes.ready(&self.machine).len()
         }
@@ -388,9 +400,9 @@ mod tests {
         shard.subscribe("a");
         assert_eq!(shard.ready(), 0);
         shard.commit();
-        assert_eq!((shard.ready(), world.has_route("a")), (0, true), "no node has confirmed it");
+        assert_eq!((shard.ready(), world.has_route("a")), (0, true), "not confirmed by any node");
         shard.confirm();
-        assert_eq!(shard.ready(), 0, "that was the question of the fence");
+        assert_eq!(shard.ready(), 0, "only the routes as of the fence are confirmed");
         shard.confirm();
         assert_eq!(shard.ready(), 1);
     }
@@ -403,7 +415,7 @@ mod tests {
         first.subscribe("a");
         first.commit();
         first.unsubscribe("a");
-        // The removal is under way when the leader begins again, in the same term, with "a" wanted once more.
+        // The removal is in progress when the leader begins again in the same term, and "a" is subscribed again.
         let mut second = Shard::led(&world, first.routes.order());
         drop(first);
         second.subscribe("a");
@@ -411,7 +423,7 @@ mod tests {
         for _ in 0..3 {
             second.commit();
         }
-        assert!(world.has_route("a") && world.has_route("b"), "meta refused the second beginning");
+        assert!(world.has_route("a") && world.has_route("b"), "meta refused the second fence of the term");
     }
 
     #[test]
@@ -441,7 +453,7 @@ mod tests {
         assert_eq!(shard.ready(), 1);
         shard.unsubscribe("a");
         shard.subscribe("a");
-        assert_eq!(shard.ready(), 0, "the removal is under way");
+        assert_eq!(shard.ready(), 0, "the removal is in progress");
         shard.commit();
         assert_eq!((shard.ready(), world.has_route("a")), (0, false));
         shard.commit();
@@ -462,9 +474,9 @@ mod tests {
         shard.subscribe("a");
         shard.commit();
         shard.confirm();
-        assert_eq!(shard.ready(), 0, "a node may still be where the route was gone");
+        assert_eq!(shard.ready(), 0, "a node may still have the state without the route");
         shard.confirm();
-        // The first SUBSCRIBE's answer leaves with the second one's.
+        // The first SUBSCRIBE is answered together with the second one.
         assert_eq!(shard.ready(), 2);
     }
 }

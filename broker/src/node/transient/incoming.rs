@@ -1,4 +1,4 @@
-//! Streams that other nodes dialled: they publish to the transient sessions here and follow this node's filters.
+//! Streams that other nodes opened: they publish to the transient sessions here and follow their filters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,18 +15,20 @@ use super::local::Filters;
 use crate::node::wire::{self, FromTransient, ToTransient, Transported};
 use covey_contract::proto::Frame;
 
-/// Delivers a message to the sessions here; how many matched.
+/// Delivers a message to the sessions here and returns the number that matched.
 pub(crate) type Deliver = Arc<dyn Fn(Transported) -> u32 + Send + Sync>;
 
-/// See the module.
+/// State of the accepted streams within one epoch of this node.
 pub(crate) struct Incoming {
+    /// Subscriptions of the sessions here.
     filters: Arc<Filters>,
+    /// Delivers a message to them.
     deliver: Deliver,
-    /// Last number of each sender's epoch, kept while this node's epoch lasts.
+    /// Per sender, its epoch and the number of the last message received.
     received: Mutex<HashMap<NodeId, (u64, u64)>>,
-    /// Change of the filters that each node knows.
+    /// Per node, the change of the filters up to which it knows them.
     known: watch::Sender<HashMap<NodeId, u64>>,
-    /// Ends the streams of the present epoch.
+    /// Cancelled when the present epoch ends, which ends its streams.
     over: Mutex<CancellationToken>,
 }
 
@@ -47,21 +49,24 @@ impl Incoming {
         })
     }
 
-    /// This node's epoch changed: numbers and filters of the former one mean nothing, its streams end.
+    /// Handles a change of this node's epoch: numbers and filters of the former one are void, and its streams end.
     pub(crate) fn reset(&self) {
         std::mem::take(&mut *self.over.lock()).cancel();
         self.received.lock().clear();
         self.known.send_modify(HashMap::clear);
     }
 
-    /// Returns when all these nodes know the filters up to the change.
+    /// Waits until all these nodes know the filters up to the change.
     pub(crate) async fn known_by(&self, nodes: &[NodeId], change: u64) {
         let knows = |known: &HashMap<NodeId, u64>| nodes.iter().all(|node| known.get(node) >= Some(&change));
-        // The sender lives as long as self.
+        // Cannot fail: `self` owns the sender.
         drop(self.known.subscribe().wait_for(|known| knows(known)).await);
     }
 
     /// Serves one stream until it breaks or the epoch is over.
+    ///
+    /// # Errors
+    /// Returns the status with which the stream is closed.
     pub(crate) async fn serve(
         self: Arc<Self>,
         frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
@@ -70,7 +75,7 @@ impl Incoming {
         let over = self.over.lock().clone();
         over.run_until_cancelled(self.serve_epoch(frames, out))
             .await
-            .unwrap_or_else(|| Err(Status::cancelled("the epoch is over")))
+            .unwrap_or_else(|| Err(Status::cancelled("the epoch is over; open a new stream")))
     }
 
     async fn serve_epoch(
@@ -78,9 +83,9 @@ impl Incoming {
         mut frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
         out: mpsc::UnboundedSender<Result<Frame, Status>>,
     ) -> Result<(), Status> {
-        let first = frames.next().await.ok_or_else(|| Status::cancelled("no hello"))??;
+        let first = frames.next().await.ok_or_else(|| Status::cancelled("the stream ended before the hello"))??;
         let ToTransient::Hello { node, epoch } = wire::read(&first)? else {
-            return Err(Status::invalid_argument("a stream begins with a hello"));
+            return Err(Status::invalid_argument("the first frame must be a hello"));
         };
         let received = {
             let mut received = self.received.lock();
@@ -91,13 +96,13 @@ impl Incoming {
             entry.1
         };
         self.filters.follow(received, out.clone());
-        debug!(node = format!("{node:016x}"), epoch, "a node publishes to transient sessions here");
+        debug!(node = format!("{node:016x}"), epoch, "transient stream accepted");
         while let Some(frame) = frames.next().await {
             match wire::read(&frame?)? {
                 ToTransient::Hello { .. } => return Err(Status::invalid_argument("a second hello")),
                 ToTransient::Message(numbered) => {
                     let Some(matched) = self.receive(node, epoch, numbered.number, numbered.message) else {
-                        return Err(Status::failed_precondition("not the next number"));
+                        return Err(Status::failed_precondition("the number is not the next one"));
                     };
                     answer(&out, &FromTransient::Receipt { number: numbered.number, matched })?;
                 }
@@ -106,7 +111,7 @@ impl Incoming {
                 }
                 ToTransient::Sync(id) => answer(&out, &FromTransient::Synced(id))?,
                 ToTransient::Known(change) => self.known.send_modify(|known| {
-                    // A late frame of a former stream takes nothing back.
+                    // A late frame of an earlier stream must not lower it.
                     let known = known.entry(node).or_default();
                     *known = change.max(*known);
                 }),
@@ -115,9 +120,10 @@ impl Incoming {
         Ok(())
     }
 
-    /// `None` for a number that is neither the next nor a repeat.
+    /// Delivers the message if its number is the next one and returns the number of matching sessions, 1 for a
+    /// repetition. Returns `None` for any other number.
     fn receive(&self, node: NodeId, epoch: u64, number: u64, message: Transported) -> Option<u32> {
-        // Held over the delivery: two streams of one sender must not deliver out of order.
+        // Locked during the delivery: two streams of one sender must not deliver out of order.
         let mut received = self.received.lock();
         let entry = received.entry(node).or_insert((epoch, 0));
         if entry.0 != epoch || number > entry.1 + 1 {

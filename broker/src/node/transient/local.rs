@@ -1,4 +1,4 @@
-//! Subscriptions of the transient sessions on this node, and what other nodes know of them.
+//! Subscriptions of the transient sessions on this node, and their publication to other nodes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,41 +12,55 @@ use tonic::Status;
 
 use crate::node::wire::{self, FromTransient};
 
-/// Number of a transient session on this node.
+/// Number of a connection within this process.
 pub(crate) type Local = u64;
 
-/// How a transient session subscribed.
+/// Options of a transient session's subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Options {
+    /// Highest QoS of deliveries, 0 to 2.
     pub qos: u8,
+    /// No Local: messages that this client published are not delivered to it.
     pub no_local: bool,
+    /// Retain As Published: deliveries keep the retain flag of the PUBLISH.
     pub retain_as_published: bool,
+    /// Subscription Identifier, sent with each delivery.
     pub identifier: Option<u32>,
 }
 
+/// Stream to a node that follows the filters.
 type Follower = mpsc::UnboundedSender<Result<Frame, Status>>;
 
-/// See the module.
+/// Subscriptions of the transient sessions here. Changes are sent to all followers in the order in which they are
+/// made.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
     state: Mutex<State>,
 }
 
+/// State of one epoch.
 #[derive(Debug, Default)]
 struct State {
+    /// This node's epoch, 0 for none.
     epoch: u64,
+    /// Number of the last change of a filter's highest QoS, counted from 1 per epoch.
     change: u64,
+    /// All subscriptions.
     tree: Tree<Local, Options>,
-    /// Per filter, how many subscriptions have which QoS.
+    /// Subscriptions per filter, counted by QoS.
     counts: HashMap<Box<str>, [u32; 3]>,
+    /// Streams that receive the changes; closed ones are removed at the next change.
     followers: Vec<Follower>,
 }
 
-/// What a message matched in one session.
+/// One delivery to a session: all of its subscriptions that a message matched ([MQTT-3.3.4-2]).
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Match {
+    /// Highest QoS of the subscriptions.
     pub qos: u8,
+    /// Whether any of them has Retain As Published.
     pub retain_as_published: bool,
+    /// Their subscription identifiers.
     pub identifiers: Vec<u32>,
 }
 
@@ -55,12 +69,13 @@ impl Filters {
         Arc::new(Self::default())
     }
 
-    /// A new epoch of this node: its former sessions are gone, streams begin again.
+    /// Starts an epoch of this node: subscriptions, changes and followers of the former one are dropped.
     pub(crate) fn reset(&self, epoch: u64) {
         *self.state.lock() = State { epoch, ..State::default() };
     }
 
-    /// Sends all filters and, from then on, each change; `received` is the last number that the follower may forget.
+    /// Sends all filters to a follower and, from then on, each change. `received` is the number of the last message
+    /// received from it.
     pub(crate) fn follow(&self, received: u64, follower: Follower) {
         let mut state = self.state.lock();
         let filters =
@@ -71,7 +86,8 @@ impl Filters {
         }
     }
 
-    /// Adds or changes a subscription; the change that others must know before the SUBACK, and whether it is a new one.
+    /// Adds or replaces a subscription. Returns the change that other nodes must know before the SUBACK, and whether
+    /// the subscription is new.
     pub(crate) fn insert(&self, filter: &Filter, local: Local, options: Options) -> (u64, bool) {
         let mut state = self.state.lock();
         let former = state.tree.insert(filter, local, options);
@@ -80,7 +96,7 @@ impl Filters {
         (state.change, former.is_none())
     }
 
-    /// Removes a subscription; whether it was there.
+    /// Removes a subscription and returns whether it existed.
     pub(crate) fn remove(&self, filter: &Filter, local: Local) -> bool {
         let mut state = self.state.lock();
         let Some(former) = state.tree.remove(filter, &local) else { return false };
@@ -88,7 +104,7 @@ impl Filters {
         true
     }
 
-    /// Sessions that the topic matches, each once with its highest QoS.
+    /// Returns the sessions that match the topic, each once. `is_own` tells the publisher's session, for No Local.
     pub(crate) fn matches(&self, name: &Name, is_own: impl Fn(Local) -> bool) -> BTreeMap<Local, Match> {
         let state = self.state.lock();
         let mut matches: BTreeMap<Local, Match> = BTreeMap::new();
@@ -105,6 +121,7 @@ impl Filters {
 }
 
 impl State {
+    /// Updates the counts and, if the highest QoS of the filter changed, tells the followers.
     fn recount(&mut self, filter: Box<str>, minus: Option<u8>, plus: Option<u8>) {
         let counts = self.counts.entry(filter.clone()).or_default();
         let before = highest(counts);

@@ -1,10 +1,12 @@
-//! Transient sessions: in the memory of the node that holds the connection, reached from other nodes over numbered streams.
+//! Transient sessions: in the memory of the node that holds the connection, reached from other nodes over numbered
+//! streams (docs/design/replication.md).
 //!
 //! ```text
 //!  publishing node  --Message 1, 2, 3 …-->  node with subscribers
 //!                   <--State, Change, Receipt--
 //! ```
-//! Each node dials every other: messages go out on the stream that it dialled, its own filters on those it accepted.
+//! Each node opens a stream to every other node. It publishes on the streams that it opened, and sends its own filters
+//! on the streams that it accepted.
 
 mod incoming;
 mod local;

@@ -1,5 +1,5 @@
-//! Streams to other nodes: what their transient sessions want, and the messages for them, in order, numbered, kept over a
-//! broken stream until the other node's epoch ends.
+//! Stream to another node: the filters of its transient sessions, and messages for them. Messages are numbered, in
+//! order, and kept over a broken stream until the other node's epoch ends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,44 +18,60 @@ use crate::clock;
 use crate::node::say::{reply, tell};
 use crate::node::wire::{self, FromTransient, Numbered, ToTransient, Transported};
 
-/// A node that is not reached, or says nothing, for this long is dialled anew.
+/// Timeout of a connection attempt; a stream without a frame for this long is reopened.
 const DIAL: Duration = Duration::from_secs(3);
 
-/// A stream to a node.
+/// Both ends of a stream to a node.
 pub(crate) struct Stream {
+    /// To the other node.
     pub to: mpsc::UnboundedSender<Frame>,
+    /// From the other node.
     pub from: BoxStream<'static, Result<Frame, Status>>,
 }
 
-/// One other node.
+/// Publishing to one other node.
 pub(crate) struct Outgoing {
+    /// This node.
     own: NodeId,
+    /// The other node.
     node: NodeId,
+    /// Numbers, unacknowledged messages and the current stream.
     state: Mutex<State>,
+    /// Filters of the other node's transient sessions.
     filters: RwLock<View>,
 }
 
+/// Messages and stream of one pair of epochs.
 #[derive(Default)]
 struct State {
-    /// Epochs of this node and of the other: numbers belong to the pair.
+    /// Epochs of this node and of the other one, 0 for none. Numbers belong to the pair.
     epochs: (u64, u64),
+    /// Number of the last message.
     number: u64,
+    /// Messages without a receipt, by number, each with the receiver of its match count.
     kept: BTreeMap<u64, (Transported, oneshot::Sender<u32>)>,
+    /// Current stream; `None` until the other node has sent its state.
     link: Option<mpsc::UnboundedSender<Frame>>,
+    /// Id of the last `Sync`.
     sync: u64,
+    /// Waiting `sync` calls, by id.
     syncs: BTreeMap<u64, oneshot::Sender<()>>,
-    /// Boot time of the last frame from the other node.
+    /// Boot-time clock at the last frame from the other node.
     heard: Duration,
 }
 
+/// Filters of the other node.
 #[derive(Default)]
 struct View {
+    /// For matching.
     tree: Tree<(), u8>,
+    /// By text, with the highest QoS.
     filters: HashMap<Box<str>, u8>,
 }
 
 /// Opens streams to nodes.
 pub(crate) trait Dial: Send + Sync + 'static {
+    /// Returns a stream to the node; `None` if it is not reached.
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>>;
 }
 
@@ -70,16 +86,17 @@ impl Outgoing {
         Arc::new(Self { own, node, state: Mutex::default(), filters: RwLock::default() })
     }
 
-    /// Highest QoS that a transient session there wants the topic with.
+    /// Returns the highest QoS at which a transient session there subscribes to the topic; `None` if none matches.
     pub(crate) fn wants(&self, name: &Name) -> Option<u8> {
         let mut highest = None;
         self.filters.read().tree.matches(name, |(), qos| highest = highest.max(Some(*qos)));
         highest
     }
 
-    /// Sends a message of QoS 1 or 2, now or when the stream is back; resolves to the number of sessions that matched when
-    /// the other node has it, or has ended the epoch of those sessions. Never earlier: this node's own epoch may end first,
-    /// and what it kept with it, while those sessions live on.
+    /// Sends a QoS 1 or 2 message, now or on the next stream. The receiver resolves to the number of matching sessions
+    /// when the other node has the message, or to 0 when the epoch of those sessions has ended. It does not resolve
+    /// earlier: if this node's epoch ends first, the kept message is lost while those sessions live on, so it must not
+    /// be acknowledged.
     pub(crate) fn send(&self, message: Transported) -> oneshot::Receiver<u32> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
@@ -87,21 +104,21 @@ impl Outgoing {
         let number = state.number;
         if let Some(link) = &state.link {
             let frame = wire::frame(&ToTransient::Message(Box::new(Numbered { number, message: message.clone() })));
-            // A stream that has just broken: it goes out with the next one.
+            // If the stream has just broken, the message is sent on the next one.
             tell(link, frame);
         }
         state.kept.insert(number, (message, answer));
         receiver
     }
 
-    /// Sends a message of QoS 0, if the other node is there; whether it was.
+    /// Sends a QoS 0 message. Returns `false` if there is no stream and the message was dropped.
     pub(crate) fn tell(&self, message: Transported) -> bool {
         let state = self.state.lock();
         let frame = || wire::frame(&ToTransient::Volatile(Box::new(message)));
         state.link.as_ref().is_some_and(|link| link.send(frame()).is_ok())
     }
 
-    /// Returns when the other node's filters, as of after this call, are known here.
+    /// Waits until the other node's filters are known here, as of a point after this call began.
     pub(crate) async fn sync(&self) {
         loop {
             let (done, synced) = oneshot::channel();
@@ -121,30 +138,30 @@ impl Outgoing {
         }
     }
 
-    /// Whether the other node said something within the time.
+    /// Returns whether the other node has sent a frame within the time.
     pub(crate) fn is_heard(&self, within: Duration) -> bool {
         let state = self.state.lock();
         state.link.is_some() && clock::now() < state.heard + within
     }
 
-    /// This node's or the other's epoch is over: nothing is owed.
+    /// Drops filters and messages: this node's epoch or the other one's is over.
     pub(super) fn forget(&self) {
         *self.filters.write() = View::default();
         self.forget_messages((0, 0));
         self.state.lock().link = None;
     }
 
-    /// Epoch of the other node that the stream speaks of; 0 before there was one.
+    /// Returns the other node's epoch to which the stream belongs; 0 before the first stream.
     pub(super) fn epoch(&self) -> u64 {
         self.state.lock().epochs.1
     }
 
-    /// Keeps a stream while this node has an epoch.
+    /// Keeps a stream open; cancelled when this node's epoch ends.
     pub(super) async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration) {
         loop {
             let dialled = tokio::time::timeout(DIAL, dial.dial(self.node)).await;
             if let Some(stream) = dialled.ok().flatten() {
-                // Why it broke is of no interest: it is dialled again.
+                // Whatever broke it, it is reopened.
                 drop(self.serve(epoch, stream, ping).await);
                 self.on_broken();
             }
@@ -160,10 +177,10 @@ impl Outgoing {
         self.state.lock().heard = clock::now();
         loop {
             let frame = tokio::select! {
-                frame = stream.from.next() => frame.ok_or_else(|| Status::cancelled("stream ended"))??,
+                frame = stream.from.next() => frame.ok_or_else(|| Status::cancelled("the stream ended"))??,
                 _ = tick.tick() => {
                     if clock::now() > self.state.lock().heard + DIAL {
-                        return Err(Status::deadline_exceeded("nothing was heard on the stream"));
+                        return Err(Status::deadline_exceeded("no frame received in time"));
                     }
                     stream.to.send(wire::frame(&ToTransient::Sync(0))).map_err(closed)?;
                     continue;
@@ -190,7 +207,7 @@ impl Outgoing {
         }
     }
 
-    /// A stream begins: what is owed goes out again, in order.
+    /// Handles the first frame of a stream: takes over the filters and resends messages without a receipt, in order.
     fn on_state(
         &self,
         epochs: (u64, u64),
@@ -222,12 +239,12 @@ impl Outgoing {
         state.number = 0;
         state.epochs = epochs;
         for (_, answer) in std::mem::take(&mut state.kept).into_values() {
-            // Those sessions are gone: nobody is left to receive.
+            // The sessions are gone, so no receiver is left.
             reply(answer, 0);
         }
     }
 
-    /// Everything up to the number is in the other node's memory.
+    /// Resolves all messages up to the number: the other node has them.
     fn on_receipt(&self, number: u64, matched: u32) {
         let mut state = self.state.lock();
         let later = state.kept.split_off(&(number + 1));
@@ -236,7 +253,7 @@ impl Outgoing {
         }
     }
 
-    /// The stream broke: messages are kept for the next one.
+    /// Handles the end of a stream; messages are kept for the next one.
     fn on_broken(&self) {
         let mut state = self.state.lock();
         state.link = None;

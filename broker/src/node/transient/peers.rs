@@ -1,4 +1,4 @@
-//! All other members, as this node publishes to them.
+//! All other members, as the targets of this node's publishes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,18 +14,23 @@ use super::outgoing::{Dial, Outgoing};
 use crate::node::machines::Meta;
 use crate::supervise::Supervisor;
 
-/// Where the streams run, and what looks after them.
+/// Tracker and supervisor of the streams' tasks.
 #[derive(Debug)]
 pub(crate) struct Tasks {
+    /// Tasks of the node.
     pub(crate) tasks: TaskTracker,
+    /// Ends the process if a task panics.
     pub(crate) supervisor: Supervisor,
 }
 
-/// See the module.
+/// One [`Outgoing`] per other member.
 #[derive(Debug)]
 pub(crate) struct Peers {
+    /// This node.
     own: NodeId,
+    /// Members, and the end of their epochs.
     meta: Arc<Meta>,
+    /// Other members, each with the token that stops its task.
     others: RwLock<BTreeMap<NodeId, (Arc<Outgoing>, CancellationToken)>>,
 }
 
@@ -34,7 +39,7 @@ impl Peers {
         Arc::new(Self { own, meta, others: RwLock::default() })
     }
 
-    /// Streams to every member while this node's epoch lasts; returns when `over` says so.
+    /// Keeps a stream to every member; returns when `over` is cancelled, which ends the epoch.
     pub(crate) async fn run(
         &self,
         epoch: u64,
@@ -57,6 +62,7 @@ impl Peers {
         }
     }
 
+    /// Starts streams to new members, ends those to removed ones, and drops what is kept for epochs that are over.
     fn follow_members(
         &self,
         epoch: u64,
@@ -88,26 +94,26 @@ impl Peers {
         }
     }
 
-    /// Nodes that have transient sessions for the topic, with the highest QoS.
+    /// Returns the nodes with transient sessions that match the topic, each with the highest QoS.
     pub(crate) fn wanting(&self, name: &Name) -> Vec<(Arc<Outgoing>, u8)> {
         let peers = self.others.read();
         peers.values().filter_map(|(peer, _)| peer.wants(name).map(|qos| (peer.clone(), qos))).collect()
     }
 
-    /// Nodes that said something within the time.
+    /// Returns the nodes that have sent a frame within the time.
     pub(crate) fn heard(&self, within: Duration) -> Vec<NodeId> {
         let peers = self.others.read();
         peers.iter().filter(|(_, (peer, _))| peer.is_heard(within)).map(|(node, _)| *node).collect()
     }
 
-    /// Returns when the node's filters, as of after this call, are known here.
+    /// Waits until the node's filters are known here, as of a point after this call began.
     pub(crate) async fn sync(&self, node: NodeId) {
         loop {
             let peer = self.others.read().get(&node).map(|(peer, _)| peer.clone());
             if let Some(peer) = peer {
                 tokio::select! {
                     () = peer.sync() => return,
-                    // The epoch may end meanwhile and another stream take its place.
+                    // The epoch may end in the meantime, and another stream replace this one.
                     () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 }
             } else {

@@ -16,7 +16,7 @@ fn existing(dir: &Path) -> Claimed {
     }
 }
 
-/// A new disk that is bound to the cluster.
+/// Returns a new directory that is bound to the cluster.
 fn bound(dir: &Path, cluster_id: Uuid) -> Claimed {
     let mut claimed = fresh(dir).create().unwrap();
     claimed.bind(cluster_id).unwrap();
@@ -30,7 +30,7 @@ fn fresh(dir: &Path) -> Fresh {
     }
 }
 
-/// Names, contents and modification times.
+/// Returns names, contents and modification times of the files.
 fn state(dir: &Path) -> BTreeMap<String, (Vec<u8>, std::time::SystemTime)> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -60,7 +60,7 @@ fn an_empty_directory_gets_its_marker_when_the_node_joins() {
     for incarnation in 2..5 {
         assert_eq!(*existing(&dir).marker(), Marker { incarnation, ..marker.clone() });
     }
-    // A disk that waits for the cluster id to be known.
+    // Accepted while the cluster id is not known.
     assert!(matches!(Directory::open(&dir, &expected(None)), Ok(Directory::Existing(_))));
     let other = temporary.path().join("other");
     assert_ne!(bound(&other, OURS).marker().node_id, marker.node_id);
@@ -71,7 +71,7 @@ fn a_foreign_disk_is_refused_and_not_touched() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
     drop(bound(dir, THEIRS));
-    // Not even the lock is made anew.
+    // The lock file is not created either.
     fs::remove_file(dir.join(LOCK)).unwrap();
     let text = refuse(dir, &expected(Some(OURS))).to_string();
     for part in [dir.join(MARKER).to_str().unwrap(), &OURS.to_string(), &THEIRS.to_string(), "aside"] {

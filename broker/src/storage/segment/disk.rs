@@ -1,7 +1,7 @@
-//! The file layer under the log: the few operations that durability rests on, behind a trait.
+//! File operations of the log, behind a trait.
 //!
-//! Called by recovery and the writer only. Production uses [`OsDisk`]; tests put a disk in its place that tears
-//! writes, forgets what was not synced, and fails. Invariant: the log reaches the disk through nothing else.
+//! Used by recovery and the writer only. Production uses [`OsDisk`]; tests use a simulated disk that tears writes,
+//! loses what was not synced, and fails. Invariant: the log accesses the disk only through this trait.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -9,21 +9,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// A directory's worth of file operations.
+/// File operations in a directory.
 pub trait Disk: Debug + Send + Sync {
-    /// Lists the names in a directory; `None` when it is absent.
+    /// Returns the names in a directory; `None` if it does not exist.
     fn list(&self, dir: &Path) -> io::Result<Option<Vec<OsString>>>;
-    /// Makes a directory and syncs its parent.
+    /// Creates a directory and fsyncs its parent.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Reads a whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// Makes a file, empty, for appending.
+    /// Creates an empty file for appending; an existing one is truncated.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-    /// Renames a file over another. Durable after [`Disk::sync_dir`].
+    /// Renames a file, replacing an existing one. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Unlinks a file. Durable after [`Disk::sync_dir`].
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes the names in a directory durable.
+    /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
@@ -31,11 +31,11 @@ pub trait Disk: Debug + Send + Sync {
 pub trait DiskFile: Debug + Send {
     /// Appends all bytes.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes all that was appended durable, the length included.
+    /// Makes all appended bytes and the length durable.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// The file system of the machine.
+/// File operations of the operating system.
 #[derive(Clone, Copy, Debug)]
 pub struct OsDisk;
 
@@ -88,7 +88,7 @@ impl DiskFile for OsFile {
         self.0.write_all(bytes)
     }
 
-    // fdatasync flushes the length too, because the data cannot be read back without it.
+    // fdatasync also flushes the length, since the data cannot be read without it.
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync_data()
     }

@@ -1,13 +1,13 @@
-//! The bytes of a segment: a header, then frames. Pure; called by recovery and the writer.
+//! Format of a segment: a header, then frames. Pure functions, used by recovery and the writer.
 //!
 //! ```text
 //! header  magic 8 | format version u32 | segment number u64 | salt u64 | crc32c of the 28 bytes before, u32
 //! frame   body length u32 | crc of the length u32 | crc of length and body u32 | body
-//! body    first frame: Vec<Mark> (the checkpoint); every other: Record, Record, …   (postcard)
+//! body    first frame: Vec<Mark> (the checkpoint); all others: Record, Record, …   (postcard)
 //! ```
-//! Integers are little-endian. Both checksums of a frame start from the segment's random salt and the frame's offset:
-//! bytes that a client chose, or an old block of the disk, can never pass for a frame of this place. That makes the
-//! search for a valid frame behind a bad one sound; the checksum of the length makes it fast.
+//! Integers are little-endian. Both checksums of a frame start from the segment's random salt and the frame's offset,
+//! so neither bytes that a client chose nor an old block of the disk can pass for a frame at this place. This makes
+//! the search for a valid frame after a bad one sound; the checksum of the length makes it fast.
 
 use serde::Serialize;
 
@@ -18,24 +18,29 @@ pub(super) const HEADER_BYTES: usize = 32;
 const FRAME_HEAD_BYTES: usize = 12;
 const MAGIC: &[u8; 8] = b"COVEYLOG";
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// Far above any legal entry, far below what the length field can say.
+/// Most bytes of one submission: far above any entry, far below the range of the length field.
 const MAX_SUBMISSION_BYTES: usize = 1 << 30;
 
-/// The head of a segment.
+/// Header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// Number of the segment.
     pub(super) seq: u64,
+    /// Random number that all checksums of the segment include.
     pub(super) salt: u64,
 }
 
-/// Why a header cannot be used.
+/// Reason why a header is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadHeader {
+    /// It does not match its checksum, or is too short.
     Damaged,
+    /// It has another format version.
     Version(u32),
 }
 
 impl Header {
+    /// Encodes the header.
     pub(super) fn encode(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);
@@ -47,6 +52,7 @@ impl Header {
         bytes
     }
 
+    /// Decodes the header at the beginning of a segment.
     pub(super) fn decode(file: &[u8]) -> Result<Self, BadHeader> {
         let fields = || {
             let covered = file.get(..HEADER_BYTES - 4)?;
@@ -74,28 +80,29 @@ fn length_crc(salt: u64, offset: u64, length: u32) -> u32 {
     crc32c::crc32c_append(place, &length.to_le_bytes())
 }
 
-/// Refuses what the length field of a frame could not hold.
+/// Returns an error if the records exceed [`MAX_SUBMISSION_BYTES`].
 pub(super) fn check_size(records: &[Record]) -> Result<(), Error> {
     let bytes: usize = records.iter().map(Record::payload_bytes).sum();
     if bytes > MAX_SUBMISSION_BYTES { Err(Misuse::TooLarge { bytes }.into()) } else { Ok(()) }
 }
 
-/// A frame being built in a buffer that is reused.
+/// A frame in construction, in a buffer that is reused.
 #[derive(Debug, Default)]
 pub(super) struct FrameBuffer(Vec<u8>);
 
 impl FrameBuffer {
+    /// Starts a new frame.
     pub(super) fn clear(&mut self) {
         self.0.clear();
         self.0.resize(FRAME_HEAD_BYTES, 0);
     }
 
-    /// Adds a value to the body. Cannot fail for our types: writing to memory does not.
+    /// Appends a value to the body. Does not fail for our types, since writing to memory does not.
     pub(super) fn push<T: Serialize>(&mut self, value: &T) -> Result<(), postcard::Error> {
         postcard::to_io(value, &mut self.0).map(|_| ())
     }
 
-    /// Completes the frame for its place in a segment; `None` if the body is too long for the length field.
+    /// Completes the frame for its offset in a segment; `None` if the body is too long for the length field.
     pub(super) fn finish(&mut self, salt: u64, offset: u64) -> Option<&[u8]> {
         let (head, body) = self.0.split_at_mut_checked(FRAME_HEAD_BYTES)?;
         let length = u32::try_from(body.len()).ok()?;
@@ -107,7 +114,7 @@ impl FrameBuffer {
         Some(&self.0)
     }
 
-    /// Gives memory back after an unusually large frame.
+    /// Releases memory after an unusually large frame.
     pub(super) fn shrink(&mut self, capacity: usize) {
         if self.0.capacity() > capacity {
             self.0.clear();
@@ -116,12 +123,12 @@ impl FrameBuffer {
     }
 }
 
-/// The body of the frame at an offset and the offset behind it, if a valid frame is there.
+/// Returns the body of the frame at `offset` and the offset after it; `None` if there is no valid frame.
 pub(super) fn frame_at(file: &[u8], salt: u64, offset: usize) -> Option<(&[u8], usize)> {
     let length = read_u32(file, offset)?;
     let start = offset.checked_add(FRAME_HEAD_BYTES)?;
     let end = start.checked_add(usize::try_from(length).ok()?)?;
-    // First what costs nothing: the search behind a bad frame comes here for every byte of the tail.
+    // Cheap checks first: the search after a bad frame calls this for every byte of the tail.
     if length == 0 || end > file.len() {
         return None;
     }
@@ -134,12 +141,12 @@ pub(super) fn frame_at(file: &[u8], salt: u64, offset: usize) -> Option<(&[u8], 
     intact.then_some((body, end))
 }
 
-/// Where the next valid frame begins, at or behind an offset.
+/// Returns the offset of the first valid frame at or after `from`.
 pub(super) fn find_frame(file: &[u8], salt: u64, from: usize) -> Option<usize> {
     (from..file.len()).find(|offset| frame_at(file, salt, *offset).is_some())
 }
 
-/// Reads the records of a frame.
+/// Decodes the records of a frame.
 pub(super) fn decode_records(mut body: &[u8]) -> Result<Vec<Record>, postcard::Error> {
     let mut records = Vec::new();
     while !body.is_empty() {
@@ -150,7 +157,7 @@ pub(super) fn decode_records(mut body: &[u8]) -> Result<Vec<Record>, postcard::E
     Ok(records)
 }
 
-/// Reads the checkpoint that a segment begins with.
+/// Decodes the checkpoint at the beginning of a segment.
 pub(super) fn decode_checkpoint(body: &[u8]) -> Result<Vec<(u16, Mark)>, postcard::Error> {
     match postcard::take_from_bytes(body)? {
         (marks, []) => Ok(marks),

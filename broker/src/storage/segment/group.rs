@@ -1,8 +1,8 @@
-//! What the log knows of one Raft group: marks, and the entries that are not purged.
+//! State of one Raft group in the log: its marks, and its entries that are not purged.
 //!
-//! [`GroupState`] is changed under the log's lock by submissions and by replay, through the same [`GroupState::apply`],
-//! so what a restart finds is what a reader saw. [`Group`] is the reader's handle. Invariant: entries are contiguous
-//! from the purge mark to the last index (during replay a hole may exist until a later purge covers it).
+//! [`GroupState`] is changed under the log's lock by submissions and by replay, both through [`GroupState::apply`], so
+//! a restart finds what a reader saw. [`Group`] is the reader's handle. Invariant: entries are contiguous from the
+//! purge mark to the last index (during replay there may be a hole until a later purge covers it).
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,36 +13,36 @@ use serde::{Deserialize, Serialize};
 
 use super::{Record, Shared};
 
-/// A submission that contradicts the log; a defect of the caller.
+/// A submission that contradicts the log: a bug of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
-    /// The entries do not follow the last one.
+    /// The entries do not follow the last index.
     #[error("entries of group {group} begin at index {first}, expected {expected}")]
     Gap {
         /// The Raft group.
         group: u16,
         /// First index of the entries.
         first: u64,
-        /// The index that must come next.
+        /// Index that must come next.
         expected: u64,
     },
-    /// The truncation reaches into what was purged.
+    /// The truncation includes purged entries.
     #[error("group {group} cannot be truncated from index {from}: purged up to {purged}")]
     TruncatePurged {
         /// The Raft group.
         group: u16,
-        /// First index to drop.
+        /// First index to remove.
         from: u64,
-        /// The purge mark.
+        /// Last purged index.
         purged: u64,
     },
-    /// An index at the end of the number range.
+    /// An index is at the end of the range of numbers.
     #[error("an index of group {group} is out of range")]
     Range {
         /// The Raft group.
         group: u16,
     },
-    /// More than one frame can hold.
+    /// The submission exceeds the limit of a frame.
     #[error("a submission of {bytes} bytes is too large")]
     TooLarge {
         /// Bytes of payload.
@@ -50,23 +50,27 @@ pub enum Misuse {
     },
 }
 
-/// Everything of a group but its entries; the unit of a checkpoint, so its layout is part of the format on disk.
+/// Marks of a group: everything but its entries. Checkpoints consist of these, so the layout is part of the format on
+/// disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
-    /// The index that comes next: one above the last index, 0 for a new group.
+    /// Next index: one above the last index, 0 for a new group.
     pub(super) next: u64,
+    /// Last purged index and its log id; `None` if nothing was purged.
     pub(super) purged: Option<(u64, Bytes)>,
+    /// Last vote.
     pub(super) vote: Option<Bytes>,
+    /// Last committed log id.
     pub(super) committed: Option<Bytes>,
 }
 
 impl Mark {
-    /// The lowest index that is not purged.
+    /// Returns the lowest index that is not purged.
     pub(super) fn floor(&self) -> u64 {
         self.purged.as_ref().map_or(0, |(index, _)| index.saturating_add(1))
     }
 
-    /// Takes a record in, or refuses it and stays as it was.
+    /// Applies a record, or returns an error without any change.
     pub(super) fn step(&mut self, record: &Record) -> Result<(), Misuse> {
         match record {
             Record::Entries { group, first_index, entries } => {
@@ -97,22 +101,24 @@ impl Mark {
     }
 }
 
-/// A group in memory.
+/// A group in memory: marks and live entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
+    /// Marks after the last record.
     pub(super) mark: Mark,
     /// Index of the first entry in `entries`.
     first: u64,
+    /// Live entries in the order of their indexes.
     entries: VecDeque<Bytes>,
 }
 
 impl GroupState {
-    /// Begins from a checkpoint whose segment is the oldest: entries that older segments held are not there.
+    /// Starts from the checkpoint of the oldest segment. Entries of older segments are not available.
     pub(super) fn from_mark(mark: Mark) -> Self {
         Self { first: mark.next, mark, entries: VecDeque::new() }
     }
 
-    /// Applies a record to marks and entries, or refuses it and stays as it was.
+    /// Applies a record to marks and entries, or returns an error without any change.
     pub(super) fn apply(&mut self, record: &Record) -> Result<(), Misuse> {
         self.mark.step(record)?;
         if let Record::Entries { entries, .. } = record {
@@ -123,7 +129,7 @@ impl GroupState {
         Ok(())
     }
 
-    /// Brings the entries in line with the marks.
+    /// Removes entries that the marks no longer include.
     fn trim(&mut self) {
         let floor = self.mark.floor();
         while self.first < floor && self.entries.pop_front().is_some() {
@@ -134,13 +140,13 @@ impl GroupState {
         if self.entries.is_empty() {
             self.first = self.mark.next;
         }
-        // A large tail that was purged gives its memory back.
+        // Releases memory after a large tail was purged.
         if self.entries.capacity() > 1024 && self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 
-    /// The first index that should be there and is not.
+    /// Returns the first index that is missing although it is not purged; `None` if there is none.
     pub(super) fn hole(&self) -> Option<u64> {
         let floor = self.mark.floor();
         (floor < self.first).then_some(floor)
@@ -165,17 +171,17 @@ impl GroupState {
 /// The marks of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Index of the last entry, or of the purge mark where no entry is left; `None` for a new group.
+    /// Index of the last entry, or of the purge mark if there is no entry; `None` for a new group.
     pub last_index: Option<u64>,
-    /// The last purged index with the log id given at the purge.
+    /// Last purged index and the log id given at the purge.
     pub purged: Option<(u64, Bytes)>,
-    /// The last vote.
+    /// Last vote.
     pub vote: Option<Bytes>,
-    /// The last committed mark.
+    /// Last committed log id.
     pub committed: Option<Bytes>,
 }
 
-/// A reader's view of one group's log: all that was submitted, durable or not.
+/// Reader of one group's log. It sees everything that was submitted, durable or not.
 #[derive(Clone)]
 pub struct Group {
     shared: Arc<Shared>,
@@ -193,34 +199,34 @@ impl Group {
         Self { shared, group }
     }
 
-    /// Reads the entries of a range that exist, in order; those purged or not yet written are absent.
+    /// Returns the entries of a range in order, each with its index. Purged and missing ones are left out.
     pub fn read(&self, range: Range<u64>) -> Vec<(u64, Bytes)> {
         let state = self.shared.state.lock();
         state.groups.get(&self.group).map(|group| group.read(&range)).unwrap_or_default()
     }
 
-    /// All marks at one moment.
+    /// Returns a consistent copy of all marks.
     pub fn summary(&self) -> Summary {
         let state = self.shared.state.lock();
         state.groups.get(&self.group).map(GroupState::summary).unwrap_or_default()
     }
 
-    /// Index of the last entry, or of the purge mark where no entry is left.
+    /// Returns the index of the last entry, or of the purge mark if there is no entry; `None` for a new group.
     pub fn last_index(&self) -> Option<u64> {
         self.summary().last_index
     }
 
-    /// The last purged index with the log id given at the purge.
+    /// Returns the last purged index and the log id given at the purge.
     pub fn purged(&self) -> Option<(u64, Bytes)> {
         self.summary().purged
     }
 
-    /// The last vote.
+    /// Returns the last vote.
     pub fn vote(&self) -> Option<Bytes> {
         self.summary().vote
     }
 
-    /// The last committed mark.
+    /// Returns the last committed log id.
     pub fn committed(&self) -> Option<Bytes> {
         self.summary().committed
     }

@@ -1,8 +1,8 @@
-//! Which segments exist, how large they are and whose live entries they hold.
+//! Segments of the log: their sizes and the live entries that they hold.
 //!
-//! Filled by replay, kept by the writer after each fsync, read for metrics and for pins. Invariant: a segment is
-//! removable only while it is the oldest, not the current one, and holds no live entry of any group; it only ever
-//! speaks of what is durable.
+//! Filled by replay, updated by the writer after each fsync, read for metrics and pins. Invariant: it describes only
+//! what is durable. A segment is removable only while it is the oldest, is not the current one, and holds no live
+//! entry of any group.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,9 +13,9 @@ use super::Record;
 pub struct Pin {
     /// The Raft group.
     pub group: u16,
-    /// Bytes of log written since the end of the oldest segment that it holds.
+    /// Bytes of log after the end of the oldest segment that the group holds.
     pub behind_bytes: u64,
-    /// Purging the group up to this index frees the oldest segment that it holds.
+    /// Highest index of the group in that segment; purging up to it frees the segment.
     pub up_to_index: u64,
 }
 
@@ -28,38 +28,41 @@ pub struct Stats {
     pub bytes: u64,
     /// Submissions that the writer has not taken yet.
     pub queued: usize,
-    /// The log failed and takes nothing more.
+    /// The log has failed and accepts nothing more.
     pub failed: bool,
 }
 
+/// One segment.
 #[derive(Debug)]
 struct Segment {
+    /// Number of the segment.
     seq: u64,
+    /// Size of the file in bytes.
     bytes: u64,
-    /// Lowest and highest live index per group.
+    /// Lowest and highest live index, by group.
     live: BTreeMap<u16, (u64, u64)>,
 }
 
-/// All segments, the oldest first, the current one last.
+/// All segments, oldest first; the last one is the current segment.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     segments: VecDeque<Segment>,
 }
 
 impl Ledger {
-    /// Begins a segment.
+    /// Adds a segment, which becomes the current one.
     pub(super) fn begin(&mut self, seq: u64, bytes: u64) {
         self.segments.push_back(Segment { seq, bytes, live: BTreeMap::new() });
     }
 
-    /// The current segment grew.
+    /// Adds bytes to the size of the current segment.
     pub(super) fn grow(&mut self, bytes: u64) {
         if let Some(current) = self.segments.back_mut() {
             current.bytes += bytes;
         }
     }
 
-    /// Takes in a record that was written to the current segment.
+    /// Records a change that was written to the current segment.
     pub(super) fn note(&mut self, record: &Record) {
         match record {
             Record::Entries { group, first_index, entries } => {
@@ -79,7 +82,7 @@ impl Ledger {
         }
     }
 
-    /// Narrows the live range of a group in every segment, and forgets it where nothing is left.
+    /// Narrows the live range of a group in every segment, and removes empty ranges.
     fn keep(&mut self, group: u16, narrow: impl Fn((u64, u64)) -> Option<(u64, u64)>) {
         for segment in &mut self.segments {
             if let Some(range) = segment.live.remove(&group) {
@@ -91,17 +94,18 @@ impl Ledger {
         }
     }
 
-    /// The number of the oldest segment, if it can go.
+    /// Returns the number of the oldest segment if it is removable.
     pub(super) fn removable(&self) -> Option<u64> {
         let oldest = self.segments.front()?;
         (self.segments.len() > 1 && oldest.live.is_empty()).then_some(oldest.seq)
     }
 
-    /// The oldest segment was removed.
+    /// Removes the oldest segment, whose file was unlinked.
     pub(super) fn remove_oldest(&mut self) {
         self.segments.pop_front();
     }
 
+    /// Returns the size of the log, with the given state of the writer.
     pub(super) fn stats(&self, queued: usize, failed: bool) -> Stats {
         Stats {
             segments: self.segments.len(),
@@ -111,6 +115,8 @@ impl Ledger {
         }
     }
 
+    /// Returns the groups that hold a segment whose end is more than `max_behind` bytes before the end of the log,
+    /// furthest first.
     pub(super) fn pinned(&self, max_behind: u64) -> Vec<Pin> {
         let mut behind_bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
         let mut pins: BTreeMap<u16, Pin> = BTreeMap::new();

@@ -1,27 +1,28 @@
 //! One fsynced, checksummed segment log per node, shared by all of its Raft groups.
 //!
-//! Owned by the cluster runtime: each group's Raft storage submits records and reads its own entries back. Entries
-//! are opaque bytes here. One writer thread takes all that was queued while the last fsync ran, writes it as **one
-//! frame**, syncs once and runs the callbacks; an idle log runs no timer.
+//! Each group's Raft storage submits records and reads its own entries back; entries are opaque bytes here. One writer
+//! thread takes everything that was queued during the last fsync, writes it as **one frame**, fsyncs once and runs the
+//! callbacks. An idle log runs no timer.
 //!
 //! ```text
 //!  submit ──► memory of the group (readable at once) ──► queue ──► writer: frame, fdatasync, callbacks
-//!                                                                   │ full: new segment, begun with a checkpoint
+//!                                                                  │ segment full: new segment with a checkpoint
 //!  log-1.seg  log-2.seg  …  log-n.seg  ◄───────────────────────────┘ oldest unlinked once purged by every group
 //! ```
 //!
 //! Invariants:
 //! - A callback gets `Ok` only after the fsync that covers its records. After the first failed write or fsync nothing
-//!   is ever acknowledged again (the page cache may lie after EIO), and [`Options::on_fatal`] ends the process.
-//! - A frame is one fsync's worth, so at most one frame can be torn, and nothing valid can follow it. A bad frame with
-//!   a valid one behind it was synced once and is damage: opening is refused and changes nothing on the disk.
-//! - Damage to the very last frame looks the same as a torn write and is cut. An acknowledged record lost that way is
-//!   found by the peers, who know how far this node's log had acknowledged.
-//! - Each segment begins with a checkpoint of every group's vote, committed and purge mark, so only live entries hold
-//!   a segment, and segments are removed oldest first: a hole in their sequence is damage.
+//!   is acknowledged any more, since the page cache may differ from the disk after EIO, and [`Options::on_fatal`] ends
+//!   the process.
+//! - A frame is covered by one fsync, so at most one frame can be torn, and no valid frame can follow it. A bad frame
+//!   before a valid one was fsynced once and is damage: opening fails and changes nothing on disk.
+//! - Damage to the very last frame looks like a torn write and is cut off. A record that was acknowledged and is lost
+//!   in this way is detected by the peers, which know how far this node has acknowledged.
+//! - Each segment begins with a checkpoint of every group's vote, committed mark and purge mark, so only live entries
+//!   keep a segment. Segments are removed oldest first: a gap in their sequence is damage.
 //!
-//! All entries that are not purged stay in memory: Raft must read them before their fsync, followers are fed from the
-//! tail, and the runtime bounds the tail by forcing snapshots ([`Log::pinned`]). A restart reads them once.
+//! All entries that are not purged stay in memory: Raft reads them before their fsync, and followers are served from
+//! the tail. The runtime bounds the tail by snapshots ([`Log::pinned`]). A restart reads all segments once.
 
 mod disk;
 mod format;
@@ -53,52 +54,53 @@ pub use recover::{Cut, Damage, OpenError, Recovered};
 use group::GroupState;
 use ledger::Ledger;
 
-/// One change of one group's log. The order of the variants is part of the format on disk.
+/// A change of one group's log. The order of the variants is part of the format on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
-    /// Appends entries; the first index follows the last index that the group has.
+    /// Appends entries. The first index must follow the last index of the group.
     Entries {
         /// The Raft group.
         group: u16,
-        /// Index of the first entry; the others follow without a gap.
+        /// Index of the first entry; the others follow without gaps.
         first_index: u64,
-        /// The entries, opaque.
+        /// Entries, opaque.
         entries: Vec<Bytes>,
     },
-    /// Drops the entries at and above an index (a Raft conflict).
+    /// Removes the entries at and above an index (a Raft conflict).
     Truncate {
         /// The Raft group.
         group: u16,
-        /// First index that is dropped.
+        /// First index that is removed.
         from_index: u64,
     },
-    /// Drops the entries at and below an index, which may lie above the last one (an installed snapshot).
+    /// Removes the entries at and below an index, which may be above the last one (an installed snapshot).
     Purge {
         /// The Raft group.
         group: u16,
-        /// Last index that is dropped.
+        /// Last index that is removed.
         up_to_index: u64,
-        /// The purged log id, opaque.
+        /// Purged log id, opaque.
         meta: Bytes,
     },
     /// Replaces the group's vote.
     Vote {
         /// The Raft group.
         group: u16,
-        /// The vote, opaque.
+        /// Vote, opaque.
         data: Bytes,
     },
-    /// Replaces the group's committed mark. Alone in a submission it waits for the next one and costs no fsync.
+    /// Replaces the group's committed mark. In a submission of its own it is written with the next one and causes no
+    /// fsync.
     Committed {
         /// The Raft group.
         group: u16,
-        /// The committed log id, opaque.
+        /// Committed log id, opaque.
         data: Bytes,
     },
 }
 
 impl Record {
-    /// The Raft group that the record belongs to.
+    /// Returns the Raft group of the record.
     pub fn group(&self) -> u16 {
         match self {
             Self::Entries { group, .. }
@@ -109,7 +111,7 @@ impl Record {
         }
     }
 
-    /// Bytes of payload, without the few bytes of framing.
+    /// Returns the bytes of the payload, without framing.
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Entries { entries, .. } => entries.iter().map(|entry| entry.len() + 4).sum(),
@@ -119,18 +121,18 @@ impl Record {
     }
 }
 
-/// Why a submission was not made durable.
+/// Reason why a submission was not made durable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// A write or fsync failed, now or earlier: the log takes nothing more and the process is to end.
+    /// A write or fsync failed, now or earlier. The log accepts nothing more, and the process must end.
     #[error("failed to {operation} the log")]
     Failed {
-        /// What was tried.
+        /// The operation, as in "failed to {operation} the log".
         operation: &'static str,
-        /// What the system answered.
+        /// Error of the operating system.
         source: Arc<io::Error>,
     },
-    /// The submission does not fit the group's log; nothing of it was taken.
+    /// The submission contradicts the group's log. None of it was accepted.
     #[error("failed to take records into the log")]
     Misuse(#[from] Misuse),
     /// The log was closed.
@@ -138,40 +140,40 @@ pub enum Error {
     Closed,
 }
 
-/// Called once with the fate of a submission.
+/// Callback with the result of a submission, called once.
 pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
-/// What the log must hold, given what the node knows of itself.
+/// Expected content of a log, given the node's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// The node has an identity: a directory without segments is refused.
+    /// The node has an identity: a directory without segments is an error.
     Member,
-    /// The node has no identity yet: a log with records is refused.
+    /// The node has no identity: a log with records is an error.
     Newcomer,
-    /// Not known.
+    /// Any content is accepted.
     Anything,
 }
 
-/// How a log is opened.
+/// Options of a log.
 #[derive(Clone)]
 pub struct Options {
-    /// A segment that has grown to this many bytes is followed by a new one.
+    /// Bytes from which a segment is full and a new one is started.
     pub segment_bytes: u64,
-    /// About how many bytes go into one frame and one fsync; what is queued beyond waits for the next.
+    /// Bytes of payload from which a frame is full; further submissions wait for the next one.
     pub batch_bytes: usize,
-    /// What the log must hold.
+    /// Expected content.
     pub expect: Expect,
-    /// Told the duration of every fsync, from the writer thread.
+    /// Called on the writer thread with the duration of every fsync.
     pub on_sync: Arc<dyn Fn(Duration) + Send + Sync>,
-    /// Called once, from the writer thread and before any callback hears of it, when the log has failed. The process
+    /// Called once when the log has failed, on the writer thread and before any callback of a submission. The process
     /// must end.
     pub on_fatal: Arc<dyn Fn(&Error) + Send + Sync>,
-    /// The file layer.
+    /// File operations.
     pub disk: Arc<dyn Disk>,
 }
 
 impl Options {
-    /// The defaults: segments of 64 MiB, frames of 8 MiB, any content.
+    /// Returns the defaults: segments of 64 MiB, frames of 8 MiB, any content.
     pub fn new(on_fatal: Arc<dyn Fn(&Error) + Send + Sync>) -> Self {
         Self {
             segment_bytes: 64 << 20,
@@ -194,10 +196,13 @@ impl fmt::Debug for Options {
     }
 }
 
-/// What was handed over in one call of [`Log::submit`].
+/// Records of one call of [`Log::submit`].
 struct Submission {
+    /// The records, in order.
     records: Vec<Record>,
+    /// Bytes of their payload.
     bytes: usize,
+    /// Callback; `None` once it was called, or if there is none.
     done: Option<Done>,
 }
 
@@ -209,7 +214,7 @@ impl Submission {
     }
 }
 
-// A group whose callback is never called hangs without a word.
+// A callback that is never called would block its group without any message.
 impl Drop for Submission {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
@@ -218,25 +223,35 @@ impl Drop for Submission {
     }
 }
 
-/// What submitters, readers and the writer share.
+/// State that submitters, readers and the writer share.
 struct State {
+    /// Marks and entries of every group, durable or not.
     groups: BTreeMap<u16, GroupState>,
+    /// Submissions that the writer has not taken, oldest first.
     queue: VecDeque<Submission>,
-    /// Committed marks that wait for a submission that needs an fsync anyway.
+    /// Committed marks that are written with the next submission.
     lazy: BTreeMap<u16, Bytes>,
+    /// True after `close`: nothing more is accepted.
     closing: bool,
+    /// Error of a failed log.
     failed: Option<Error>,
 }
 
+/// Shared by all handles and the writer.
 struct Shared {
+    /// Groups and queue.
     state: Mutex<State>,
+    /// Wakes the writer.
     work: Condvar,
+    /// Segments and the live entries that they hold.
     ledger: Mutex<Ledger>,
 }
 
-/// Ends the writer when the last handle goes.
+/// Stops the writer when the last handle is dropped.
 struct Handle {
+    /// State of the log.
     shared: Arc<Shared>,
+    /// The writer thread; `None` after `close`.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -247,7 +262,7 @@ impl Drop for Handle {
     }
 }
 
-/// A cheap handle on the node's log. When the last one is dropped, what is queued is still written.
+/// A handle to the node's log, cheap to clone. When the last one is dropped, queued records are still written.
 #[derive(Clone)]
 pub struct Log {
     handle: Arc<Handle>,
@@ -260,11 +275,11 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    /// Opens the log in a directory, which is made when it is absent unless a [`Expect::Member`] opens it, and
-    /// replays it. Before this returns the last segment was written anew and fsynced.
+    /// Opens and replays the log in a directory. The directory is created if it does not exist, unless
+    /// [`Expect::Member`] is given. Before this returns, the last segment was written again and fsynced.
     ///
     /// # Errors
-    /// A damaged, incomplete or newer log is refused; the directory is then exactly as it was.
+    /// Returns [`OpenError`] for a damaged, incomplete or newer log; the directory is then unchanged.
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovered), OpenError> {
         let replayed = recover::replay(dir, &options)?;
         let opened = recover::prepare(dir, &options, replayed)?;
@@ -293,11 +308,13 @@ impl Log {
         Ok((Self { handle }, recovered))
     }
 
-    /// Queues records as one unit: after a crash all of them are there or none. They are readable at once; `done` runs
-    /// on the writer thread after the fsync that covers them, in the order of submission, and must not block.
+    /// Queues records as one unit: after a crash either all or none of them are there. They are readable at once.
+    /// `done` runs on the writer thread after the fsync that covers them, in the order of submission, and must not
+    /// block.
     ///
-    /// Where the submission is refused (it does not fit, the log failed or is closed) `done` runs before this returns.
-    /// So it does, with `Ok`, when all records are [`Record::Committed`]: they need no fsync and go with the next one.
+    /// If the submission is refused, because it contradicts the log or the log has failed or is closed, `done` runs
+    /// before this returns. The same holds, with `Ok`, if all records are [`Record::Committed`]: they are written with
+    /// the next submission.
     pub fn submit(&self, records: Vec<Record>, done: Done) {
         let answer = {
             let mut state = self.handle.shared.state.lock();
@@ -318,19 +335,22 @@ impl Log {
         done(answer);
     }
 
-    /// Submits and waits for the fsync.
+    /// Submits records and waits for the fsync.
+    ///
+    /// # Errors
+    /// Returns [`Error`] if the submission is refused or the log fails or is closed.
     pub async fn write(&self, records: Vec<Record>) -> Result<(), Error> {
         let (sender, receiver) = oneshot::channel();
         self.submit(records, Box::new(move |result| drop(sender.send(result))));
         receiver.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// The view of one group's log; a group without records is empty.
+    /// Returns the view of one group's log; a group without records is empty.
     pub fn group(&self, group: u16) -> Group {
         Group::new(Arc::clone(&self.handle.shared), group)
     }
 
-    /// Size and state of the log.
+    /// Returns size and state of the log.
     pub fn metrics(&self) -> Stats {
         let (queued, failed) = {
             let state = self.handle.shared.state.lock();
@@ -339,14 +359,15 @@ impl Log {
         self.handle.shared.ledger.lock().stats(queued, failed)
     }
 
-    /// The groups that hold a segment whose end lies more than `max_behind` bytes behind the end of the log, the
-    /// furthest first. Their owner takes a snapshot and purges, so that an idle group does not pin the log.
+    /// Returns the groups that hold a segment whose end is more than `max_behind` bytes before the end of the log,
+    /// furthest first. The caller makes snapshots and purges these groups, so that an idle group does not hold the
+    /// log.
     pub fn pinned(&self, max_behind: u64) -> Vec<Pin> {
         self.handle.shared.ledger.lock().pinned(max_behind)
     }
 
-    /// Writes what is queued, postponed committed marks included, and stops the writer. Blocks until then; must not
-    /// be called from a `done` callback. Later submissions get [`Error::Closed`].
+    /// Writes what is queued, postponed committed marks included, and stops the writer. Blocks until then, so it must
+    /// not be called from a callback. Later submissions get [`Error::Closed`].
     pub fn close(&self) {
         self.handle.shared.state.lock().closing = true;
         self.handle.shared.work.notify_one();
@@ -359,10 +380,8 @@ impl Log {
     }
 }
 
-// === impl State ===
-
 impl State {
-    /// Checks the records against the groups and applies all of them to memory, or none.
+    /// Checks the records against the groups and applies either all of them or none.
     fn admit(&mut self, records: &[Record]) -> Result<(), Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -385,6 +404,7 @@ impl State {
         Ok(())
     }
 
+    /// Keeps committed marks for the next submission.
     fn postpone(&mut self, records: Vec<Record>) {
         for record in records {
             if let Record::Committed { group, data } = record {
@@ -393,7 +413,7 @@ impl State {
         }
     }
 
-    /// Postponed marks go first: the entries they speak of were queued before them, and a mark among `records` is newer.
+    /// Postponed marks come first: their entries were queued before, and a mark in `records` is newer.
     fn enqueue(&mut self, records: Vec<Record>, done: Done) {
         let mut all = self.take_lazy();
         all.extend(records);
@@ -406,12 +426,12 @@ impl State {
     }
 }
 
-/// The file name of a segment.
+/// Returns the file name of a segment.
 fn segment_name(seq: u64) -> String {
     format!("log-{seq:020}.seg")
 }
 
-/// The path of a segment before it is complete.
+/// Returns the path of a segment while it is written.
 fn temporary_path(dir: &Path, seq: u64) -> PathBuf {
     dir.join(format!("{}.tmp", segment_name(seq)))
 }

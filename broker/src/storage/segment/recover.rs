@@ -1,9 +1,8 @@
-//! Opening: read and judge everything first, change the directory only afterwards.
+//! Opening a log: everything is read and checked first, and the directory is changed only afterwards.
 //!
-//! Called by [`super::Log::open`] alone. [`replay`] only reads; whatever is wrong is found there, so a refused
-//! directory is untouched. [`prepare`] then removes leftovers, and writes the last segment anew: after a failed fsync
-//! the page cache may show frames that the disk never got, so they are written and synced again before anybody relies
-//! on them.
+//! [`replay`] only reads and detects every error, so a refused directory is unchanged. [`prepare`] then removes
+//! leftovers and writes the last segment again: after a failed fsync the page cache may show frames that are not on
+//! disk, so they are written and fsynced again before they are used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,10 +14,10 @@ use super::ledger::Ledger;
 use super::writer::{Current, create_segment};
 use super::{Expect, Options, segment_name};
 
-/// Why a log was not opened. The directory was not changed, except by [`OpenError::Io`] of a write.
+/// Reason why a log was not opened. The directory was not changed, except by a failed write ([`OpenError::Io`]).
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Something that was synced is not there any more as it was.
+    /// Data that was fsynced is missing or changed.
     #[error(
         "failed to open the log: {} is damaged at byte {offset}: {damage}; nothing was changed. This disk counts as \
          lost: move the directory {} aside, so that the node joins again with an empty one; what it acknowledged is \
@@ -28,14 +27,14 @@ pub enum OpenError {
     Corrupt {
         /// The damaged or missing file.
         file: PathBuf,
-        /// Where the damage begins, in bytes from the start of the file.
+        /// Beginning of the damage, in bytes from the start of the file.
         offset: u64,
-        /// What was found.
+        /// Kind of damage.
         damage: Damage,
         /// The directory of the log.
         dir: PathBuf,
     },
-    /// Written by a newer version.
+    /// A segment was written by a newer version.
     #[error(
         "failed to open the log: {} has format {found}, this version reads format {supported}; nothing was changed. \
          Run the version that wrote it, or a newer one",
@@ -44,9 +43,9 @@ pub enum OpenError {
     Version {
         /// The segment.
         file: PathBuf,
-        /// Its format.
+        /// Format of the segment.
         found: u32,
-        /// The format that this version reads.
+        /// Newest format that this version reads.
         supported: u32,
     },
     /// The node has an identity but no log.
@@ -70,14 +69,14 @@ pub enum OpenError {
         /// The directory of the log.
         dir: PathBuf,
     },
-    /// The file system refused.
+    /// A file operation failed.
     #[error("failed to {operation} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, as in "failed to {operation}".
         operation: &'static str,
-        /// On what.
+        /// File or directory of the operation.
         path: PathBuf,
-        /// What the system answered.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
@@ -88,13 +87,13 @@ impl OpenError {
     }
 }
 
-/// What is wrong with a damaged log.
+/// Kind of damage of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// The head of a segment does not match its checksum or its name.
+    /// The header of a segment does not match its checksum or its file name.
     #[error("its header is not valid")]
     Header,
-    /// The checkpoint, synced before the segment got its name, is not valid.
+    /// The checkpoint is not valid. It was fsynced before the segment was renamed.
     #[error("its checkpoint is not valid")]
     Checkpoint,
     /// The checkpoint contradicts the segments before it.
@@ -103,67 +102,75 @@ pub enum Damage {
     /// A record is bad and a valid one follows in the same segment.
     #[error("a bad record is followed by a valid one at byte {next}")]
     Record {
-        /// Where the valid one begins.
+        /// Beginning of the valid record, in bytes from the start of the file.
         next: u64,
     },
-    /// A record is bad and a later segment follows.
+    /// A record is bad and another segment follows.
     #[error("a bad record is followed by a later segment")]
     Middle,
-    /// The checksum holds but the content makes no sense.
+    /// The checksum matches but the content is not valid.
     #[error("a record cannot be read")]
     Content,
-    /// A segment between others is absent.
+    /// A segment between others is missing.
     #[error("the segment is missing")]
     Absent,
-    /// Entries that must be there are in no segment.
+    /// Entries that are not purged are in no segment.
     #[error("entries of group {group} from index {index} on are missing")]
     Entries {
         /// The Raft group.
         group: u16,
-        /// The first missing index.
+        /// First missing index.
         index: u64,
     },
 }
 
-/// A torn tail that was cut.
+/// A torn tail that was cut off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The last segment.
+    /// Last segment.
     pub file: PathBuf,
-    /// Where it was cut, in bytes from the start of the file.
+    /// Length of the file after the cut, in bytes.
     pub offset: u64,
-    /// How many bytes were dropped.
+    /// Bytes that were dropped.
     pub bytes: u64,
 }
 
-/// What an opened log held.
+/// Content of an opened log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// The marks of every group that the log knows.
+    /// Marks of every group in the log.
     pub groups: BTreeMap<u16, Summary>,
-    /// The torn tail, if there was one.
+    /// Torn tail that was cut off; `None` if there was none.
     pub cut: Option<Cut>,
 }
 
-/// What [`replay`] found.
+/// Result of [`replay`].
 pub(super) struct Replayed {
+    /// Marks and entries of every group.
     groups: BTreeMap<u16, GroupState>,
+    /// Segments and the live entries that they hold.
     ledger: Ledger,
+    /// Torn tail to be cut off.
     cut: Option<Cut>,
-    /// The last segment: its number, its salt and its valid bytes. `None`: no segment.
+    /// Header and valid bytes of the last segment; `None` if there is no segment.
     last: Option<(Header, Vec<u8>)>,
+    /// Whether the directory exists.
     dir_exists: bool,
 }
 
-/// An opened log, ready for its writer.
+/// An opened log for its writer.
 pub(super) struct Opened {
+    /// Marks and entries of every group.
     pub(super) groups: BTreeMap<u16, GroupState>,
+    /// Segments and the live entries that they hold.
     pub(super) ledger: Ledger,
+    /// Torn tail that was cut off.
     pub(super) cut: Option<Cut>,
+    /// Segment to which the writer appends.
     pub(super) current: Current,
 }
 
-/// Reads all segments. Changes nothing.
+/// Reads and checks all segments; changes nothing.
 pub(super) fn replay(dir: &Path, options: &Options) -> Result<Replayed, OpenError> {
     let names = options.disk.list(dir).map_err(|source| OpenError::io("list", dir, source))?;
     let mut replay = Replay { dir, groups: BTreeMap::new(), ledger: Ledger::default(), cut: None };
@@ -198,6 +205,7 @@ pub(super) fn replay(dir: &Path, options: &Options) -> Result<Replayed, OpenErro
     Ok(Replayed { groups: replay.groups, ledger: replay.ledger, cut: replay.cut, last, dir_exists: true })
 }
 
+/// Returns the numbers of the segments among the file names.
 fn segments(names: &[std::ffi::OsString]) -> BTreeSet<u64> {
     let number = |name: &str| name.strip_prefix("log-")?.strip_suffix(".seg")?.parse().ok();
     let is_ours = |seq: &u64, name: &str| segment_name(*seq) == name;
@@ -212,6 +220,7 @@ fn to_u64(offset: usize) -> u64 {
     u64::try_from(offset).unwrap_or(u64::MAX)
 }
 
+/// State of a replay.
 struct Replay<'a> {
     dir: &'a Path,
     groups: BTreeMap<u16, GroupState>,
@@ -225,7 +234,7 @@ impl Replay<'_> {
         OpenError::Corrupt { file, offset: to_u64(offset), damage, dir: self.dir.to_owned() }
     }
 
-    /// Replays one segment; returns its header and how many bytes of it are valid.
+    /// Replays one segment. Returns its header and the number of valid bytes.
     fn segment(&mut self, seq: u64, file: &[u8], oldest: bool, newest: bool) -> Result<(Header, usize), OpenError> {
         let header = match Header::decode(file) {
             Ok(header) if header.seq == seq => header,
@@ -235,7 +244,7 @@ impl Replay<'_> {
             }
             Ok(_) | Err(BadHeader::Damaged) => return Err(self.corrupt(seq, 0, Damage::Header)),
         };
-        // The header and the checkpoint were synced before the segment got its name: they are never a torn tail.
+        // Header and checkpoint were fsynced before the segment was renamed, so they are never a torn tail.
         let checkpoint = format::frame_at(file, header.salt, HEADER_BYTES);
         let Some((body, mut offset)) = checkpoint else {
             return Err(self.corrupt(seq, HEADER_BYTES, Damage::Checkpoint));
@@ -254,7 +263,7 @@ impl Replay<'_> {
         Ok((header, offset))
     }
 
-    /// A bad frame: a torn write if nothing valid follows it anywhere, damage otherwise.
+    /// Handles a bad frame: a torn write if no valid frame follows it anywhere, damage otherwise.
     fn judge_tail(&mut self, seq: u64, file: &[u8], salt: u64, offset: usize, newest: bool) -> Result<(), OpenError> {
         if !newest {
             return Err(self.corrupt(seq, offset, Damage::Middle));
@@ -267,6 +276,7 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Starts from the checkpoint of the oldest segment; compares that of any other segment with the replayed marks.
     fn checkpoint(&mut self, body: &[u8], oldest: bool) -> Result<(), Damage> {
         let marks = format::decode_checkpoint(body).map_err(|_| Damage::Content)?;
         if oldest {
@@ -278,6 +288,7 @@ impl Replay<'_> {
         if same { Ok(()) } else { Err(Damage::Disagrees) }
     }
 
+    /// Applies the records of a frame.
     fn records(&mut self, body: &[u8]) -> Result<(), Damage> {
         for record in format::decode_records(body).map_err(|_| Damage::Content)? {
             self.groups.entry(record.group()).or_default().apply(&record).map_err(|_| Damage::Content)?;
@@ -287,7 +298,7 @@ impl Replay<'_> {
     }
 }
 
-/// Makes the directory fit for writing: no leftovers, the last segment written anew and synced.
+/// Prepares the directory for writing: creates it, removes leftovers, and writes and fsyncs the last segment again.
 pub(super) fn prepare(dir: &Path, options: &Options, replayed: Replayed) -> Result<Opened, OpenError> {
     let disk = options.disk.as_ref();
     if !replayed.dir_exists {
@@ -312,7 +323,7 @@ pub(super) fn prepare(dir: &Path, options: &Options, replayed: Replayed) -> Resu
         current
     };
     if let Some(cut) = &cut {
-        tracing::warn!(file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes, "torn tail of the log cut");
+        tracing::warn!(file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes, "torn log tail cut off");
     }
     Ok(Opened { groups, ledger, cut, current })
 }

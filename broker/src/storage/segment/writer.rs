@@ -1,8 +1,8 @@
-//! The writer thread: the only code that changes the log after it was opened.
+//! The writer thread: the only code that changes an opened log.
 //!
-//! It takes what is queued, writes one frame, syncs, notes what is durable, runs the callbacks, and between batches
-//! starts new segments and unlinks old ones. Invariant: the first failure is the last operation; it marks the log
-//! failed, calls [`Options::on_fatal`], and answers everybody with the error.
+//! It takes what is queued, writes one frame, fsyncs, records what is durable, and runs the callbacks. Between batches
+//! it starts new segments and unlinks old ones. Invariant: it stops at the first failure. It marks the log as failed,
+//! calls [`Options::on_fatal`], and answers all submissions with the error.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,16 +16,19 @@ use super::format::{FrameBuffer, HEADER_BYTES, Header};
 use super::group::Mark;
 use super::{Error, Options, Record, Shared, Submission, segment_name, temporary_path};
 
-/// The segment that is being written.
+/// Segment to which the writer appends.
 #[derive(Debug)]
 pub(super) struct Current {
+    /// The open file.
     file: Box<dyn DiskFile>,
+    /// Number and salt of the segment.
     header: Header,
+    /// Size of the file in bytes.
     bytes: u64,
 }
 
 impl Current {
-    /// Writes a segment under a temporary name, syncs it, and gives it its name durably.
+    /// Writes a segment under a temporary name, fsyncs and renames it durably.
     pub(super) fn write(disk: &dyn Disk, dir: &Path, header: Header, bytes: &[u8]) -> io::Result<Self> {
         let temporary = temporary_path(dir, header.seq);
         let write = || {
@@ -39,7 +42,7 @@ impl Current {
         match write() {
             Ok(file) => Ok(Self { file, header, bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX) }),
             Err(error) => {
-                // On a full disk the litter would be missed; what stays is removed at the next start.
+                // On a full disk the space would be missed. A file that stays is removed at the next start.
                 if let Err(error) = disk.remove(&temporary) {
                     tracing::debug!(%error, "half-written segment stays until the next start");
                 }
@@ -48,12 +51,13 @@ impl Current {
         }
     }
 
+    /// Returns the size of the file in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// Makes an empty segment that begins with a checkpoint.
+/// Creates a segment that contains only a checkpoint.
 pub(super) fn create_segment(
     disk: &dyn Disk,
     dir: &Path,
@@ -71,20 +75,29 @@ pub(super) fn create_segment(
     Current::write(disk, dir, header, &bytes)
 }
 
-/// What the writer does next.
+/// Next action of the writer.
 enum Work {
+    /// Write these submissions as one frame.
     Write(Vec<Submission>),
+    /// Unlink the segment with this number.
     Unlink(u64),
+    /// End the thread.
     Stop,
 }
 
+/// State of the writer thread.
 pub(super) struct Writer {
+    /// Queue and segments.
     shared: Arc<Shared>,
+    /// Directory of the log.
     dir: PathBuf,
+    /// Options of the log.
     options: Options,
+    /// Segment to which it appends.
     current: Current,
-    /// What a checkpoint at this point of the log says.
+    /// Marks of every group after the last written record: the content of a checkpoint at this point.
     marks: BTreeMap<u16, Mark>,
+    /// Buffer of the frame.
     frame: FrameBuffer,
 }
 
@@ -99,8 +112,9 @@ impl Writer {
         Self { shared, dir, options, current, marks, frame: FrameBuffer::default() }
     }
 
+    /// Runs until the log is closed or fails.
     pub(super) fn run(mut self) {
-        // A panic in a callback must not leave the groups waiting for an fsync that nobody will do.
+        // After a panic in a callback the groups must not wait for an fsync that will never happen.
         let guard = PanicGuard { shared: Arc::clone(&self.shared), options: self.options.clone() };
         loop {
             let result = match self.next_work() {
@@ -124,7 +138,7 @@ impl Writer {
         drop(guard);
     }
 
-    /// Waits until there is something to do. Submissions come before housekeeping, one unlink at a time between them.
+    /// Waits for work. Submissions take precedence over unlinking, which is done one segment at a time.
     fn next_work(&self) -> Work {
         let removable = self.shared.ledger.lock().removable();
         let mut state = self.shared.state.lock();
@@ -177,12 +191,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Records what is durable.
     fn note<'a>(&self, records: impl Iterator<Item = &'a Record>, bytes: u64) {
         let mut ledger = self.shared.ledger.lock();
         ledger.grow(bytes);
         records.for_each(|record| ledger.note(record));
     }
 
+    /// Starts a new segment.
     fn roll(&mut self) -> io::Result<()> {
         let seq = self.current.header.seq.saturating_add(1);
         self.current = create_segment(self.options.disk.as_ref(), &self.dir, seq, &self.marks)?;
@@ -190,7 +206,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Unlinks what was purged meanwhile: under lasting load no other time comes for it.
+    /// Unlinks all removable segments. Under constant load the writer has no other opportunity.
     fn unlink_purged(&self) -> Result<(), Error> {
         loop {
             let removable = self.shared.ledger.lock().removable();
@@ -201,8 +217,8 @@ impl Writer {
         }
     }
 
-    /// Unlinks the oldest segment. The directory is synced each time, so that a crash cannot bring back an older
-    /// segment without those behind it.
+    /// Unlinks the oldest segment. The directory is fsynced each time, so that a crash cannot restore an older segment
+    /// without the following ones.
     fn unlink(&self, seq: u64) -> Result<(), Error> {
         let disk = self.options.disk.as_ref();
         disk.remove(&self.dir.join(segment_name(seq))).map_err(|source| failed("remove a segment of", source))?;
@@ -216,7 +232,8 @@ fn failed(operation: &'static str, source: io::Error) -> Error {
     Error::Failed { operation, source: Arc::new(source) }
 }
 
-/// Marks the log failed and answers everybody. The hook comes first: the process ends before anyone hears more.
+/// Marks the log as failed and answers all submissions. The hook is called first, so that the process ends before a
+/// caller sees the error.
 fn fail(shared: &Shared, options: &Options, error: &Error, batch: Vec<Submission>) {
     let queued = {
         let mut state = shared.state.lock();
@@ -230,6 +247,7 @@ fn fail(shared: &Shared, options: &Options, error: &Error, batch: Vec<Submission
     }
 }
 
+/// Marks the log as failed if the writer panics.
 struct PanicGuard {
     shared: Arc<Shared>,
     options: Options,

@@ -1,4 +1,4 @@
-//! Damage is refused, a torn tail is cut, and a refused directory is not touched.
+//! Damage is an error, a torn tail is cut off, and a refused directory is not changed.
 
 use crate::storage::segment::format;
 
@@ -7,7 +7,7 @@ use super::*;
 
 const TEXTS: [&str; 3] = ["the first", "the second", "the third"];
 
-/// A log of three records, each synced alone; also the offsets where they begin, and the end.
+/// Returns a log of three records, each fsynced alone, with the offsets at which they begin and the end.
 fn three_records() -> (Sim, PathBuf, Vec<usize>) {
     let sim = Sim::default();
     let log = open(&sim);
@@ -42,7 +42,7 @@ fn a_write_torn_at_any_byte_leaves_exactly_what_was_acknowledged() {
         let expected: Vec<_> = (0..).zip(TEXTS.iter().map(ToString::to_string)).take(count).collect();
         assert_eq!(texts(&log, 1), expected, "torn at {length}");
         assert_eq!(recovered.cut.map(|cut| cut.bytes), (length > ends[count]).then(|| (length - ends[count]) as u64));
-        // The cut is durable, and the log goes on behind it.
+        // The cut is durable, and the log continues after it.
         write(&log, vec![entries(1, count as u64, &["next"])]).unwrap();
         let again = open(&torn.crash(Unsynced::Lost));
         assert_eq!(texts(&again, 1).last(), Some(&(count as u64, "next".to_owned())));
@@ -101,7 +101,7 @@ fn a_tail_of_zeros_or_garbage_is_cut() {
 
 #[test]
 fn a_client_cannot_forge_a_record_inside_a_torn_one() {
-    // The payload is a copy of a valid frame of this very file; torn, it must still be cut.
+    // The payload is a copy of a valid frame of this file. If its frame is torn, it must still be cut off.
     let (sim, file, ends) = three_records();
     let forged = [&sim.files()[&file][ends[1]..ends[2]], b"and the end that is torn off"].concat();
     let log = open(&sim);
@@ -114,7 +114,7 @@ fn a_client_cannot_forge_a_record_inside_a_torn_one() {
     assert_eq!(texts(&log, 1).len(), 3);
 }
 
-/// A log of several segments, with a vote and an entry in each.
+/// Returns a log of several segments, with a vote and an entry in each.
 fn several_segments() -> (Sim, Options) {
     let sim = Sim::default();
     let options = Options { segment_bytes: 160, ..options(&sim).0 };
@@ -145,7 +145,7 @@ fn damage_in_an_earlier_segment_is_refused_even_at_its_end() {
         let expected = match length {
             _ if length < ends[0] => Damage::Header,
             _ if length < ends[1] => Damage::Checkpoint,
-            // Cut between two records, what is missing shows in the next checkpoint.
+            // After a cut between two records the next checkpoint shows what is missing.
             _ if ends.contains(&length) => Damage::Disagrees,
             _ => Damage::Middle,
         };
@@ -197,14 +197,14 @@ fn a_member_without_its_log_is_refused() {
 
 #[test]
 fn the_last_segment_is_synced_again_before_open_returns() {
-    // After EIO the cache shows a record that the disk does not have.
+    // After EIO the cache has a record that is not on disk.
     let sim = Sim::default();
     let log = open(&sim);
     write(&log, vec![entries(1, 0, &["synced"])]).unwrap();
     sim.fail_sync(5);
     write(&log, vec![entries(1, 1, &["only cached"])]).unwrap_err();
     sim.heal();
-    // The process starts again on the same machine, sees the record, and then the power goes.
+    // The process restarts on the same machine and reads the record; then the power is cut.
     let log = open(&sim);
     assert_eq!(texts(&log, 1).len(), 2);
     let log = open(&sim.crash(Unsynced::Lost));
@@ -228,7 +228,7 @@ fn a_newcomer_with_a_log_is_refused() {
     let options = Options { expect: Expect::Newcomer, ..options(&sim).0 };
     assert!(matches!(Log::open(dir(), options.clone()), Err(OpenError::Orphan { .. })));
     assert_eq!(sim.files(), before);
-    // A log that was made and never used is fine: the node died before it joined.
+    // A log that was created and never used is valid: the node stopped before it joined.
     let sim = Sim::default();
     let options = Options { disk: Arc::new(sim), ..options };
     Log::open(dir(), options.clone()).unwrap().0.close();

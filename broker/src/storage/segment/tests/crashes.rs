@@ -1,4 +1,4 @@
-//! The power goes at every single operation of a run with rolls, purges and a restart.
+//! A power cut at every single operation of a run with new segments, purges and a restart.
 
 use super::sim::Unsynced;
 use super::*;
@@ -30,7 +30,7 @@ fn story() -> Vec<Vec<Record>> {
     story
 }
 
-/// What a log holds after each number of submissions.
+/// Returns the content of a log after each number of submissions.
 fn prefixes(story: &[Vec<Record>]) -> Vec<Content> {
     let log = open(&Sim::default());
     let mut contents = vec![content(&log, 0..4)];
@@ -41,14 +41,14 @@ fn prefixes(story: &[Vec<Record>]) -> Vec<Content> {
     contents
 }
 
-/// Runs the story, restarting once in the middle; returns what was acknowledged.
+/// Runs all submissions with a restart in the middle, and returns how many were acknowledged.
 fn run(sim: &Sim, story: &[Vec<Record>]) -> usize {
     let answers = Ledgered::default();
     for half in story.chunks(story.len() / 2 + 1) {
         let options = Options { segment_bytes: 150, ..options(sim).0 };
         let Ok((log, _)) = Log::open(dir(), options) else { break };
         for records in half {
-            // One by one, so that each run does the same operations.
+            // One at a time, so that each run has the same operations.
             answers.submit(&log, records.clone()).recv().unwrap();
         }
         log.close();

@@ -1,4 +1,4 @@
-//! The bytes on disk do not change by accident.
+//! The format on disk does not change by accident.
 
 use crate::storage::segment::format::{FrameBuffer, Header, decode_checkpoint, decode_records, frame_at};
 use crate::storage::segment::group::Mark;

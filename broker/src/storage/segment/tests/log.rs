@@ -1,4 +1,4 @@
-//! What a caller of a healthy log sees, and how it fails.
+//! Behaviour of a healthy log, and of one that fails.
 
 use super::*;
 
@@ -90,7 +90,7 @@ fn one_fsync_covers_all_that_is_queued() {
     let log = open(&sim);
     let before = sim.syncs();
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
-    // The writer waits in the first callback while the rest is queued.
+    // The writer is blocked in the first callback while the rest is queued.
     log.submit(vec![vote(1, "hold")], Box::new(move |_| receiver.recv().unwrap()));
     let answers = Ledgered::default();
     for index in 0..100 {

@@ -21,7 +21,7 @@ fn dir() -> &'static Path {
     Path::new("/data/log")
 }
 
-/// Options on a simulated disk; counts the calls of the fatal hook.
+/// Returns options with a simulated disk, and the number of calls of the fatal hook.
 fn options(sim: &Sim) -> (Options, Arc<AtomicUsize>) {
     let fatal = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&fatal);
@@ -62,14 +62,14 @@ fn committed(group: u16, text: &str) -> Record {
     Record::Committed { group, data: bytes(text) }
 }
 
-/// Submits and waits for the answer.
+/// Submits records and waits for the result.
 fn write(log: &Log, records: Vec<Record>) -> Result<(), Error> {
     let (sender, receiver) = std::sync::mpsc::channel();
     log.submit(records, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv().unwrap()
 }
 
-/// The texts of all entries of a group with their indices.
+/// Returns the entries of a group as texts, with their indexes.
 fn texts(log: &Log, group: u16) -> Vec<(u64, String)> {
     let read = log.group(group).read(0..u64::MAX);
     read.into_iter().map(|(index, entry)| (index, String::from_utf8(entry.to_vec()).unwrap())).collect()
@@ -78,19 +78,19 @@ fn texts(log: &Log, group: u16) -> Vec<(u64, String)> {
 /// Marks and entries of some groups.
 type Content = Vec<(Summary, Vec<(u64, Bytes)>)>;
 
-/// Everything a log can say about some groups.
+/// Returns everything that is readable of some groups.
 fn content(log: &Log, groups: std::ops::Range<u16>) -> Content {
     groups.map(|group| (log.group(group).summary(), log.group(group).read(0..u64::MAX))).collect()
 }
 
 type Answers = Arc<Mutex<Vec<Option<bool>>>>;
 
-/// Remembers for each submission whether it was answered and how.
+/// Records the result of each submission; `None` while there is none.
 #[derive(Clone, Default)]
 struct Ledgered(Answers);
 
 impl Ledgered {
-    /// Submits; the receiver hears of the answer.
+    /// Submits records; the receiver is notified after the callback.
     fn submit(&self, log: &Log, records: Vec<Record>) -> std::sync::mpsc::Receiver<()> {
         let slot = {
             let mut answers = self.0.lock();
@@ -107,7 +107,7 @@ impl Ledgered {
         receiver
     }
 
-    /// How many submissions from the first on were answered with `Ok`; they must be a prefix.
+    /// Returns the number of acknowledged submissions, which must be the first ones.
     fn acknowledged(&self) -> usize {
         let answers = self.0.lock();
         let count = answers.iter().take_while(|answer| **answer == Some(true)).count();

@@ -1,4 +1,4 @@
-//! A random history against a model: appends, truncations, purges, votes, restarts and power cuts.
+//! A random history compared with a model: appends, truncations, purges, votes, restarts and power cuts.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The obvious way to keep a group: a map.
+/// A group in the simplest form: a map.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ModelGroup {
     entries: BTreeMap<u64, Bytes>,
@@ -86,7 +86,7 @@ fn observe(log: &Log) -> Model {
 struct Run {
     sim: Sim,
     log: Log,
-    /// The model after each submission since the last opening; the first is what was found then.
+    /// The model after each submission since the last opening, beginning with what was found then.
     states: Vec<Model>,
     answers: Ledgered,
     counter: u64,
@@ -157,7 +157,7 @@ impl Run {
                     2 => Unsynced::Prefix(*bytes),
                     _ => Unsynced::Holes(*bytes % 5 + 1),
                 };
-                // An acknowledgement given just before the cut counts.
+                // An acknowledgement just before the power cut counts.
                 let acknowledged = self.answers.acknowledged();
                 let sim = self.sim.crash(unsynced);
                 self.reopen(sim, acknowledged);

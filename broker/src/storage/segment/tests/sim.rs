@@ -1,4 +1,4 @@
-//! A disk in memory that knows what was synced: it can fail, tear and forget.
+//! A simulated disk in memory that tracks what was fsynced. It can fail, tear writes and lose unsynced data.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,40 +10,48 @@ use parking_lot::Mutex;
 
 use crate::storage::segment::{Disk, DiskFile};
 
-/// What a power cut leaves of bytes that were written and not synced.
+/// Effect of a power cut on data that was written and not fsynced.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unsynced {
-    /// Nothing, neither bytes nor names.
+    /// All bytes and names are lost.
     Lost,
-    /// No bytes; of the names that were removed the first comes back, the others are gone.
+    /// All bytes are lost. Of the removed names the first one is back; the others stay removed.
     FirstNameBack,
-    /// Everything (the machine lived on, the process died).
+    /// Nothing is lost (the process died, the machine did not).
     Kept,
-    /// So many bytes per file; names are kept.
+    /// This many bytes per file are kept, and all names.
     Prefix(usize),
-    /// All lengths, but every n-th block of 16 bytes reads as zeros; names are kept.
+    /// Lengths and names are kept, but every n-th block of 16 bytes reads as zeros.
     Holes(usize),
 }
 
+/// A file.
 #[derive(Clone, Debug, Default)]
 struct Inode {
+    /// Content as the process sees it.
     cached: Vec<u8>,
+    /// Content that was fsynced.
     durable: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Directory as the process sees it.
     names: BTreeMap<PathBuf, usize>,
+    /// Directory that was fsynced.
     durable_names: BTreeMap<PathBuf, usize>,
     inodes: Vec<Inode>,
-    /// Operations that change something, so far.
+    /// Number of operations so far that change something.
     operations: usize,
-    /// The power is cut at this operation: it and all later ones fail.
+    /// Operation at which the power is cut: it and all later ones fail.
     cut_at: Option<usize>,
+    /// Error of every fsync of a file, if set.
     fail_sync: Option<i32>,
+    /// Bytes that every append writes before it fails with this error, if set.
     fail_append: Option<(usize, i32)>,
-    /// Counts power cuts: a file opened before one is dead.
+    /// Number of power cuts. Files that were opened before the last one fail.
     generation: usize,
+    /// Number of fsyncs of files.
     syncs: usize,
 }
 
@@ -69,30 +77,30 @@ impl Sim {
         self.0.lock().syncs
     }
 
-    /// Lets so many more operations succeed.
+    /// Lets this many further operations succeed.
     pub(super) fn cut_after(&self, operations: usize) {
         let mut state = self.0.lock();
         state.cut_at = Some(state.operations + operations);
     }
 
-    /// From now on every fsync of a file fails with an error of the system.
+    /// Makes every further fsync of a file fail with this error.
     pub(super) fn fail_sync(&self, errno: i32) {
         self.0.lock().fail_sync = Some(errno);
     }
 
-    /// From now on every append writes only so many bytes and fails with an error of the system.
+    /// Makes every further append write `after` bytes and then fail with this error.
     pub(super) fn fail_append(&self, after: usize, errno: i32) {
         self.0.lock().fail_append = Some((after, errno));
     }
 
-    /// Ends the faults.
+    /// Ends all faults.
     pub(super) fn heal(&self) {
         let mut state = self.0.lock();
         state.fail_sync = None;
         state.fail_append = None;
     }
 
-    /// The disk after a power cut, healthy again. The old one is dead.
+    /// Returns the disk after a power cut, without faults. The old one fails from now on.
     pub(super) fn crash(&self, unsynced: Unsynced) -> Self {
         let mut state = self.0.lock();
         state.generation += 1;
@@ -126,13 +134,13 @@ impl Sim {
         Self(Arc::new(Mutex::new(after)))
     }
 
-    /// Every file with its content.
+    /// Returns all files with their content.
     pub(super) fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.0.lock();
         state.names.iter().map(|(path, inode)| (path.clone(), state.inodes[*inode].cached.clone())).collect()
     }
 
-    /// Replaces or makes a file, durably.
+    /// Creates or replaces a file durably.
     pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.0.lock();
         let inode = state.inodes.len();
@@ -220,7 +228,7 @@ impl DiskFile for SimFile {
             state.inodes[self.inode].cached.extend_from_slice(some);
             return Err(io::Error::from_raw_os_error(errno));
         }
-        // A write under way when the power goes has reached the cache.
+        // A write in progress at the power cut has reached the cache.
         state.inodes[self.inode].cached.extend_from_slice(bytes);
         cut
     }
