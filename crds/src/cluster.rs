@@ -71,7 +71,7 @@ pub struct MqttClusterSpec {
         {"rule": "has(self.repository) || !has(self.tag) && !has(self.digest)", "message": "image.tag and image.digest need image.repository"}
     ])))]
     pub image: Image,
-    /// Stops formation, rollouts and changes of child objects. Brokers, access changes, the disruption budget, alerts and status go on. Default false.
+    /// Stops formation, rollouts and changes of child objects. Brokers, access changes, disruption budget, alerts and status go on. Default false.
     pub paused: bool,
     /// Ports for MQTT clients, 1 to 8, with unique names and numbers. A change rolls the pods.
     #[schemars(length(min = 1, max = 8), extend(
@@ -290,12 +290,12 @@ pub enum QueueFullPolicy {
     {"rule": between("self.lease", "3s", "60s"),
      "message": "fence.lease must be between 3s and 60s: a shorter lease would fence healthy nodes at every election"},
     {"rule": between("self.closeClientsAfter", "1s", "10m"),
-     "message": "fence.closeClientsAfter must be between 1s and 10m: sooner, every hiccup closes all clients; later, wills and takeovers wait for it"},
+     "message": "fence.closeClientsAfter must be between 1s and 10m: with less, every short outage closes all clients; with more, wills and takeovers are delayed"},
 ])))]
 pub struct Fence {
     /// Time that a node may serve clients after its last contact with the majority, 3s to 60s; default 3s.
     pub lease: Time,
-    /// Time from the end of the lease until the node closes its client connections, so that clients go to another node; default 5s.
+    /// Time from the end of the lease until the node closes its client connections, 1s to 10m; default 5s.
     pub close_clients_after: Time,
 }
 

@@ -1,4 +1,4 @@
-//! What the pods of a cluster run and get: image and resources.
+//! Image and resources of a cluster's pods.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct Image {
     pub digest: Option<String>,
     /// When the kubelet pulls the image. Default IfNotPresent.
     pub pull_policy: PullPolicy,
-    /// Names of the Secrets in this namespace with the credentials of the registry. Default: the names that the operator's own pod uses (`imagePullSecrets` of the chart).
+    /// Names of Secrets in this namespace with the registry's credentials, at most 8. Default: the names in the chart's imagePullSecrets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
     pub pull_secrets: Vec<String>,

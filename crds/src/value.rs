@@ -27,28 +27,28 @@ pub struct Time(String);
 #[serde(transparent)]
 pub struct Percent(String);
 
-/// The form of a [`Quantity`], as a regular expression for CEL.
+/// Format of a [`Quantity`], as a regular expression for CEL.
 const QUANTITY: &str = "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$";
-/// The form of a [`Cpu`].
+/// Format of a [`Cpu`].
 const CPU: &str = "^[0-9]+([.][0-9]+)?m?$";
-/// The form of a [`Time`] that CEL's `duration` can read.
+/// Format of a [`Time`] that CEL's `duration` can parse.
 const TIME: &str = "^([0-9]+[hms])+$";
 
-/// CEL for "`field` has at least `least`". True where the field is absent or has not the form of a quantity: another rule
-/// says that.
+/// Returns a CEL rule that requires the quantity `field` to be at least `least`. The rule holds if the field is absent
+/// or malformed, which other rules report.
 pub(crate) fn at_least(field: &str, least: &str) -> String {
     let value = format!("quantity(string({field}))");
     format!("!has({field}) || !string({field}).matches('{QUANTITY}') || {value}.compareTo(quantity('{least}')) >= 0")
 }
 
-/// CEL for "`field` is more than zero cores", with the same exceptions.
+/// Returns a CEL rule that requires `field` to be more than 0 cores, with the same exceptions.
 pub(crate) fn some_cores(field: &str) -> String {
     let value = format!("quantity(string({field}))");
     format!("!has({field}) || !string({field}).matches('{CPU}') || {value}.compareTo(quantity('0')) > 0")
 }
 
-/// CEL for "`small` times `factor` does not exceed `large`" of two quantities or two numbers of cores, with the same
-/// exceptions. `factor` is 1 or 2.
+/// Returns a CEL rule that requires `small` times `factor` (1 or 2) not to exceed `large`, with the same exceptions.
+/// Both are quantities or both are numbers of cores.
 pub(crate) fn fits(small: &str, factor: u8, large: &str) -> String {
     let form = |field: &str| format!("string({field}).matches('{QUANTITY}') || string({field}).matches('{CPU}')");
     let one = format!("quantity(string({small}))");
@@ -60,7 +60,7 @@ pub(crate) fn fits(small: &str, factor: u8, large: &str) -> String {
     )
 }
 
-/// CEL for "`field` is a duration between these two", with the same exceptions.
+/// Returns a CEL rule that requires the duration `field` to be from `least` to `most`, unless the field is malformed.
 pub(crate) fn between(field: &str, least: &str, most: &str) -> String {
     let value = format!("duration({field})");
     format!("!{field}.matches('{TIME}') || {value} >= duration('{least}') && {value} <= duration('{most}')")
@@ -72,6 +72,7 @@ impl Quantity {
         Self(text.into())
     }
 
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -102,6 +103,7 @@ impl Cpu {
         Self(text.into())
     }
 
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -123,6 +125,7 @@ impl Time {
         Self(text.into())
     }
 
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -21,8 +21,8 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
 use crate::peer_ca::{self, Leaf};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-/// The broker moves its leaderships one group after the other. What is left after this time moves on the next pass, because
-/// access changes wait for the pass.
+/// Time for moving leaderships, which the broker does one group after the other. The next pass moves the rest: a pass
+/// must be short, because access changes wait for it.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a request to a broker failed.
@@ -107,7 +107,7 @@ impl Client {
     /// Moves the leadership of every group to another node, and returns how many groups the node still leads.
     ///
     /// # Errors
-    /// If the broker cannot be reached or does not answer within 30 s.
+    /// If the broker cannot be reached or does not answer within 3 s.
     pub async fn transfer_leaders(&mut self) -> Result<u32, Error> {
         let request = bounded(TransferLeadersRequest {}, TRANSFER_TIMEOUT);
         Ok(self.inner.transfer_leaders(request).await?.into_inner().left)

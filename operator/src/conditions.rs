@@ -16,6 +16,7 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// Creates a draft. The status `None` is `Unknown`.
     pub fn new(type_: &'static str, status: Option<bool>, reason: &'static str, message: impl Into<String>) -> Self {
         Self { type_, status, reason, message: message.into() }
     }

@@ -46,7 +46,7 @@ pub struct Memory {
     pub(crate) since_revisions: BTreeMap<String, u64>,
     /// What was last applied to each child.
     pub(crate) children: apply::Known,
-    /// ConfigMaps in use when the others were last deleted; absent before the first time.
+    /// ConfigMaps that were in use when unused ones were last deleted. Absent before the first deletion.
     pub(crate) configs_in_use: Option<BTreeSet<String>>,
     pub(crate) alerting: Option<Alerting>,
     pub(crate) status_written: Option<Instant>,

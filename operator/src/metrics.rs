@@ -82,7 +82,7 @@ impl Metrics {
                 &["controller", "reason"],
             )?,
             reconcile_duration: duration,
-            watch_errors: counter("watch_errors_total", "Watches of the API server that failed", &["controller"])?,
+            watch_errors: counter("watch_errors_total", "Failed watches of the API server", &["controller"])?,
             drift_corrected: counter(
                 "drift_corrected_total",
                 "Changes by other field managers that were undone",
@@ -123,7 +123,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a watch that failed.
+    /// Counts a failed watch.
     pub fn watch_failed(&self, controller: &str) {
         self.watch_errors.with_label_values(&[controller]).inc();
     }

@@ -173,8 +173,8 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
     }
 }
 
-/// Logs and counts a failed watch; the controller retries it after a pause. Failed passes are counted where the pass ends,
-/// and an object that was deleted meanwhile is not a failure.
+/// Logs and counts a failed watch; the controller retries it after a pause. Failed passes are counted by `finish`, and
+/// an object that was deleted in the meantime is not a failure.
 fn note_watch_error<R, Q>(metrics: &Metrics, controller: &str, result: Result<(), controller::Error<R, Q>>)
 where
     R: std::error::Error + 'static,
@@ -182,7 +182,7 @@ where
 {
     match result {
         Err(error @ (controller::Error::QueueError(_) | controller::Error::RunnerError(_))) => {
-            tracing::warn!(controller, %error, "a watch failed; trying again");
+            tracing::warn!(controller, %error, "watch failed; it is tried again");
             metrics.watch_failed(controller);
         }
         Ok(()) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// The largest window of a case; brokers that bound what is in flight towards a subscriber are given this much.
+// The largest window of a case, configured in brokers that limit the messages in flight to a subscriber.
 const mostInflight = 256
 
 var bench = account{user: "bench", password: "8Yq1nS0mJ6cXo2Tz"}
 
-// programs are the paths of the brokers' binaries; an empty one is left out.
+// programs has the paths of the brokers' binaries. A broker with an empty path is not measured.
 type programs struct{ mosquitto, nats, rumqttd, covey string }
 
 // candidate is a broker in one configuration.
@@ -52,8 +52,8 @@ func single(name, directory string, port int, who account, program string, argum
 	return b, nil
 }
 
-// startMosquitto has persistence on, which writes the whole store every 30 minutes and at the end; Mosquitto has no
-// setting that syncs before it acknowledges.
+// startMosquitto starts Mosquitto with persistence, which writes the whole store every 30 minutes and at the end.
+// Mosquitto has no setting that syncs before it acknowledges.
 func (p programs) startMosquitto(directory string, port int) (*running, error) {
 	passwords := filepath.Join(directory, "passwords")
 	create := exec.Command("mosquitto_passwd", "-b", "-c", passwords, bench.user, bench.password)
@@ -95,7 +95,7 @@ func (p programs) startRumqttd(directory string, port int) (*running, error) {
 	return single("rumqttd", directory, port, account{}, p.rumqttd, fmt.Sprint(port+1), fmt.Sprint(port))
 }
 
-// manifest lets one user do everything under bench/; the rest is as it comes.
+// manifest is a cluster with default settings and one user who may do everything under bench/.
 const manifest = `apiVersion: covey.io/v1alpha1
 kind: MqttCluster
 metadata:
@@ -118,7 +118,7 @@ spec:
       topics: ["bench/#"]
 `
 
-// coveyReport is what counts here of connect.json.
+// coveyReport is the part of connect.json that is used here.
 type coveyReport struct {
 	Clusters []struct {
 		Brokers []struct {
@@ -150,7 +150,7 @@ func (p programs) startCovey(replicas int) func(string, int) (*running, error) {
 	}
 }
 
-// readReport waits for the file that is there when all brokers are ready.
+// readReport waits for the file that `covey local` writes when all brokers are ready, and reads it.
 func (b *running) readReport(file string) error {
 	deadline := time.Now().Add(startTimeout)
 	text, err := os.ReadFile(file)
@@ -166,7 +166,7 @@ func (b *running) readReport(file string) error {
 		return err
 	}
 	if len(report.Clusters) != 1 || len(report.Clusters[0].Users) != 1 {
-		return fmt.Errorf("%s: not one cluster with one user", file)
+		return fmt.Errorf("%s: expected one cluster with one user", file)
 	}
 	for _, broker := range report.Clusters[0].Brokers {
 		if len(broker.Addresses) == 0 || broker.Pid == nil {
@@ -186,7 +186,7 @@ func write(directory, name string, lines ...string) (string, error) {
 	return path, os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
 }
 
-// tail returns the end of what a broker wrote.
+// tail returns the last 500 bytes of a broker's output.
 func tail(directory string) string {
 	text, err := os.ReadFile(filepath.Join(directory, "log"))
 	if err != nil {

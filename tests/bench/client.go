@@ -22,19 +22,19 @@ const (
 	keepAlive      = 3600 // s
 )
 
-// client is a connection that reads and writes whole buffers, so that one goroutine per direction costs less than any
-// broker under test. It is not safe for two writers.
+// client is a connection that reads and writes whole buffers, so that it uses little CPU beside the broker under test.
+// One goroutine may read and one may write at the same time.
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
 	out  *bufio.Writer
-	// One body per direction, as each may have its goroutine.
+	// One body per direction, because each may have its own goroutine.
 	inBody, outBody []byte
 }
 
 type account struct{ user, password string }
 
-// dial connects with MQTT 3.1.1, from a source address of the loopback network so that ports do not run out.
+// dial connects with MQTT 3.1.1. `source` is a loopback address; several of them keep ports from running out.
 func dial(address, source, id string, clean bool, who account) (*client, error) {
 	dialer := net.Dialer{Timeout: connectTimeout, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
 	conn, err := dialer.Dial("tcp", address)
@@ -49,7 +49,7 @@ func dial(address, source, id string, clean bool, who account) (*client, error) 
 	return c, nil
 }
 
-// grow gives a connection that carries load its large buffers; idle ones are many and do without.
+// grow replaces the buffers by large ones, for connections under load. Idle connections are many and keep small ones.
 func (c *client) grow() {
 	c.in = bufio.NewReaderSize(c.conn, bufferSize)
 	c.out = bufio.NewWriterSize(c.conn, bufferSize)
@@ -60,7 +60,7 @@ func (c *client) connect(id string, clean bool, who account) error {
 	if clean {
 		flags |= 0x02
 	}
-	// No case lasts as long as this keep alive; 0 is refused by rumqttd.
+	// Longer than any case. A keep alive of 0 is refused by rumqttd.
 	body := append(str(nil, "MQTT"), 4, 0, 0, 0)
 	binary.BigEndian.PutUint16(body[8:], keepAlive)
 	body = str(body, id)
@@ -84,7 +84,7 @@ func (c *client) connect(id string, clean bool, who account) error {
 	return nil
 }
 
-// subscribe asks for one filter and waits until it is granted with that QoS.
+// subscribe subscribes to one filter and fails unless it is granted with this QoS.
 func (c *client) subscribe(filter string, qos byte) error {
 	if err := c.send(0x82, append(str([]byte{0, 1}, filter), qos)); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (c *client) subscribe(filter string, qos byte) error {
 	return nil
 }
 
-// publish writes a PUBLISH into the buffer. The identifier counts only for QoS 1.
+// publish writes a PUBLISH into the buffer. The identifier is used only at QoS 1.
 func (c *client) publish(topic string, qos byte, identifier uint16, payload []byte) error {
 	length := 2 + len(topic) + len(payload)
 	if qos > 0 {
@@ -123,7 +123,7 @@ func (c *client) puback(identifier uint16) error {
 	return err
 }
 
-// disconnect says goodbye, closes its own half, and waits until the broker has closed the other.
+// disconnect sends DISCONNECT, closes the sending side, and waits until the broker has closed the connection.
 func (c *client) disconnect() error {
 	defer c.conn.Close()
 	if err := c.send(0xe0, nil); err != nil {
@@ -135,7 +135,7 @@ func (c *client) disconnect() error {
 	_ = c.conn.SetReadDeadline(time.Now().Add(connectTimeout))
 	for {
 		_, _, _, err := c.read()
-		// A broker that closes with our last bytes unread resets.
+		// A broker that closes before it has read our last bytes resets the connection.
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 			return nil
 		}
@@ -171,7 +171,7 @@ func (c *client) read() (kind, flags byte, body []byte, err error) {
 	return first >> 4, first & 0x0f, c.inBody, err
 }
 
-// parsePublish returns what matters of a PUBLISH; the identifier is 0 for QoS 0.
+// parsePublish returns packet identifier and payload of a PUBLISH. The identifier is 0 at QoS 0.
 func parsePublish(flags byte, body []byte) (identifier uint16, payload []byte, err error) {
 	if len(body) < 2 {
 		return 0, nil, io.ErrUnexpectedEOF

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// idleTime is how long processor time is counted while nothing happens.
+// idleTime is the time over which CPU time is measured while the connections are idle.
 const idleTime = 3 * time.Second
 
-// connectRate connects and disconnects with CleanSession 1 from some workers at once, until the time is over or the
-// number is reached.
+// connectRate connects and disconnects with CleanSession 1 from several workers in parallel, until the time has passed
+// or `most` connections were made.
 func connectRate(b *running, workers, most int, duration time.Duration) (outcome, error) {
 	var (
 		wg    sync.WaitGroup
@@ -45,7 +45,7 @@ func connectRate(b *running, workers, most int, duration time.Duration) (outcome
 	return o, first
 }
 
-// connectOnce returns the time from before the TCP connection until the CONNACK.
+// connectOnce returns the time from the start of the TCP connection to the CONNACK.
 func connectOnce(b *running, workers, w, n int) (time.Duration, error) {
 	start := time.Now()
 	source := fmt.Sprintf("127.0.%d.%d", workers%250, w+1)
@@ -57,8 +57,8 @@ func connectOnce(b *running, workers, w, n int) (time.Duration, error) {
 	return took, c.disconnect()
 }
 
-// idle returns by how many bytes the broker's resident memory grew per connection, summed over its processes, and the
-// share of a core that it uses while all of them are idle.
+// idle returns the growth of the broker's resident memory per connection in bytes, summed over its processes, and the
+// CPU usage while all connections are idle, in cores.
 func idle(b *running, connections int) (memory, share float64, err error) {
 	time.Sleep(time.Second)
 	before, err := b.resident()

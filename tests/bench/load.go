@@ -14,13 +14,13 @@ import (
 const (
 	payloadSize = 128
 	warmUp      = 500 * time.Millisecond
-	// Nothing moved for this long: what is outstanding counts as lost.
+	// Time without progress after which outstanding messages count as lost.
 	stall = 5 * time.Second
 )
 
-// load is one case: lanes of one publisher and some subscribers, each lane with a topic of its own. A lane has at most
+// load is one case: lanes of one publisher and some subscribers, each lane with its own topic. A lane has at most
 // window messages outstanding: a message is done when every subscriber of the lane has it and, at QoS 1, the publisher
-// has its acknowledgement. So queues stay short, and latency is that of a loaded broker, not of a growing backlog.
+// has its acknowledgement. Queues therefore stay short, and latency does not include the time in a growing backlog.
 type load struct {
 	name        string
 	qos         byte
@@ -30,13 +30,13 @@ type load struct {
 	window      int
 }
 
-// outcome is what a case measured.
+// outcome is the result of a case.
 type outcome struct {
 	Rate       float64       // deliveries a second
 	P50, P99   time.Duration // from before the PUBLISH is written until a subscriber has read it
 	Published  int
 	Delivered  int
-	Lost       int // acknowledged at QoS 1, or sent at QoS 0, and not delivered to a subscriber; summed over those
+	Lost       int // acknowledged at QoS 1, or sent at QoS 0, and not delivered; summed over the subscribers
 	Unacked    int
 	Duplicates int
 	CPU        time.Duration // of the broker's processes, per delivery
@@ -49,14 +49,14 @@ type lane struct {
 	topic     string
 	publisher *client
 	receivers []*receiver
-	slots     chan uint16    // free ones
-	left      []atomic.Int32 // per slot: what its message still waits for
+	slots     chan uint16    // free slots
+	left      []atomic.Int32 // per slot: number of deliveries and acknowledgements that are outstanding
 	sequence  []atomic.Int64 // per slot: number of its message
-	acked     []bool         // by number; of the publisher's reader
+	acked     []bool         // by number; written by readAcks only
 	sent      int
 }
 
-// receiver is one subscriber; its fields belong to its goroutine until that ended.
+// receiver is one subscriber. Only its goroutine may use its fields until that has ended.
 type receiver struct {
 	client     *client
 	lane       *lane
@@ -106,7 +106,7 @@ func (l load) run(b *running, duration time.Duration) (outcome, error) {
 	return collect(lanes, duration), errors.Join(errs...)
 }
 
-// connect makes a lane; publisher and subscriber are at different nodes where there are several.
+// connect opens the connections of a lane. Publisher and first subscriber use different nodes if there are several.
 func (l load) connect(b *running, n int) (*lane, error) {
 	ln := &lane{load: l, topic: fmt.Sprintf("bench/%s/%d", l.name, n), slots: make(chan uint16, l.window),
 		left: make([]atomic.Int32, l.window), sequence: make([]atomic.Int64, l.window)}
@@ -134,7 +134,7 @@ func (l load) connect(b *running, n int) (*lane, error) {
 	return ln, nil
 }
 
-// write publishes until then, and returns when every message is done or the lane stalled.
+// write publishes until `until`, and returns when every message is done or nothing has moved for `stall`.
 func (ln *lane) write(until time.Time) error {
 	payload := make([]byte, payloadSize)
 	for {
@@ -167,14 +167,14 @@ func (ln *lane) write(until time.Time) error {
 			return err
 		}
 		if err != nil {
-			// QoS 0 may lose; what did is counted from what was seen.
+			// QoS 0 messages may be lost; collect counts them.
 			return nil
 		}
 	}
 	return nil
 }
 
-// take returns a free slot; what is buffered goes out before it waits.
+// take returns a free slot. It flushes the publisher's buffer before it waits for one.
 func (ln *lane) take() (uint16, error) {
 	select {
 	case slot := <-ln.slots:
@@ -188,7 +188,7 @@ func (ln *lane) take() (uint16, error) {
 	case slot := <-ln.slots:
 		return slot, nil
 	case <-time.After(stall):
-		return 0, fmt.Errorf("%s: nothing moved for %s after %d messages", ln.topic, stall, ln.sent)
+		return 0, fmt.Errorf("%s: no progress for %s after %d messages", ln.topic, stall, ln.sent)
 	}
 }
 
@@ -219,11 +219,11 @@ func (r *receiver) read(from, until int64) error {
 			return err
 		}
 		if kind != typePublish {
-			return fmt.Errorf("packet type %d at a subscriber", kind)
+			return fmt.Errorf("subscriber received packet type %d", kind)
 		}
 		identifier, payload, err := parsePublish(flags, body)
 		if err != nil || len(payload) != payloadSize {
-			return fmt.Errorf("a PUBLISH of %d bytes: %w", len(body), err)
+			return fmt.Errorf("invalid PUBLISH of %d bytes: %w", len(body), err)
 		}
 		now := time.Now().UnixNano()
 		if mark(&r.seen, int(binary.BigEndian.Uint64(payload))) {
@@ -247,7 +247,7 @@ func (r *receiver) read(from, until int64) error {
 	}
 }
 
-// mark sets a number, and says whether it was not set before.
+// mark adds a number to the set and returns whether it was new.
 func mark(set *[]bool, number int) bool {
 	for len(*set) <= number {
 		*set = append(*set, false)

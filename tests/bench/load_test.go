@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// relay is a broker for one topic, in one goroutine per connection. It acknowledges everything and forwards all but
-// every dropEvery-th message.
+// relay is a minimal broker for one topic. It acknowledges every message and forwards all but every dropEvery-th one.
 type relay struct {
 	dropEvery  int
 	mu         sync.Mutex
@@ -95,6 +94,6 @@ func TestAnAcknowledgedMessageThatDoesNotArriveIsLost(t *testing.T) {
 	var all table
 	all.add("relay", "case", 1, result, nil)
 	if len(all.failures) != 1 {
-		t.Fatalf("a loss is no failure: %+v", all)
+		t.Fatalf("a loss was not recorded as a failure: %+v", all)
 	}
 }

@@ -1,6 +1,6 @@
 // Command bench measures brokers one after the other on loopback: Mosquitto, NATS with JetStream, rumqttd and Covey.
-// It prints Markdown; every rate stands beside its ratio to Mosquitto in the same run. It ends with status 1 where a
-// broker lost a message that it acknowledged, because that makes its numbers worthless.
+// It prints Markdown tables, each rate with its ratio to Mosquitto in the same run. It exits with status 1 if a broker
+// lost a message that it acknowledged, because its numbers are then meaningless.
 package main
 
 import (
@@ -37,17 +37,17 @@ type options struct {
 }
 
 func main() {
-	// A child ends with the thread that started it (see launch).
+	// Pdeathsig (see launch) kills a child when the thread that started it ends.
 	runtime.LockOSThread()
 	var o options
 	flag.StringVar(&o.programs.mosquitto, "mosquitto", "mosquitto", "Mosquitto's `binary`")
-	flag.StringVar(&o.programs.nats, "nats", "", "nats-server's `binary`; without it NATS is left out")
-	flag.StringVar(&o.programs.rumqttd, "rumqttd", "", "`binary` of tests/peers/rumqttd; without it rumqttd is left out")
-	flag.StringVar(&o.programs.covey, "covey", "", "Covey's `binary`; without it Covey is left out")
-	flag.StringVar(&o.directory, "dir", "", "where brokers keep their data: on the `disk` that is to be measured")
-	flag.DurationVar(&o.duration, "duration", 5*time.Second, "of a case, beside half a second of warming up")
-	flag.IntVar(&o.connections, "connections", 2000, "idle connections whose memory is measured")
-	flag.StringVar(&o.only, "only", "", "measure only brokers with this `text` in their name, and Mosquitto")
+	flag.StringVar(&o.programs.nats, "nats", "", "nats-server's `binary`; empty: NATS is not measured")
+	flag.StringVar(&o.programs.rumqttd, "rumqttd", "", "`binary` of tests/peers/rumqttd; empty: rumqttd is not measured")
+	flag.StringVar(&o.programs.covey, "covey", "", "Covey's `binary`; empty: Covey is not measured")
+	flag.StringVar(&o.directory, "dir", "", "`directory` for the brokers' data, on the disk to be measured")
+	flag.DurationVar(&o.duration, "duration", 5*time.Second, "`time` of each case, after half a second of warm-up")
+	flag.IntVar(&o.connections, "connections", 2000, "`number` of idle connections whose memory is measured")
+	flag.StringVar(&o.only, "only", "", "measure only Mosquitto and brokers with this `text` in their name")
 	flag.Parse()
 	failures, err := o.run()
 	if err != nil {
@@ -113,7 +113,7 @@ func (o options) measure(all *table, parent string, candidate candidate) error {
 	return b.stop()
 }
 
-// accounted adds what the broker spent on a case.
+// accounted runs a case and adds the broker's CPU time and fsyncs to its result.
 func (b *running) accounted(run func() (outcome, error)) (outcome, error) {
 	cpu, err := b.cpu()
 	if err != nil {
@@ -139,7 +139,7 @@ func (b *running) accounted(run func() (outcome, error)) (outcome, error) {
 	return result, cmp.Or(failure, err)
 }
 
-// describe prints the machine, its load, and what a sync of its disk costs.
+// describe prints the number of cores, the load average, and the duration of an fsync on the disk.
 func describe(directory string) error {
 	average, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -18,11 +18,11 @@ import (
 
 const startTimeout = 60 * time.Second
 
-// running is a broker that runs: one process, or several that are one cluster.
+// running is a running broker: one process, or the processes of one cluster.
 type running struct {
 	name      string
 	addresses []string
-	metrics   []string // URLs; only of Covey
+	metrics   []string // URLs; only for Covey
 	who       account
 	pids      []int
 	main      *exec.Cmd
@@ -30,7 +30,7 @@ type running struct {
 
 func (b *running) address(n int) string { return b.addresses[n%len(b.addresses)] }
 
-// launch starts a program with its output in a file of its directory.
+// launch starts a program with its output in the file `log` of its directory.
 func launch(directory, program string, arguments ...string) (*exec.Cmd, error) {
 	log, err := os.Create(filepath.Join(directory, "log"))
 	if err != nil {
@@ -39,12 +39,12 @@ func launch(directory, program string, arguments ...string) (*exec.Cmd, error) {
 	defer log.Close()
 	command := exec.Command(program, arguments...)
 	command.Dir, command.Stdout, command.Stderr = directory, log, log
-	// It ends with this program, however that ends.
+	// Kills the child when this program ends for any reason.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return command, command.Start()
 }
 
-// awaitListening returns when a connection as a client succeeds.
+// awaitListening waits until a client can connect.
 func (b *running) awaitListening() error {
 	deadline := time.Now().Add(startTimeout)
 	for {
@@ -53,7 +53,7 @@ func (b *running) awaitListening() error {
 			return c.disconnect()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s does not accept: %w", b.name, err)
+			return fmt.Errorf("%s does not accept connections: %w", b.name, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -75,7 +75,7 @@ func (b *running) stop() error {
 	}
 }
 
-// resident returns the resident bytes of all processes.
+// resident returns the resident memory of all processes in bytes.
 func (b *running) resident() (int64, error) {
 	var sum int64
 	for _, pid := range b.pids {
@@ -92,7 +92,7 @@ func (b *running) resident() (int64, error) {
 	return sum, nil
 }
 
-// cpu returns what all processes used so far, in user and kernel mode.
+// cpu returns the CPU time of all processes so far, in user and kernel mode.
 func (b *running) cpu() (time.Duration, error) {
 	// USER_HZ is 100 on every Linux that Go runs on.
 	const tick = 10 * time.Millisecond
@@ -115,7 +115,7 @@ func (b *running) cpu() (time.Duration, error) {
 	return sum, nil
 }
 
-// fsyncs returns count and summed seconds of the fsyncs of all processes; zero where the broker does not tell.
+// fsyncs returns number and total seconds of the fsyncs of all processes; 0 if the broker has no metric for them.
 func (b *running) fsyncs() (count, seconds float64, err error) {
 	for _, url := range b.metrics {
 		response, err := http.Get(url)
@@ -149,7 +149,7 @@ func sumFsyncs(text io.Reader) (count, seconds float64) {
 	return count, seconds
 }
 
-// freePort returns a port such that it and the nine behind it are free now, below those of outgoing connections.
+// freePort returns a port that is free now, like the nine after it. All are below the ports of outgoing connections.
 func freePort() (int, error) {
 	for range 100 {
 		base := 6000 + 10*rand.IntN(1300)

@@ -13,14 +13,14 @@ type row struct {
 	note   string
 }
 
-// table keeps the rows of each case in the order in which they came.
+// table has the rows of each case in the order in which they were added.
 type table struct {
 	cases    []string
 	rows     map[string][]row
 	failures []string
 }
 
-// add takes a result. Losing what was acknowledged at QoS 1 is a failure; so is a case that could not be run.
+// add adds a result. The loss of a message acknowledged at QoS 1 is a failure, and so is a case that could not run.
 func (t *table) add(broker, name string, qos byte, result outcome, err error) {
 	fmt.Fprintf(os.Stderr, "bench: %s, %s: %.0f\n", broker, name, result.Rate)
 	if t.rows == nil {
@@ -82,7 +82,7 @@ func (r row) print(base float64) {
 		short(r.result.P50), short(r.result.P99), short(r.result.CPU), fsyncs, r.note)
 }
 
-// short writes a duration with three digits at most.
+// short formats a duration with a precision that fits its size.
 func short(d time.Duration) string {
 	switch {
 	case d >= 100*time.Millisecond:

@@ -9,7 +9,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// login is what a connection is opened with.
+// login has the credentials and options of a connection.
 type login struct {
 	id, user, password string
 	// anonymous sends neither user name nor password.
@@ -18,22 +18,22 @@ type login struct {
 	// expiry is the Session Expiry Interval in seconds; 0 sends none.
 	expiry   uint32
 	received func(*paho.Publish)
-	// ended is told once why a connection that was up is down.
+	// ended is called at most once, with the reason why the connection ended.
 	ended func(reason int, detail string)
 }
 
-// link is one connection that was accepted. It is never reconnected: who holds it decides where to go on.
+// link is a connection that the broker accepted. It does not reconnect: its owner decides where to connect next.
 type link struct {
 	*paho.Client
 	connack *paho.Connack
 }
 
-// refusal is a CONNACK that says no.
+// refusal is the error for a CONNACK with a reason code of 0x80 or above.
 type refusal struct{ reason int }
 
 func (r refusal) Error() string { return fmt.Sprintf("CONNECT refused with 0x%02x", r.reason) }
 
-// connect opens a connection; the error is a refusal where the broker answered.
+// connect opens a connection. The error is a refusal if the broker answered with one.
 func connect(ctx context.Context, broker string, l login) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -82,7 +82,7 @@ func connect(ctx context.Context, broker string, l login) (*link, error) {
 	return &link{client, connack}, nil
 }
 
-// isUp says whether the connection has not ended.
+// isUp returns whether there is a connection that has not ended.
 func (l *link) isUp() bool {
 	if l == nil {
 		return false
@@ -95,7 +95,7 @@ func (l *link) isUp() bool {
 	}
 }
 
-// publish sends at QoS 1 and waits for the PUBACK. Without one the error says why; a refusal is a reason, not an error.
+// publish sends at QoS 1 and returns the reason code of the PUBACK. A refusal is a reason code, not an error.
 func (l *link) publish(ctx context.Context, topic, payload string) (int, error) {
 	ack, err := l.Publish(ctx, &paho.Publish{Topic: topic, QoS: 1, Payload: []byte(payload)})
 	if ack != nil {
@@ -104,7 +104,7 @@ func (l *link) publish(ctx context.Context, topic, payload string) (int, error) 
 	return 0, err
 }
 
-// subscribe asks for QoS 1 and waits for the SUBACK.
+// subscribe requests QoS 1 and returns the reason code of the SUBACK.
 func (l *link) subscribe(ctx context.Context, filter string) (int, error) {
 	ack, err := l.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: filter, QoS: 1}}})
 	if ack != nil && len(ack.Reasons) == 1 {
@@ -113,7 +113,7 @@ func (l *link) subscribe(ctx context.Context, filter string) (int, error) {
 	return 0, err
 }
 
-// close ends the connection as a client that leaves.
+// close ends the connection with a DISCONNECT.
 func (l *link) close() {
 	if l.isUp() {
 		_ = l.Disconnect(&paho.Disconnect{})

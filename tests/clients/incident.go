@@ -15,24 +15,24 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// incident subscribes on every node to filters that are new, publishes to each right after its SUBACK through another
-// connection on any node, and judges whether what was acknowledged arrived. Half of the subscribers have durable
-// sessions, which go on at another node when theirs is gone; the others stay with their node and wait for it.
+// incident subscribes to new filters on every node, publishes to each right after its SUBACK through another connection
+// on any node, and checks that every acknowledged message arrived. Half of the subscribers have durable sessions and
+// reconnect to another node when theirs is gone; the others wait for their node.
 func incident(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("incident", flag.ExitOnError)
-	brokers := flags.String("brokers", "127.0.0.1:1883", "one address per node, separated by commas")
+	brokers := flags.String("brokers", "127.0.0.1:1883", "addresses, one per node, separated by commas")
 	user := flags.String("user", "", "user name")
 	password := flags.String("password", "", "password")
-	prefix := flags.String("prefix", "incident", "first level of the topics, and of the client ids")
-	count := flags.Int64("count", 10000, "rounds whose PUBLISH is acknowledged")
+	prefix := flags.String("prefix", "incident", "first level of the topics, and prefix of the client ids")
+	count := flags.Int64("count", 10000, "number of rounds with an acknowledged PUBLISH")
 	rate := flags.Float64("rate", 60, "rounds per second at most")
 	subscribers := flags.Int("subscribers", 4, "subscribers per node, every second one with a durable session")
-	while := flags.String("while", "", "go on while this file exists, even when the count is reached")
-	cut := flags.String("cut", "", "file that exists while a node is cut off")
-	minCut := flags.Int("min-cut", 0, "how many of the acknowledged rounds must have had their SUBACK while cut")
-	settle := flags.Duration("settle", 60*time.Second, "how long to wait for the last arrivals")
+	while := flags.String("while", "", "continue while this file exists, even after -count rounds")
+	cut := flags.String("cut", "", "file that exists while a node is cut off from its peers")
+	minCut := flags.Int("min-cut", 0, "minimum number of acknowledged rounds whose SUBACK came while a node was cut off")
+	settle := flags.Duration("settle", 60*time.Second, "time to wait for the last arrivals")
 	out := flags.String("out", "incident.jsonl", "journal")
-	check := flags.String("check", "", "judge this journal and do nothing else")
+	check := flags.String("check", "", "only check this journal")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -71,11 +71,11 @@ type run struct {
 
 	mu      sync.Mutex
 	records []record
-	// pending has the rounds that were acknowledged, or may still be, and did not arrive.
+	// pending has the rounds whose message was or may be acknowledged and has not arrived.
 	pending map[int]chan struct{}
 }
 
-// shared is the publishing connection of a node, made when it is needed.
+// shared is the publishing connection to a node, opened on first use.
 type shared struct {
 	mu   sync.Mutex
 	link *link
@@ -88,7 +88,7 @@ func (r *run) note(e record) {
 	r.mu.Unlock()
 }
 
-// rounds starts the subscribers and returns when `more` has said no and the last arrivals are in or overdue.
+// rounds runs rounds while `more` returns true, and then waits up to `settle` for the last arrivals.
 func (r *run) rounds(ctx context.Context, subscribers int, rate float64, more func() bool, settle time.Duration) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -132,7 +132,7 @@ func (r *run) waiting() int {
 	return len(r.pending)
 }
 
-// expectArrival registers a round before its PUBLISH is sent.
+// expectArrival registers a round before its PUBLISH is sent. The returned channel is closed by settled.
 func (r *run) expectArrival(number int) chan struct{} {
 	arrived := make(chan struct{})
 	r.mu.Lock()
@@ -141,7 +141,7 @@ func (r *run) expectArrival(number int) chan struct{} {
 	return arrived
 }
 
-// settled ends the wait for a round: it arrived, or nothing was promised.
+// settled ends the wait for a round, because its message arrived or was not acknowledged.
 func (r *run) settled(number int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,7 +151,7 @@ func (r *run) settled(number int) {
 	}
 }
 
-// publish sends through any node that takes it, beginning with `first`.
+// publish sends through the first node that accepts a connection, starting with node `first`.
 func (r *run) publish(ctx context.Context, first int, topic, payload string) (via string, reason int, err error) {
 	for step := range r.nodes {
 		via = r.nodes[(first+step)%len(r.nodes)]
@@ -185,7 +185,7 @@ func (r *run) publisher(ctx context.Context, node string) (*link, error) {
 	return l, nil
 }
 
-// subscriber is one client that subscribes, over as many connections as it takes.
+// subscriber is a subscribing client. It reconnects whenever its connection ends.
 type subscriber struct {
 	run     *run
 	client  string
@@ -200,7 +200,7 @@ func (s *subscriber) loop(ctx context.Context, permits <-chan struct{}) {
 	for range permits {
 		s.round(ctx)
 	}
-	// Until the end: what is on its way to a durable session may need another connection.
+	// Stay connected until the end, because messages may still be queued in a durable session.
 	for ctx.Err() == nil {
 		_ = s.connected(ctx)
 		_ = pause(ctx, 200*time.Millisecond)
@@ -208,8 +208,8 @@ func (s *subscriber) loop(ctx context.Context, permits <-chan struct{}) {
 	s.link.close()
 }
 
-// round is one SUBSCRIBE, the PUBLISH after its SUBACK, and a wait for the arrival. What has not arrived after two
-// seconds is awaited beside the next rounds.
+// round sends one SUBSCRIBE, one PUBLISH after its SUBACK, and waits for the arrival. After two seconds the next round
+// starts, and the arrival is awaited in parallel.
 func (s *subscriber) round(ctx context.Context) {
 	if err := s.connected(ctx); err != nil {
 		return
@@ -224,7 +224,7 @@ func (s *subscriber) round(ctx context.Context) {
 		e := record{Kind: kindRefused, Number: number, Client: s.client, Broker: node, Reason: reason, Detail: "no SUBACK"}
 		if err != nil {
 			e.Detail = "no SUBACK: " + err.Error()
-			// The filter may have been taken all the same; a new connection settles it.
+			// The broker may have accepted the filter nevertheless; a new connection resolves that.
 			l.close()
 		}
 		r.note(e)
@@ -252,8 +252,8 @@ func (s *subscriber) round(ctx context.Context) {
 	}
 }
 
-// connected returns with a connection that is up. A transient subscriber waits for its own node; a durable one takes
-// the next node that admits it.
+// connected opens a connection if there is none. A transient subscriber waits for its own node; a durable one tries the
+// nodes in turn.
 func (s *subscriber) connected(ctx context.Context) error {
 	if s.link.isUp() {
 		return nil

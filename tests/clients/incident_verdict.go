@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// sameMoment is how far apart two events on different connections must be for their order to mean something.
+// sameMoment is the time within which the order of events on different connections is not reliable.
 const sameMoment = 500 * time.Millisecond
 
-// verdict is what a run's records say.
+// verdict is the evaluation of a run's records.
 type verdict struct {
 	Rounds, Acknowledged, Unmatched, Arrived, WhileCut int
-	// Ended counts transient sessions that were over before their message was acknowledged: nobody was left to receive it.
+	// Ended counts transient sessions that ended before their message was acknowledged, so that it had no receiver.
 	Ended  int
 	ByNode map[string]*nodeCount
-	// Problems are broken promises.
+	// Problems are violations of the broker's guarantees.
 	Problems []string
 }
 
 type nodeCount struct{ Granted, Acknowledged, WhileCut, Refused, Closed int }
 
-// conclude prints the verdict; the error lists what was broken.
+// conclude prints the verdict. The error lists its problems, at most 20.
 func conclude(records []record, minCut int) error {
 	v := weigh(records)
 	fmt.Printf("%d SUBACKs, %d publishes acknowledged (%d while cut, %d with 0x10), %d of them arrived, %d transient sessions had ended\n",
@@ -45,17 +45,17 @@ func conclude(records []record, minCut int) error {
 		problems = append(problems, fmt.Errorf("and %d more", more))
 	}
 	if v.WhileCut < minCut {
-		problems = append(problems, fmt.Errorf("%d rounds while cut instead of %d", v.WhileCut, minCut))
+		problems = append(problems, fmt.Errorf("%d rounds while a node was cut off instead of at least %d", v.WhileCut, minCut))
 	}
 	if v.Acknowledged == 0 {
-		problems = append(problems, errors.New("nothing to judge: no publish was acknowledged"))
+		problems = append(problems, errors.New("nothing to verify: no publish was acknowledged"))
 	}
 	return errors.Join(problems...)
 }
 
-// weigh goes through the records of a run. A message that was acknowledged after a SUBACK must arrive, whatever reason
-// code the PUBACK had. The one exception: a transient session ends with its connection, and a message that was
-// acknowledged after that end had no receiver.
+// weigh evaluates the records of a run. A message that was acknowledged after a SUBACK must arrive, whatever reason
+// code the PUBACK had. The only exception: a transient session ends with its connection, and a message acknowledged
+// after that had no receiver.
 func weigh(records []record) verdict {
 	v := verdict{ByNode: map[string]*nodeCount{}}
 	arrived, granted, ends, present := map[int]bool{}, map[int]record{}, map[string][]time.Time{}, map[string]bool{}

@@ -1,5 +1,4 @@
-// Command clients holds the MQTT clients of the tests: independent of the broker's own code, and of each other where
-// the point of a test is that two programs agree. Every record is one JSON line; see record.go.
+// Command clients has the MQTT clients of the tests. They share no code with the broker. Every record is one JSON line.
 package main
 
 import (
@@ -12,11 +11,11 @@ import (
 
 const usage = `clients: the MQTT clients of the tests
 
-  clients worker     receives jobs as the department's worker does, until SIGTERM
+  clients worker     receives jobs until SIGTERM and reconnects whenever its connection ends
   clients publisher  publishes numbered jobs, each until it is acknowledged
-  clients verify     judges what a worker and a publisher recorded
-  clients incident   publishes right after each SUBACK, on every node, and judges what arrived
-  clients probe      makes one connection and reports what the broker answered
+  clients verify     checks the journals of a worker and a publisher
+  clients incident   publishes right after each SUBACK, on every node, and checks that all messages arrive
+  clients probe      makes one connection and reports the broker's answers
 
 Each prints its options with -h.`
 

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// These tests run the clients against an independent broker, so that a red scenario elsewhere is not the clients' own.
+// These tests run the clients against an independent broker, to exclude the clients as the cause of failures elsewhere.
 
 func TestWorkerMissesNothingWhereSessionsAreKept(t *testing.T) {
 	b := startMosquitto(t)
@@ -24,13 +24,12 @@ func TestWorkerMissesNothingWhereSessionsAreKept(t *testing.T) {
 	}
 }
 
-// Without a Session Expiry Interval Mosquitto ends the session with the connection: the department's loss, which the
-// verdict has to see.
+// Without a Session Expiry Interval Mosquitto ends the session with the connection. verify must report the lost jobs.
 func TestVerifySeesTheLossWhereSessionsAreNotKept(t *testing.T) {
 	b := startMosquitto(t)
 	out, err := b.story(t)
 	if err == nil || !strings.Contains(out, "never arrived") || !strings.Contains(out, "without session present") {
-		t.Fatalf("the loss was not seen: %v\n%s", err, out)
+		t.Fatalf("the loss was not reported: %v\n%s", err, out)
 	}
 }
 
@@ -44,7 +43,7 @@ func TestIncidentFindsNothingWrongWithOneBroker(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if got := dropOneArrival(t, journal); !strings.Contains(got, "never reached") {
-		t.Fatalf("a lost arrival was not seen: %s", got)
+		t.Fatalf("a lost arrival was not reported: %s", got)
 	}
 }
 
@@ -61,7 +60,7 @@ func TestProbeReportsReasonCodes(t *testing.T) {
 	}
 }
 
-// mosquitto is one broker process with two listeners.
+// mosquitto is a Mosquitto process with two listeners.
 type mosquitto struct {
 	binary, dir string
 	addresses   [2]string
@@ -130,8 +129,8 @@ func (b *mosquitto) probe(t *testing.T, into *answers, args ...string) {
 	}
 }
 
-// story publishes 300 jobs while the worker is stopped once, killed once, and the broker restarted once; it returns
-// what verify says.
+// story publishes 300 jobs while the worker is stopped once and killed once, and the broker is restarted once. It
+// returns output and error of verify.
 func (b *mosquitto) story(t *testing.T, options ...string) (string, error) {
 	t.Helper()
 	received, sent := filepath.Join(b.dir, "worker.jsonl"), filepath.Join(b.dir, "publisher.jsonl")
@@ -170,7 +169,7 @@ func (b *mosquitto) story(t *testing.T, options ...string) (string, error) {
 	if err := publisher.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	// What is under way arrives, or is lost: there is nothing to poll for in the losing case but the last job.
+	// Wait for the last jobs. If jobs are lost, this ends after five seconds.
 	last := time.Now().Add(5 * time.Second)
 	for seen(received, kindJob) < 300 && time.Now().Before(last) {
 		time.Sleep(50 * time.Millisecond)
@@ -181,7 +180,7 @@ func (b *mosquitto) story(t *testing.T, options ...string) (string, error) {
 	return string(out), err
 }
 
-// seen counts the records of a kind; a journal that does not exist yet has none.
+// seen returns the number of records of a kind; 0 if the journal does not exist yet.
 func seen(path, kind string) int {
 	records, _ := readJournal(path)
 	count := 0
@@ -193,7 +192,7 @@ func seen(path, kind string) int {
 	return count
 }
 
-// dropOneArrival takes one arrival out of a journal and returns what the verdict says then.
+// dropOneArrival removes one arrival from a journal and returns the error of conclude.
 func dropOneArrival(t *testing.T, path string) string {
 	t.Helper()
 	records, err := readJournal(path)

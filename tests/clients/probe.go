@@ -12,7 +12,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// answers is what a probe prints: the reason codes as numbers, -1 where the broker was not asked or did not answer.
+// answers is the output of a probe. Reason codes are -1 if the request was not sent or not answered.
 type answers struct {
 	Connack        int      `json:"connack"`
 	SessionPresent bool     `json:"sessionPresent"`
@@ -24,20 +24,20 @@ type answers struct {
 	Error          string   `json:"error,omitempty"`
 }
 
-// probe makes one connection, subscribes, publishes and stays as it is told, and prints what the broker answered.
+// probe makes one connection, subscribes and publishes if requested, stays connected, and prints the broker's answers.
 func probe(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("probe", flag.ExitOnError)
 	broker := flags.String("broker", "127.0.0.1:1883", "address")
 	id := flags.String("id", "", "client id")
-	user := flags.String("user", "", "user name; none: anonymous")
+	user := flags.String("user", "", "user name; empty: anonymous")
 	password := flags.String("password", "", "password")
 	subscribe := flags.String("subscribe", "", "filter to subscribe to")
 	publish := flags.String("publish", "", "topic to publish to")
 	payload := flags.String("payload", "probe", "payload")
 	clean := flags.Bool("clean", true, "CleanStart")
 	expiry := flags.Uint("session-expiry", 0, "Session Expiry Interval in seconds; 0 sends none")
-	stay := flags.Duration("stay", 0, "how long to wait for messages, or for the broker to close")
-	expect := flags.Int("expect", -1, "leave once so many messages were received")
+	stay := flags.Duration("stay", 0, "time to wait for messages, or for the broker to close the connection")
+	expect := flags.Int("expect", -1, "end after this number of received messages")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func probe(ctx context.Context, args []string) error {
 			}
 		}
 	}
-	// Until here: what ends from now on is our own doing.
+	// Copy the result now: closing the connection below must not change it.
 	mu.Lock()
 	result := got
 	mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// publisher publishes the numbers 1 to -count, one after the other: a number is sent again, over as many connections
-// as it takes, until a PUBACK accepts it.
+// publisher publishes the numbers 1 to -count in order. It sends each number again, on new connections if necessary,
+// until a PUBACK accepts it.
 func publisher(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("publisher", flag.ExitOnError)
 	brokers := flags.String("brokers", "127.0.0.1:1883", "addresses, separated by commas; tried in turn")
@@ -21,7 +21,7 @@ func publisher(ctx context.Context, args []string) error {
 	topic := flags.String("topic", "jobs/deploy", "topic")
 	count := flags.Int("count", 2000, "jobs")
 	rate := flags.Float64("rate", 50, "jobs per second at most")
-	patience := flags.Duration("patience", 15*time.Second, "wait for a PUBACK before the connection is given up")
+	patience := flags.Duration("patience", 15*time.Second, "time to wait for a PUBACK before closing the connection")
 	out := flags.String("out", "-", "journal")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -61,7 +61,7 @@ type dispatcher struct {
 	attempt  int
 }
 
-// dispatch returns once the job is acknowledged, or when ctx ends.
+// dispatch publishes a job until it is acknowledged, or returns an error when ctx ends.
 func (p *dispatcher) dispatch(ctx context.Context, number int) error {
 	for attempts := 1; ; attempts++ {
 		if err := p.reconnect(ctx); err != nil {
@@ -86,7 +86,7 @@ func (p *dispatcher) dispatch(ctx context.Context, number int) error {
 	}
 }
 
-// reconnect returns with a connection that is up, going through the brokers in turn.
+// reconnect opens a connection if there is none, trying the brokers in turn.
 func (p *dispatcher) reconnect(ctx context.Context) error {
 	for !p.link.isUp() {
 		broker := p.brokers[p.attempt%len(p.brokers)]
@@ -107,7 +107,7 @@ func (p *dispatcher) reconnect(ctx context.Context) error {
 	return nil
 }
 
-// pause waits, or returns why ctx ended.
+// pause waits, or returns the error of ctx if that ends first.
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

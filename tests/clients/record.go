@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// record is one line of what a client saw. Which fields are set depends on Kind.
+// record is one event that a client observed. Which fields are set depends on Kind.
 type record struct {
 	Time time.Time `json:"time"`
 	Kind string    `json:"kind"`
@@ -47,13 +47,13 @@ const (
 	kindArrived      = "arrived"
 )
 
-// journal appends records, each in one write, so that a killed client leaves whole lines only.
+// journal appends records, each in one write, so that a killed client leaves only complete lines.
 type journal struct {
 	mu   sync.Mutex
 	file *os.File
 }
 
-// openJournal appends to path; "-" is the standard output.
+// openJournal opens a journal that appends to path; "-" is the standard output.
 func openJournal(path string) (*journal, error) {
 	if path == "-" {
 		return &journal{file: os.Stdout}, nil
@@ -73,7 +73,7 @@ func (j *journal) write(r record) record {
 		_, err = j.file.Write(append(line, '\n'))
 	}
 	if err != nil {
-		// A record that is lost would make a verdict worthless.
+		// Without the record the verdict would be wrong.
 		fmt.Fprintf(os.Stderr, "clients: failed to write a record: %v\n", err)
 		os.Exit(1)
 	}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// workerSaw is a journal of a worker that connected once afresh and then received the payloads.
+// workerSaw returns the journal of a worker that connected once, without a session, and received the payloads.
 func workerSaw(payloads ...string) []record {
 	records := []record{{Kind: kindConnected}}
 	for _, payload := range payloads {
@@ -33,11 +33,11 @@ func TestJudgeNamesWhatWasBroken(t *testing.T) {
 		"repeats are allowed":    {workerSaw("1", "2", "1", "2", "3"), 3, ""},
 		"one lost":               {workerSaw("1", "3"), 3, "1 acknowledged jobs never arrived: [2]"},
 		"out of order":           {workerSaw("1", "3", "2"), 3, "job 2 arrived for the first time after job 3"},
-		"a job nobody sent":      {workerSaw("1", "2", "3", "x"), 3, `received "x"`},
+		"a job never published":  {workerSaw("1", "2", "3", "x"), 3, `received "x"`},
 		"fewer than asked for":   {workerSaw("1", "2", "3"), 4, "3 jobs acknowledged instead of 4"},
 		"session gone":           {append(workerSaw("1", "2", "3"), record{Kind: kindConnected}), 3, "1 reconnects without session present"},
 		"session kept":           {append(workerSaw("1", "2", "3"), record{Kind: kindConnected, SessionPresent: true}), 3, ""},
-		"worker never connected": {[]record{{Kind: kindJob, Payload: "1"}, {Kind: kindJob, Payload: "2"}, {Kind: kindJob, Payload: "3"}}, 3, "nothing to judge"},
+		"worker never connected": {[]record{{Kind: kindJob, Payload: "1"}, {Kind: kindJob, Payload: "2"}, {Kind: kindJob, Payload: "3"}}, 3, "nothing to verify"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

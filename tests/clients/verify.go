@@ -8,12 +8,12 @@ import (
 	"strconv"
 )
 
-// verify judges a worker's journal against a publisher's.
+// verify checks a worker's journal against a publisher's.
 func verify(_ context.Context, args []string) error {
 	flags := flag.NewFlagSet("verify", flag.ExitOnError)
 	workerPath := flags.String("worker", "worker.jsonl", "the worker's journal")
 	publisherPath := flags.String("publisher", "publisher.jsonl", "the publisher's journal")
-	count := flags.Int("count", 0, "jobs that must have been acknowledged")
+	count := flags.Int("count", 0, "minimum number of acknowledged jobs")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -30,8 +30,8 @@ func verify(_ context.Context, args []string) error {
 	return err
 }
 
-// judge says whether every acknowledged job arrived, the first arrivals in order, and every reconnect of the worker
-// found its session.
+// judge checks that every acknowledged job arrived, the first arrivals in order, and that every reconnect of the worker
+// found its session. It returns a summary, and an error with every problem.
 func judge(received, sent []record, count int) (string, error) {
 	arrivals, connections, fresh, repeats, last := map[int]bool{}, 0, 0, 0, 0
 	var problems []error
@@ -45,7 +45,7 @@ func judge(received, sent []record, count int) (string, error) {
 		case kindJob:
 			number, err := strconv.Atoi(r.Payload)
 			if err != nil {
-				problems = append(problems, fmt.Errorf("received %q, which nobody sent", r.Payload))
+				problems = append(problems, fmt.Errorf("received %q, which was never published", r.Payload))
 				continue
 			}
 			if arrivals[number] {
@@ -79,13 +79,13 @@ func judge(received, sent []record, count int) (string, error) {
 		problems = append(problems, fmt.Errorf("%d jobs acknowledged instead of %d", acknowledged, count))
 	}
 	if acknowledged == 0 || connections == 0 {
-		problems = append(problems, errors.New("nothing to judge: the journals show no acknowledgement or no connection"))
+		problems = append(problems, errors.New("nothing to verify: the journals show no acknowledgement or no connection"))
 	}
 	return fmt.Sprintf("%d jobs acknowledged, %d arrived (%d more than once), %d connections of the worker",
 		acknowledged, len(arrivals), repeats, connections), errors.Join(problems...)
 }
 
-// some names the first ten.
+// some returns the first ten numbers as text.
 func some(numbers []int) string {
 	if len(numbers) > 10 {
 		return fmt.Sprintf("%v and %d more", numbers[:10], len(numbers)-10)

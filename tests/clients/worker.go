@@ -11,8 +11,8 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// worker is the department's: MQTT 5 on autopaho, keep alive 30, CleanStart 0, no Session Expiry Interval, and a QoS 1
-// subscription made whenever a connection is up.
+// worker is a job worker: MQTT 5 with autopaho, keep alive 30 s, Clean Start 0, by default no Session Expiry
+// Interval, and a QoS 1 subscription after every connect.
 func worker(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("worker", flag.ExitOnError)
 	brokers := flags.String("brokers", "127.0.0.1:1883", "addresses, separated by commas")
@@ -21,7 +21,7 @@ func worker(ctx context.Context, args []string) error {
 	password := flags.String("password", "", "password")
 	topic := flags.String("topic", "jobs/deploy", "topic filter")
 	retry := flags.Duration("retry", time.Second, "pause between connection attempts")
-	expiry := flags.Uint("session-expiry", 0, "Session Expiry Interval in seconds, for brokers that keep no session without; 0 sends none")
+	expiry := flags.Uint("session-expiry", 0, "Session Expiry Interval in seconds, for brokers that need it to keep a session; 0 sends none")
 	out := flags.String("out", "-", "journal")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -46,7 +46,7 @@ func worker(ctx context.Context, args []string) error {
 		ClientConfig: paho.ClientConfig{
 			ClientID: *id,
 			OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
-				// The library acknowledges after this returns: what it acknowledges is in the journal.
+				// The library acknowledges after this returns, so every acknowledged job is in the journal.
 				j.write(record{Kind: kindJob, Topic: p.Packet.Topic, Payload: string(p.Packet.Payload), Dup: p.Packet.Duplicate()})
 				return true, nil
 			}},
@@ -56,7 +56,7 @@ func worker(ctx context.Context, args []string) error {
 			},
 		},
 	}
-	// The manager outlives ctx: Disconnect must still find the connection up.
+	// The manager must outlive ctx, so that Disconnect below still has a connection.
 	manager, err := autopaho.NewConnection(context.Background(), config)
 	if err != nil {
 		return err

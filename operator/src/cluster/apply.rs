@@ -1,12 +1,12 @@
-//! Fourth step of a reconcile: children go to the API server.
+//! Fourth step of a reconcile: applies the children.
 //!
-//! What is absent is created, so that an object of another that comes meanwhile answers AlreadyExists; what is the
-//! cluster's is applied (server-side), with its uid as a precondition; what is another's is left alone ([`super::ownership`]).
-//! Children do not wait for one another, except the StatefulSet: it comes last, and only when everything is there that
-//! its pods mount or need. Invariant: a pass that wants what is there already changes no resourceVersion. The StatefulSet
-//! is applied only when the wanted hash or the live generation changed: API servers are known on which applying it again
-//! writes (kubernetes/kubernetes#119304; 1.37 did not in our test), and a generation that moved by itself is drift, which
-//! is counted.
+//! An absent child is created, so that the request fails with AlreadyExists if another object takes the name meanwhile.
+//! A child that belongs to the cluster is applied (server-side) with its uid as a precondition. An object of another
+//! owner is left unchanged ([`super::ownership`]). Children are applied independently of each other, except the
+//! StatefulSet: it is applied last, and only if everything exists that its pods mount or need. Invariant: a pass
+//! without a difference changes no resourceVersion. The StatefulSet is applied only if the desired hash or the live
+//! generation changed, because some API servers write it again on each apply (kubernetes/kubernetes#119304; 1.37 did
+//! not in our test). A generation that changed without an apply is drift, which is counted.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -28,20 +28,20 @@ use super::build::{Children, hash};
 use super::ownership::{Claim, Taken, claim};
 use crate::metrics::Metrics;
 
-/// How often an object is applied in one pass when others write to it between the application and the release.
+/// Number of attempts to apply an object in one pass, if others write to it between apply and release.
 const RELEASE_ATTEMPTS: u32 = 5;
 
-/// Why a child is not as wanted.
+/// Why a child could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to apply {kind} {name}: {source}")]
     Request { kind: &'static str, name: String, source: Box<kube::Error> },
     #[error(transparent)]
     Taken(#[from] Taken),
-    /// Another step made no child.
+    /// An earlier step did not provide what the child needs.
     #[error("{0}")]
     Missing(String),
-    /// Never empty.
+    /// Several errors; never empty.
     #[error("{}", sentences(.0))]
     Several(Vec<Self>),
 }
@@ -51,7 +51,7 @@ fn sentences(errors: &[Error]) -> String {
 }
 
 impl Error {
-    /// Reason of the condition that reports this.
+    /// Returns the reason of the condition that reports this error.
     pub fn reason(&self) -> &'static str {
         if self.is_taken() { reason::NAME_TAKEN } else { reason::APPLY_FAILED }
     }
@@ -71,10 +71,10 @@ impl Error {
     }
 }
 
-/// By kind and name: hash of what was applied, and the resourceVersion that this made.
+/// By kind and name: hash of the object that was applied, and the resourceVersion after it.
 pub type Known = BTreeMap<(&'static str, String), (String, Option<String>)>;
 
-/// What became of the children that are looked at on every pass.
+/// Result of applying the children that are checked on every pass.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub known: Known,
@@ -84,7 +84,7 @@ pub struct Outcome {
     pub others: Vec<Error>,
 }
 
-/// A child's API, with what an error says about it.
+/// A child with its API, and with its kind for error messages.
 struct Child<'a, K> {
     api: Api<K>,
     kind: &'static str,
@@ -103,8 +103,8 @@ where
         Error::Request { kind: self.kind, name: self.wanted.name_any(), source: Box::new(source) }
     }
 
-    /// Reads the object of this name, and makes it as wanted unless it is as the last application left it. Returns its
-    /// part of what is known.
+    /// Reads the live object, and applies the child unless the object is unchanged since it was last applied. Returns
+    /// the entry of the child for [`Known`].
     async fn settle(&self, known: &Known) -> Result<Known, Error> {
         let key = (self.kind, self.wanted.name_any());
         let live = self.api.get_opt(&key.1).await.map_err(|error| self.failed(error))?;
@@ -117,7 +117,7 @@ where
         Ok(Known::from([(key, (hash, version))]))
     }
 
-    /// Makes the object as wanted where nothing or the cluster's own has its name.
+    /// Creates or applies the child, unless an object of another owner has its name.
     async fn bring(&self, live: Option<&K>) -> Result<K, Error> {
         match claim(self.wanted, live) {
             Claim::Free => {
@@ -132,8 +132,8 @@ where
         }
     }
 
-    /// Applies to the object with this uid, and gives up the fields that the operator owns as its creator. The API server
-    /// answers a conflict where another object has the name by now.
+    /// Applies to the object with this uid, and gives up the fields that the operator owns as its creator. Fails with a
+    /// conflict if another object has the name by now.
     async fn apply(&self, uid: String) -> Result<K, Error> {
         let mut wanted = self.wanted.clone();
         wanted.meta_mut().uid = Some(uid);
@@ -149,11 +149,11 @@ where
         }
     }
 
-    /// Gives up the fields that the operator owns as the object's creator. What is owned in two ways stays when it is no
-    /// longer applied, so this must not be skipped. Only an object that was just created has such an entry.
+    /// Gives up the fields that the operator owns as the object's creator. It must not be skipped, because fields that
+    /// are owned twice are kept when they are no longer applied. Only an object that was just created has such fields.
     ///
     /// # Errors
-    /// A conflict, where another writer changed the object after it was applied: controllers write the status of a new
+    /// A conflict if another writer changed the object after it was applied: controllers write the status of a new
     /// object at once.
     async fn release(&self, applied: K) -> Result<K, kube::Error> {
         let as_creator = applied.managed_fields().iter().position(|entry| {
@@ -170,7 +170,7 @@ where
     }
 }
 
-/// Settles the children that are looked at on every pass, all at once.
+/// Applies the children that are checked on every pass, in parallel.
 pub async fn apply_children(client: &Client, children: &Children, known: &Known) -> Outcome {
     let service_account = Child::new(client, "ServiceAccount", &children.service_account);
     let peers = Child::new(client, "Service", &children.peers_service);
@@ -197,8 +197,8 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
     outcome
 }
 
-/// Settles the disruption budget alone, where there is one already: it keeps drains away from nodes that the cluster needs,
-/// also while nothing else is applied.
+/// Applies the disruption budget alone, if it exists: it must protect nodes that the cluster needs even while nothing
+/// else is applied.
 pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &mut Known) -> Result<(), Error> {
     let child = Child::new(client, "PodDisruptionBudget", wanted);
     let live = child.api.get_opt(&wanted.name_any()).await.map_err(|error| child.failed(error))?;
@@ -208,7 +208,10 @@ pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &
     Ok(())
 }
 
-/// Applies a Secret unless the live one has the same owner and data.
+/// Applies a Secret unless the live one has the same owner, labels and data.
+///
+/// # Errors
+/// If a request fails, or a Secret of another owner has the name.
 pub async fn apply_secret(client: &Client, wanted: &Secret, live: Option<&Secret>) -> Result<(), Error> {
     let owned = matches!(claim(wanted, live), Claim::Owned { .. });
     let same = live.is_some_and(|live| live.data == wanted.data && live.metadata.labels == wanted.metadata.labels);
@@ -218,7 +221,10 @@ pub async fn apply_secret(client: &Client, wanted: &Secret, live: Option<&Secret
     Ok(())
 }
 
-/// Creates a Secret that is never applied over; `None`: another one is there already.
+/// Creates a Secret that is never overwritten. Returns `None` if one of this name exists.
+///
+/// # Errors
+/// If the request fails for another reason.
 pub async fn create_secret(client: &Client, wanted: &Secret) -> Result<Option<Secret>, Error> {
     let child = Child::new(client, "Secret", wanted);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
@@ -229,7 +235,10 @@ pub async fn create_secret(client: &Client, wanted: &Secret) -> Result<Option<Se
     }
 }
 
-/// Makes the owner of `wanted` the owner of a Secret that is never applied over, and which no one owns.
+/// Makes the owner of `wanted` the owner of `live`, a Secret without an owner that is never overwritten.
+///
+/// # Errors
+/// If the request fails, for example because the Secret was changed in the meantime.
 pub async fn adopt_secret(client: &Client, wanted: &Secret, live: &Secret) -> Result<(), Error> {
     let child = Child::new(client, "Secret", wanted);
     let (uid, version) = (live.uid(), live.resource_version());
@@ -239,7 +248,10 @@ pub async fn adopt_secret(client: &Client, wanted: &Secret, live: &Secret) -> Re
     child.api.patch(&wanted.name_any(), &params, &patch).await.map(drop).map_err(|source| child.failed(source))
 }
 
-/// Applies the StatefulSet when it is not what was last applied, and says what to remember.
+/// Applies the StatefulSet unless it is unchanged since it was last applied. Returns the new `status.workload`.
+///
+/// # Errors
+/// If a request fails, or a StatefulSet of another owner has the name.
 pub async fn apply_stateful_set(
     client: &Client,
     metrics: &Metrics,
@@ -266,7 +278,7 @@ pub async fn apply_stateful_set(
     })
 }
 
-/// Who else wrote the spec last.
+/// Returns the other field manager that wrote the object last.
 fn other_manager(live: &StatefulSet) -> String {
     let managers = live.metadata.managed_fields.iter().flatten();
     managers
@@ -287,7 +299,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the fake API server stands.
+    /// State of the fake API server.
     #[derive(Default)]
     struct Server {
         applied: u32,
@@ -321,7 +333,7 @@ mod tests {
         http::Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap()
     }
 
-    /// Applies a ConfigMap against a server that answers so many releases with a conflict.
+    /// Applies a ConfigMap against a server that answers the first releases with a conflict.
     async fn apply_with(conflicts: u32) -> (Result<ConfigMap, Error>, Arc<Mutex<Server>>) {
         let server = Arc::new(Mutex::new(Server { conflicts, ..Server::default() }));
         let state = server.clone();

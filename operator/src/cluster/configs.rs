@@ -1,7 +1,7 @@
-//! Which configuration ConfigMaps are still needed, and the deletion of the others.
+//! Deletes the configuration ConfigMaps that are no longer needed.
 //!
-//! A pod mounts the one that its template named when it was created. Invariant: none is deleted that a pod mounts, or that
-//! the StatefulSet's template names: its controller may create a pod at any moment.
+//! A pod mounts the one that its template named when it was created. Invariant: a ConfigMap is never deleted while a
+//! pod mounts it or the StatefulSet's template names it, because the controller may create a pod at any moment.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::ownership::{Claim, claim};
 
-/// Names of the ConfigMaps that `wanted` (the current one), the live template and the pods need.
+/// Returns the names of the ConfigMaps that are needed: `wanted`, those of the live template, and those of the pods.
 pub(crate) fn in_use(wanted: &ConfigMap, stateful_set: Option<&StatefulSet>, pods: &[Pod]) -> BTreeSet<String> {
     let template = stateful_set.and_then(|set| set.spec.template.spec.as_ref());
     let specs = pods.iter().filter_map(|pod| pod.spec.as_ref()).chain(template);
@@ -25,10 +25,10 @@ fn mounted(spec: &PodSpec) -> impl Iterator<Item = String> {
     volumes.filter_map(|volume| volume.config_map.as_ref().map(|source| source.name.clone()))
 }
 
-/// Deletes the cluster's ConfigMaps that are not in use. Objects that only carry its labels stay.
+/// Deletes the cluster's ConfigMaps that are not in use. Objects of others are kept even if they have its labels.
 ///
 /// # Errors
-/// The API server refused a request; what was deleted before stays deleted.
+/// If a request fails. Earlier deletions of the same call remain.
 pub(crate) async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>) -> Result<(), kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
     let cluster = wanted.labels().get(names::LABEL_CLUSTER).map(String::as_str).unwrap_or_default();

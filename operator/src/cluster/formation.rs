@@ -28,7 +28,7 @@ pub struct Answer {
     pub node_id: String,
     /// Empty: the node belongs to no cluster.
     pub cluster_id: String,
-    /// Number of nodes that the members which the node knows of need: the highest ordinal and one. 0: it knows of none.
+    /// Highest ordinal of the members that the node knows of, plus one. 0 if it knows of none.
     pub members: u32,
 }
 
@@ -83,8 +83,8 @@ fn begin(known: Known<'_>, answers: &[Answer], fresh_id: &str) -> Decision {
     let missing = missing(known.replicas, answers);
     match (ids.len(), ids.first()) {
         (0, _) if missing.is_empty() => Decision::Record(formation(fresh_id, known.replicas, answers.iter())),
-        // A single disk may come from another cluster, so a majority of the first members must carry the id. The other nodes
-        // do not count: two foreign disks among them may answer before the first members do.
+        // A single disk may come from another cluster, so a majority of the first members must carry the id. Other
+        // nodes are not counted, because two of them with foreign disks may answer before the first members do.
         (1, Some(id)) if carried_by_first * 2 > first_members.len() => {
             let members = carried.iter().map(|answer| answer.members).max().unwrap_or_default();
             if members > known.replicas {

@@ -99,8 +99,7 @@ fn facts(pod: &Pod) -> PodFacts {
     }
 }
 
-/// Returns a client for the node, reused between reconciles. `None` if the node has no address or no client can be
-/// made.
+/// Returns a client for the node, reused between reconciles. `None` if the node has no address or the client fails.
 pub(crate) fn client(memory: &mut Memory, node: &Node) -> Option<Client> {
     let host = node.pod.as_ref()?.ip.clone()?;
     if let Some(client) = memory.clients.get(&host) {
@@ -161,22 +160,22 @@ pub fn answers(nodes: &[Node]) -> Vec<Answer> {
     nodes.iter().filter_map(answer).collect()
 }
 
-/// Returns the number of nodes that a cluster needs for the members in the report: the highest ordinal plus one. 0 if the
-/// report lists no members.
+/// Returns the highest ordinal of the members in the report, plus one: the number of nodes that their cluster needs. 0
+/// if the report lists no members.
 pub fn members_of(report: &StatusReply) -> u32 {
     report.members.iter().map(|member| member.ordinal.saturating_add(1)).max().unwrap_or_default()
 }
 
-/// Returns the nodes that are members. Returns all nodes while no node knows of a member, as before the cluster is formed.
-/// A node that has not joined yet holds no data.
+/// Returns the nodes that are members. Returns all nodes while no node knows of a member, as before the cluster is
+/// formed. A node that has not joined yet holds no data.
 pub fn members(nodes: &[Node]) -> Vec<&Node> {
     let joined = member_ordinals(nodes);
     nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
 }
 
-/// Returns the number of pods that may be unavailable at a time: one while all voters of every group are in sync, otherwise
-/// none. A pod that has not joined and is not ready is added: it is unavailable already, and must not block the drains of
-/// other machines.
+/// Returns the number of pods that may be unavailable at a time: one if all voters of every group are in sync,
+/// otherwise none. In the former case, pods that have not joined and are not ready are added: they are unavailable
+/// already, and must not block the drains of other machines.
 pub fn disruption_budget(nodes: &[Node]) -> u32 {
     let members = members(nodes);
     let is_waiting = |node: &&Node| !node.is_ready() && !members.iter().any(|member| member.ordinal == node.ordinal);

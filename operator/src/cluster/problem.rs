@@ -1,7 +1,7 @@
-//! Why the broker of a pod does not run, in words that a person can act on.
+//! Finds out why the broker of a pod does not run, for condition messages.
 //!
-//! Part of the reconcile's first step. Pure but for [`explain_missing`], which reads Events. The kubelet, the scheduler and
-//! the StatefulSet controller know the cause; without this module it stays in places where few people look.
+//! Part of the reconcile's first step. Pure, except for [`explain_missing`], which reads Events. The cause is known to
+//! the kubelet, the scheduler or the StatefulSet controller; this module brings it into the conditions of the cluster.
 
 use covey_crds::condition::reason;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -11,9 +11,9 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::nodes::Node;
 
-/// Characters of a foreign message that are quoted: a condition holds 1,024, and five nodes may have a problem each.
+/// Maximum number of characters quoted from a message: a condition has 1,024, and five nodes may have a problem each.
 const QUOTED: usize = 240;
-/// Reasons of a container that waits for its image.
+/// Waiting reasons of a container whose image cannot be pulled.
 const PULL_REASONS: [&str; 6] = [
     "ErrImagePull",
     "ImagePullBackOff",
@@ -23,14 +23,14 @@ const PULL_REASONS: [&str; 6] = [
     "RegistryUnavailable",
 ];
 
-/// The kind of cause.
+/// Why a broker does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The image cannot be pulled.
     ImagePull,
     /// The container cannot be created or started from its image.
     ContainerCreate,
-    /// The broker exits soon after each start; the kubelet waits before the next one.
+    /// The broker exits soon after each start, and the kubelet delays the next start.
     CrashLoop,
     /// The broker exited and runs again; it is not ready yet.
     Restarted,
@@ -41,7 +41,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The reason in conditions.
+    /// Returns the reason for conditions.
     pub fn reason(self) -> &'static str {
         match self {
             Self::ImagePull => reason::IMAGE_PULL_FAILED,
@@ -54,7 +54,7 @@ impl Cause {
     }
 }
 
-/// Why a broker does not run.
+/// A problem that keeps a broker from running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub cause: Cause,
@@ -63,18 +63,18 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Returns whether no process runs in the pod: deleting it takes nothing from the cluster.
+    /// Returns whether no broker runs in the pod, so that deleting the pod does not affect the cluster.
     pub fn is_stuck(&self) -> bool {
         self.cause != Cause::Restarted
     }
 
-    /// Returns whether the template itself is the likely cause, and not the capacity of the machines or of the namespace.
+    /// Returns whether the template itself is the likely cause, and not missing capacity or a quota.
     pub fn blames_template(&self) -> bool {
         matches!(self.cause, Cause::ImagePull | Cause::ContainerCreate | Cause::CrashLoop)
     }
 }
 
-/// Reads the problem of a pod from its status; `None` while nothing is wrong with it.
+/// Returns the problem that a pod's status shows. `None` if it shows none.
 pub fn of_pod(pod: &Pod) -> Option<Problem> {
     let status = pod.status.as_ref()?;
     let conditions = status.conditions.as_deref().unwrap_or_default();
@@ -122,7 +122,7 @@ fn of_container(container: &ContainerStatus) -> Option<Problem> {
     }
 }
 
-/// How a container ended: its exit code, the kubelet's word for it, and the last line of its log.
+/// Returns how a container ended: its exit code, the kubelet's reason, and the last line of its log.
 fn exit(ended: &ContainerStateTerminated) -> String {
     let reason = ended.reason.as_deref().filter(|reason| *reason != "Error").map(|reason| format!(" ({reason})"));
     let line = ended.message.as_deref().and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
@@ -130,7 +130,7 @@ fn exit(ended: &ContainerStateTerminated) -> String {
     format!("exit code {}{}{line}", ended.exit_code, reason.unwrap_or_default())
 }
 
-/// Cuts a foreign text to what fits into a condition, and puts it on one line.
+/// Returns a text on one line, cut to at most [`QUOTED`] characters.
 fn quote(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= QUOTED {
@@ -141,7 +141,7 @@ fn quote(text: &str) -> String {
 }
 
 /// Sets the problem of nodes that have no pod, from the Events of the StatefulSet. Does nothing while every pod exists.
-/// A failure to read Events is logged: the cluster is reconciled all the same.
+/// A failure to read Events is only logged, so that the pass continues.
 pub(crate) async fn explain_missing(client: &Client, stateful_set: Option<&StatefulSet>, nodes: &mut [Node]) {
     let Some(stateful_set) = stateful_set else { return };
     if nodes.iter().all(|node| node.pod.is_some()) {
@@ -159,9 +159,9 @@ pub(crate) async fn explain_missing(client: &Client, stateful_set: Option<&State
     }
 }
 
-/// The newest attempt to create the pod or its claim tells whether it failed, and why.
+/// Returns the problem of a missing pod, if the newest attempt to create it or its claim failed.
 fn of_missing(pod: &str, events: &[Event]) -> Option<Problem> {
-    // `Create Pod NAME in ...` or `create Claim CLAIM for Pod NAME in ...`: the case of the verb differs between versions.
+    // `Create Pod NAME in ...` or `create Claim CLAIM for Pod NAME in ...`: the case of the verb depends on the version.
     let attempt = format!(" Pod {pod} in StatefulSet ");
     let attempts = events.iter().filter(|event| event.message.as_deref().is_some_and(|text| text.contains(&attempt)));
     let newest = attempts.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;

@@ -1,8 +1,8 @@
-//! One pass over one cluster. The steps are in the files beside this one; here is their order, and what happens when one
-//! of them fails.
+//! One pass over one cluster: the order of the steps, which are in the other files of this folder, and what follows
+//! when one of them fails.
 //!
-//! Invariant: access, the disruption budget, status, alerts and metrics are kept up on every pass. An invalid spec and an authority that cannot be
-//! used stop only what needs them: changes of children, formation, rollouts.
+//! Invariant: every pass updates access, disruption budget, status, alerts and metrics. An invalid spec or an unusable
+//! authority stops only what needs it: changes of children, formation, rollouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::context::{Context, Memory};
 use crate::metrics::ClusterFacts;
 use crate::user;
 
-/// Counts in a status are written at most this often.
+/// Minimum time between two writes of a status in which only counts differ.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 const USERS_EVERY: Duration = Duration::from_secs(30);
 /// HTTP status of an eviction that the disruption budget does not allow.
@@ -37,7 +37,7 @@ const TOO_MANY_REQUESTS: u16 = 429;
 /// Users whose status is written at the same time.
 const USER_WRITES: usize = 8;
 
-/// Which step failed.
+/// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to read the cluster: {0}")]
@@ -55,7 +55,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A word for metrics.
+    /// Returns the name of the failed step, as a label value for metrics.
     pub fn category(&self) -> &'static str {
         match self {
             Self::Read(_) => "read",
@@ -68,7 +68,10 @@ impl Error {
     }
 }
 
-/// One pass. It returns when the next one is due.
+/// Runs one pass over a cluster, and returns when the next one is due.
+///
+/// # Errors
+/// The first step that failed. Steps that do not depend on it are carried out nevertheless.
 pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> Result<Action, Error> {
     let facts = dereference(&context.client, namespace, name).await.map_err(|error| Error::Read(Box::new(error)))?;
     let Some(facts) = facts else { return Ok(Action::await_change()) };
@@ -82,7 +85,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
     let work = validate(&facts.cluster, &context.image)
         .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
-    // Without an identity the pass goes on: what needs none is kept up, with the last known identity or without any.
+    // Without an identity the pass continues with the last known credentials or without any, as far as that is possible.
     let identity = match identity::ensure(&context.client, &basics, &facts, known, Timestamp::now()).await {
         Ok(credentials) => {
             if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
@@ -115,17 +118,17 @@ fn is_same_pod(one: &Step, other: &Step) -> bool {
     }
 }
 
-/// What became of the children.
+/// Result of applying the children.
 enum Applied {
-    /// They stay as they are: the cluster is paused, or its spec is not valid.
+    /// They were not applied, because the cluster is paused or its spec is invalid.
     Kept,
-    /// All of them are as wanted.
+    /// All were applied.
     Done(WorkloadStatus),
     Failed(apply::Error),
 }
 
 impl Applied {
-    /// The outcome where the StatefulSet was not applied.
+    /// The outcome if the StatefulSet was not applied.
     fn without_workload(failures: Vec<apply::Error>) -> Self {
         apply::Error::join(failures).map_or(Self::Kept, Self::Failed)
     }
@@ -150,7 +153,7 @@ struct Pass<'a> {
     context: &'a Arc<Context>,
     about: ObjectReference,
     basics: Basics,
-    /// What children are built from, or why they stay as they are.
+    /// The validated cluster, or why children are not applied.
     work: Result<ValidatedCluster, Blocked>,
     facts: Facts,
 }
@@ -165,7 +168,7 @@ impl Pass<'_> {
         access::note_revisions(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
-        // Before the push: what a broker refused while nobody watched must be seen before it is mended.
+        // Before the push, so that a document that a broker refused is reported before it is replaced.
         self.alerts(&nodes, document.revision, memory).await;
         if recorded.is_ok() {
             access::push(memory, &mut nodes, document).await;
@@ -177,7 +180,7 @@ impl Pass<'_> {
             Ok(phase) => self.roll(&nodes, &applied, phase, memory).await,
             Err(_) => Ok(Step::Idle),
         };
-        // What failed is in the status as well: an operator without a right would otherwise leave the last status for ever.
+        // The status is written after a failure too: without a permission it would otherwise never change again.
         let phase = formed.as_ref().map_or_else(|error| self.phase_without(error), Phase::clone);
         let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
         self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
@@ -190,23 +193,23 @@ impl Pass<'_> {
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
 
-    /// Nodes that this cluster has: while its spec is not applied, those of the StatefulSet.
+    /// Returns the number of nodes: that of the StatefulSet if the spec is invalid, otherwise that of the spec.
     fn replicas(&self) -> u32 {
         let spec = self.facts.stateful_set.as_ref().map(|set| &set.spec);
         let applied = spec.and_then(|spec| spec.replicas).and_then(|replicas| u32::try_from(replicas).ok());
         applied.filter(|_| self.work.is_err()).unwrap_or(self.basics.replicas)
     }
 
-    /// Why nothing but access and status is kept up, as a sentence.
+    /// Returns why only access and status are updated, as a message. `None` if the spec is applied.
     fn held(&self) -> Option<&str> {
         match &self.work {
             Err(blocked) => Some(&blocked.message),
-            Ok(_) => self.basics.paused.then_some("spec.paused is set"),
+            Ok(_) => self.basics.paused.then_some("spec.paused is true"),
         }
     }
 
-    /// Applies the children. `failures` are those of Secrets that pods need: with one of them, or where another such child
-    /// fails, the StatefulSet stays as it is.
+    /// Applies the children. `failures` are those of Secrets that pods need. If there are any, or another child that
+    /// pods need fails, the StatefulSet is not applied.
     async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
@@ -240,7 +243,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Deletes ConfigMaps that nothing needs, when what is needed has changed. A failure is tried again on the next pass.
+    /// Deletes unused ConfigMaps if the set of used ones has changed. A failure is logged and retried by the next pass.
     async fn collect_configs(&self, wanted: &ConfigMap, memory: &mut Memory) {
         let in_use = configs::in_use(wanted, self.facts.stateful_set.as_ref(), &self.facts.pods);
         if memory.configs_in_use.as_ref() == Some(&in_use) {
@@ -263,12 +266,12 @@ impl Pass<'_> {
             .map_err(|error| Error::Form(Box::new(error)))
     }
 
-    /// What is known of the formation where it could not be carried on.
+    /// Returns the phase for a pass in which the formation failed with `error`.
     fn phase_without(&self, error: &Error) -> Phase {
         if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting: error.to_string() } }
     }
 
-    /// Template revision of the StatefulSet, once its controller has seen what was applied.
+    /// Returns the template revision of the StatefulSet, once its controller has seen the applied generation.
     fn revision(&self, applied: &Applied) -> Option<String> {
         let live = self.facts.stateful_set.as_ref()?;
         let generation = applied.workload().map(|workload| workload.generation).or(live.metadata.generation);
@@ -280,7 +283,7 @@ impl Pass<'_> {
     async fn roll(&self, nodes: &[Node], applied: &Applied, phase: &Phase, memory: &mut Memory) -> Result<Step, Error> {
         let revision = self.revision(applied);
         let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
-        // Disks that are not the cluster's are evidence: no pod that holds one is touched.
+        // Pods with foreign or empty disks are not replaced, because the disks may be needed to find the cause.
         if self.held().is_some()
             || applied.error().is_some()
             || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
@@ -302,14 +305,14 @@ impl Pass<'_> {
         let still = self.decide_again(revision.as_deref(), memory).await?;
         if !is_same_pod(&step, &still) {
             return Ok(match still {
-                Step::Replace { .. } | Step::Idle => Step::Wait { reason: "the pods changed meanwhile".into() },
+                Step::Replace { .. } | Step::Idle => Step::Wait { reason: "the pods changed in the meantime".into() },
                 other => other,
             });
         }
         self.evict(step).await
     }
 
-    /// Decides from pods and nodes as they are now: up to 40 s have passed since this pass read them.
+    /// Decides again from the current pods and nodes: those that this pass has read are several seconds old.
     async fn decide_again(&self, revision: Option<&str>, memory: &mut Memory) -> Result<Step, Error> {
         let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
@@ -319,8 +322,8 @@ impl Pass<'_> {
         Ok(rollout::next(&nodes, revision, Timestamp::now()))
     }
 
-    /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together with
-    /// the drains of machines, and only to the pod that was decided about.
+    /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together
+    /// with the drains of machines, and only to the pod that was decided about.
     async fn evict(&self, step: Step) -> Result<Step, Error> {
         let Step::Replace { pod, uid, .. } = &step else { return Ok(step) };
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
@@ -401,7 +404,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Publishes why children are not as wanted, once for each sentence.
+    /// Publishes an Event with the error of the children, once for each message.
     async fn tell(&self, applied: &Applied) {
         let Some(error) = applied.error() else { return };
         let sentence = error.to_string();
@@ -434,7 +437,7 @@ impl Pass<'_> {
         self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &facts);
     }
 
-    /// Writes the users' status where it differs. One that cannot be written is tried again on the next pass.
+    /// Writes the status of each user if it differs. A failure is logged and retried by the next pass.
     async fn report_users(&self, nodes: &[Node], access: &access::Access, memory: &mut Memory, now: Timestamp) {
         let due = memory.users_written.is_none_or(|at| at.elapsed() >= USERS_EVERY);
         let api: Api<MqttUser> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
@@ -474,7 +477,7 @@ impl Pass<'_> {
     }
 }
 
-/// Time to the next look at the nodes: short while something moves.
+/// Returns the time until the next pass. It is short while the cluster changes.
 fn pause(nodes: &[Node], forming: bool, step: &Step, document: &covey_contract::access::Document) -> Duration {
     let hash = document.hash();
     let answering = || nodes.iter().filter(|node| node.report.is_some());

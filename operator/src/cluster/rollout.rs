@@ -1,47 +1,48 @@
-//! Which pod is replaced next. Pure; the reconcile carries the step out.
+//! Decides which pod is replaced next. Pure; the reconcile carries out the step.
 //!
-//! One pod at a time, and a new template proves itself on one pod before a second one is touched:
+//! Pods are replaced one at a time, and a second one only after a pod of the new template runs:
 //!
 //! ```text
 //!  a pod is missing or stopping ------------------------------------> Wait
 //!  a pod of the new template does not run its broker ---------------> Stopped (or Wait, in its first minute)
-//!  a pod of an earlier template cannot run its broker --------------> Replace: it contributes nothing
-//!  another pod is not ready ----------------------------------------> Wait; after a minute Replace, if it has an earlier
-//!                                                                     template and the others are a ready majority
+//!  a pod of an earlier template cannot run its broker --------------> Replace: it serves nothing
+//!  another pod is not ready ----------------------------------------> Wait; after a minute Replace, if it has an
+//!                                                                     earlier template and the others are a ready
+//!                                                                     majority
 //!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last
 //! ```
 //!
-//! The order of the second and third line decides between a heal and an outage. Where the new template fails, a pod of the
-//! earlier one that is unready for a moment comes back by itself, and would not under the new one. Where nothing of the new
-//! template fails, a pod that cannot run is replaced without any gate: that is how a corrected manifest heals.
+//! The second line must come before the third to prevent an outage: if the new template fails, a pod of the earlier one
+//! that is unready for a moment becomes ready again, but would not with the new template. If no pod of the new template
+//! fails, a pod that cannot run is replaced without further conditions: a corrected manifest repairs the cluster.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::nodes::{self, Node, is_settled};
 use super::problem::Problem;
 
-/// How long a pod may be unready before it counts as failed and not as starting. A restart after a kill takes seconds.
+/// Time that a pod may be unready before it counts as failed instead of starting. A restart takes seconds.
 const UNREADY_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 
-/// What to do with the pods.
+/// The next step of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Every pod runs the current template.
     Idle,
-    /// Some pod does not; this is what it waits for.
+    /// Some pod runs an earlier template. `reason` says what its replacement waits for.
     Wait { reason: String },
-    /// The new template does not start. Pods of the earlier one are kept until the manifest is corrected.
+    /// A pod of the new template does not start. The other pods are kept until the cause in `reason` is corrected.
     Stopped { reason: String },
-    /// Evict this pod; the StatefulSet creates it again. `serving`: move its leaders away first.
+    /// Evict this pod; the StatefulSet controller creates it again. If `serving`, move its leaderships away first.
     Replace { ordinal: u32, pod: String, uid: String, serving: bool },
 }
 
-/// Pods that run another template than `revision`.
+/// Returns the nodes whose pod runs another template than `revision`.
 pub fn outdated<'a>(nodes: &'a [Node], revision: &str) -> Vec<&'a Node> {
     nodes.iter().filter(|node| node.pod.is_some() && !is_current(node, revision)).collect()
 }
 
-/// Decides. `revision` is the StatefulSet's update revision, absent while its controller has not seen the last change.
+/// Decides the next step. `revision` is the StatefulSet's update revision, once its controller has seen the last change.
 pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     let Some(revision) = revision else {
         return wait("the StatefulSet's controller has not seen the last change");
@@ -81,8 +82,8 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     outdated.iter().max_by_key(|node| (!leader(node), node.ordinal)).map_or(Step::Idle, |node| replace(node, true))
 }
 
-/// The step that a pod of the new template demands while its broker does not answer. `None`: the broker answers, or it is
-/// a newcomer that finds no place, which says nothing about the template.
+/// Returns the step if the broker of a pod of the new template does not answer. `None` if it answers, or if the pod of
+/// a new node cannot be scheduled or created, which is not caused by the template.
 fn unproved(node: &Node, is_newcomer: bool, outdated: &[&Node], now: Timestamp) -> Option<Step> {
     let problem = node.problem.as_ref().filter(|problem| problem.is_stuck());
     if node.report.is_some() || is_newcomer && problem.is_some_and(|problem| !problem.blames_template()) {
@@ -175,7 +176,7 @@ mod tests {
         nodes
     }
 
-    /// Takes a node out of service, unready for so many seconds.
+    /// Makes a node unready since this number of seconds.
     fn fail(node: &mut Node, seconds: i64, cause: Option<Cause>) {
         let pod = node.pod.as_mut().unwrap();
         (pod.ready, pod.unready_since) = (false, Some(at(NOW - seconds)));
@@ -298,7 +299,11 @@ mod tests {
             fail(&mut nodes[2], 300, Some(cause));
             assert_eq!(replaced(&nodes), Some((2, false)), "{cause:?}");
             fail(&mut nodes[0], 1, Some(Cause::Restarted));
-            assert_eq!(replaced(&nodes), Some((2, false)), "{cause:?}: it contributes nothing, whatever the others do");
+            assert_eq!(
+                replaced(&nodes),
+                Some((2, false)),
+                "{cause:?}: it serves nothing, whatever the state of the others"
+            );
         }
     }
 
@@ -311,8 +316,8 @@ mod tests {
         assert_eq!(replaced(&nodes), Some((0, false)));
         nodes[0].pod.as_mut().unwrap().revision = Some("new".into());
         nodes[0].problem = None;
-        assert!(stops(&nodes), "the first one has to start before the second is touched");
-        // It answers, and is not ready because no majority is there.
+        assert!(stops(&nodes), "the first one must start before the second is replaced");
+        // It answers, but is not ready because there is no majority.
         nodes[0].report = Some(StatusReply { ordinal: 0, ..StatusReply::default() });
         assert_eq!(replaced(&nodes), Some((1, false)));
     }
@@ -351,9 +356,9 @@ mod tests {
         }
         assert_eq!(replaced(&nodes), Some((1, true)));
         fail(&mut nodes[4], 300, Some(Cause::Unschedulable));
-        assert_eq!(replaced(&nodes), Some((1, true)), "no place for a newcomer says nothing about the template");
+        assert_eq!(replaced(&nodes), Some((1, true)), "an unschedulable new node is not caused by the template");
         fail(&mut nodes[4], 300, Some(Cause::ImagePull));
-        assert!(stops(&nodes), "an image that cannot be pulled does");
+        assert!(stops(&nodes), "an image that cannot be pulled is");
     }
 
     #[test]

@@ -19,7 +19,7 @@ const MAX_ALERTS: usize = 20;
 /// Phase of the cluster's formation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// The cluster is not formed yet. `waiting` says what the formation waits for.
+    /// The cluster is not formed yet. `waiting` is a message that says what the formation waits for.
     Forming {
         waiting: String,
     },
@@ -28,7 +28,7 @@ pub enum Phase {
     Foreign {
         disks: Vec<(u32, String)>,
     },
-    /// The disks hold a cluster with this many nodes, which is more than the replicas.
+    /// The disks hold a cluster with `members` nodes, more than `spec.replicas`.
     TooFew {
         members: u32,
     },
@@ -132,7 +132,7 @@ fn version(observed: &Observed<'_>) -> Version {
     Version { current, pending: pending(observed) }
 }
 
-/// Names of the pods that do not run the current template.
+/// Returns the names of the pods that do not run the current template.
 fn pending(observed: &Observed<'_>) -> Vec<String> {
     let outdated = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
     outdated.into_iter().map(|node| node.name.clone()).collect()
@@ -226,9 +226,10 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
             reason::QUORUM_LOST,
             "no majority of the nodes is in contact, so nothing is acknowledged; check pods and network".to_owned(),
         ),
-        "Unknown" => {
-            (reason::QUORUM_LOST, "no node answers the operator, or volumes of another cluster are mounted".to_owned())
-        }
+        "Unknown" => (
+            reason::QUORUM_LOST,
+            "no node answers the operator, or the volumes are not those of this cluster".to_owned(),
+        ),
         _ if !healthy => {
             (reason::LEADERLESS_GROUPS, format!("no node knows the leader of {} groups", quorum.leaderless_groups))
         }
@@ -284,7 +285,8 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
         Phase::TooFew { members } => Some((
             reason::INVALID,
             format!(
-                "replicas: the volumes belong to a cluster of {members} nodes, and the missing nodes hold sessions; set replicas: {members}, or delete the claims data-{}-* to start empty",
+                "the volumes belong to a cluster of {members} nodes, and the missing nodes hold sessions: set \
+                 replicas: {members}, or delete the claims data-{}-* to start empty",
                 observed.cluster.metadata.name.as_deref().unwrap_or_default()
             ),
         )),
@@ -341,7 +343,7 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
         (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
         _ if observed.paused && !pending(observed).is_empty() => {
             let pending = pending(observed).join(", ");
-            draft(false, reason::PAUSED, format!("{pending} run an earlier template; spec.paused is set"))
+            draft(false, reason::PAUSED, format!("{pending} run an earlier template; spec.paused is true"))
         }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why }) => draft(false, reason::NEW_TEMPLATE_FAILS, why.clone()),

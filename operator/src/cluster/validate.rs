@@ -15,9 +15,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The brokers' image if neither the manifest nor the operator's options name one.
 pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
 
-/// What brokers get whose manifest does not say it.
+/// Image settings of brokers whose manifest names none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDefaults {
+    /// Image with tag or digest.
     pub image: String,
     /// Names of Secrets with the credentials of the image's registry.
     pub pull_secrets: Vec<String>,
@@ -37,8 +38,7 @@ pub struct Owner<'a> {
     pub uid: &'a str,
 }
 
-/// What access and status need of a cluster. Available for every spec, because an invalid spec must not delay a
-/// revocation.
+/// What access and status need of a cluster. It exists for every spec: an invalid one must not delay a revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basics {
     pub name: String,
@@ -64,8 +64,7 @@ impl<'a> From<&'a ValidatedCluster> for Owner<'a> {
     }
 }
 
-/// Reads the part of a cluster that access and status need, whether or not the rest is valid. [`validate`] reports
-/// problems.
+/// Reads the part of a cluster that access and status need, whether or not the spec is valid.
 pub fn basics(cluster: &MqttCluster) -> Basics {
     let meta = &cluster.metadata;
     Basics {
@@ -105,6 +104,7 @@ pub struct ValidatedCluster {
     pub limits: BTreeMap<String, String>,
 }
 
+/// Settings of the Service for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidatedService {
     pub type_: ServiceType,
@@ -112,8 +112,10 @@ pub struct ValidatedService {
     pub external_traffic_policy: Option<ExternalTrafficPolicy>,
 }
 
+/// Settings of the volume claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidatedStorage {
+    /// Size in bytes, in Kubernetes notation.
     pub size: String,
     pub reserve: config::Storage,
     pub access_mode: AccessMode,
@@ -330,7 +332,7 @@ fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<acce
     rules.ok().filter(|_| spec.acl.anonymous)
 }
 
-/// What the scheduler sets aside, and how the amounts of a spec have to fit together.
+/// Returns the resource requests, and checks that requests, limits and `mqtt.maxRetainedBytes` are compatible.
 fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String, String> {
     let (requests, limits) = (&spec.resources.requests, &spec.resources.limits);
     let memory = |list: &covey_crds::ResourceList| list.memory.as_ref().and_then(Quantity::bytes);
@@ -351,7 +353,8 @@ fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String,
     let retained = spec.mqtt.max_retained_bytes.bytes().map(|bytes| bytes.saturating_mul(2));
     problems.expect(
         !exceeds(retained, memory(limits)),
-        "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory",
+        "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained \
+         messages in memory",
     );
     amounts("resources.requests", requests, problems)
 }

@@ -46,7 +46,8 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
     }
 }
 
-/// Returns the revision since which the user is enforced as it is, with its hash. The hash of an earlier revision is taken from the previous status.
+/// Returns the revision since which the user is unchanged, with its hash. The hash of an earlier revision is taken from
+/// the previous status.
 fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
     if observed.since_revision == observed.document.revision {
         return display_revision(observed.since_revision, &observed.document.hash());

@@ -1,4 +1,4 @@
-//! Configuration files: a pod keeps the one that it was created with until it goes.
+//! A pod keeps the configuration file that it was created with until it is deleted.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::passes::{context, create_cluster, pass};
 use super::{clusters, config_maps, started};
 
-/// What the StatefulSet's controller and the kubelet would do: replaces the pod by one that mounts this ConfigMap.
+/// Replaces the pod by one that mounts this ConfigMap, in place of the StatefulSet controller.
 async fn replace_pod(client: &Client, config_map: &str) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     drop(pods.delete("prod-0", &DeleteParams::default().grace_period(0)).await);
@@ -62,6 +62,6 @@ async fn a_pod_keeps_its_configuration_until_it_goes() {
     assert_eq!(
         names(client).await,
         ["copied-labels".to_owned(), later],
-        "what no pod mounts goes, what is not ours stays"
+        "unused ConfigMaps of the cluster are deleted, others are kept"
     );
 }

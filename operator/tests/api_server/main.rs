@@ -1,4 +1,5 @@
-//! Tests the operator against a real API server. They are ignored by default because they need `KUBERNETES_BIN`, a folder with `etcd`, `kube-apiserver` and `helm`:
+//! Tests of the operator against a real API server. They are ignored by default because they need `KUBERNETES_BIN`, a
+//! folder with `etcd`, `kube-apiserver` and `helm`:
 //!
 //! ```text
 //! KUBERNETES_BIN=DIR cargo test -p covey-operator --test api_server -- --include-ignored
@@ -44,7 +45,7 @@ async fn install(client: &Client) {
     }
 }
 
-/// The configuration files of cluster `prod` in a namespace, by name.
+/// Returns the configuration ConfigMaps of cluster `prod` in a namespace.
 async fn config_maps(client: &Client, namespace: &str) -> Vec<ConfigMap> {
     let of_cluster = ListParams::default().labels("covey.io/cluster=prod");
     Api::<ConfigMap>::namespaced(client.clone(), namespace).list(&of_cluster).await.unwrap().items

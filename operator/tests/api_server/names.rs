@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::passes::{self, context};
 use super::{config_maps, started};
 
-/// Kind and name of every object that the operator writes for cluster `prod` and its user `worker`, but for the ConfigMap,
-/// whose name nobody knows before.
+/// Kind and name of every object that the operator writes for cluster `prod` and its user `worker`, except the
+/// ConfigMap, whose name depends on its content.
 const CHILDREN: [(&str, &str); 9] = [
     ("ServiceAccount", "prod-broker"),
     ("Service", "prod-peers"),
@@ -194,7 +194,7 @@ async fn the_others_exist(case: &Case, taken: (&str, &str)) {
     }
 }
 
-/// The name of the ConfigMap is known once it exists: it is taken afterwards.
+/// The name of the ConfigMap is known only once it exists, so the foreign object is created afterwards.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
 async fn a_config_map_that_is_not_the_clusters_is_left_alone() {

@@ -112,7 +112,7 @@ async fn the_operator_of_these_tests_may_delete_config_maps_and_nothing_else() {
     assert!(forbidden(Api::<ClusterRole>::all(operator).list(&everything).await));
 }
 
-/// A pass that may not do its last step says so; it must not leave the last status as it was.
+/// A pass that lacks the permission for its last step must report that in the status.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
 async fn a_right_that_is_missing_is_named_in_the_status() {
@@ -134,7 +134,7 @@ async fn a_right_that_is_missing_is_named_in_the_status() {
     while !forbidden(pods.evict("none", &EvictParams::default()).await) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // What the StatefulSet's controller says when there is another template than the pod's.
+    // The status that the StatefulSet controller writes when the pod runs an earlier template.
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let status = json!({"status": {"replicas": 1, "observedGeneration": 99, "updateRevision": "next"}});
     sets.patch_status("prod", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();

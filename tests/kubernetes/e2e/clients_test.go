@@ -13,22 +13,22 @@ import (
 	"time"
 )
 
-// An MQTT client runs as a process in the network of node0 on our own cluster, and as a pod on somebody's.
+// MQTT clients are processes in the network of node0 of a cluster from ../cluster, and pods on an external cluster.
 
-// client is one that was started.
+// client is a running MQTT client.
 type client struct {
 	command *exec.Cmd
-	// pod is its name on somebody's cluster; command follows its log then.
+	// pod is the name of its pod on an external cluster. command then follows the pod's log.
 	pod string
 }
 
-// inCluster is a command in the network of the cluster.
+// inCluster returns a command that runs in the network of node0.
 func inCluster(args ...string) *exec.Cmd {
-	// nsenter replaces itself, so that a signal reaches the program.
+	// nsenter execs the program, so that signals reach it.
 	return exec.Command("nsenter", append([]string{"--net=/run/netns/node0", "--"}, args...)...)
 }
 
-// start runs a client; what it records is appended to the journal.
+// start starts a client and appends its output to the journal.
 func start(t *testing.T, journal string, args ...string) *client {
 	t.Helper()
 	file, err := os.OpenFile(journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -62,7 +62,7 @@ func start(t *testing.T, journal string, args ...string) *client {
 	return c
 }
 
-// stop ends the client with a signal and waits until it is gone.
+// stop ends the client with a signal and waits until it has ended.
 func (c *client) stop(t *testing.T, signal syscall.Signal) {
 	t.Helper()
 	if external {
@@ -77,7 +77,7 @@ func (c *client) stop(t *testing.T, signal syscall.Signal) {
 	_ = c.command.Wait()
 }
 
-// wait returns when the client has ended by itself.
+// wait waits until the client has ended by itself.
 func (c *client) wait(t *testing.T, limit time.Duration) error {
 	t.Helper()
 	ended := make(chan error, 1)
@@ -90,7 +90,7 @@ func (c *client) wait(t *testing.T, limit time.Duration) error {
 	}
 }
 
-// answers is what the broker told a probe; -1 where it was not asked or did not answer.
+// answers has the broker's answers to a probe. Reason codes are -1 if the request was not sent or not answered.
 type answers struct {
 	Connack, Suback, Puback, Disconnect int
 	SessionPresent, Closed              bool
@@ -98,7 +98,7 @@ type answers struct {
 	Error                               string
 }
 
-// probe makes one connection; see `clients probe -h`.
+// probe makes one connection and returns the broker's answers; see `clients probe -h`.
 func probe(t *testing.T, broker string, who login, args ...string) answers {
 	t.Helper()
 	args = append([]string{"probe", "-broker", broker, "-user", who.user, "-password", who.password}, args...)
@@ -123,7 +123,7 @@ func probe(t *testing.T, broker string, who login, args ...string) answers {
 // login is a user name and a password.
 type login struct{ user, password string }
 
-// args are the options of a client.
+// args returns the credentials as options of a client.
 func (l login) args() []string { return []string{"-user", l.user, "-password", l.password} }
 
 // user applies an MqttUser and returns its generated credentials once every node enforces them.
@@ -148,7 +148,7 @@ func user(t *testing.T, name, spec string) login {
 	return login{decode(t, secret.Data["username"]), decode(t, secret.Data["password"])}
 }
 
-// entry is the part of a journal's line that the scenarios read.
+// entry has the fields of a journal's line that the scenarios read.
 type entry struct {
 	Time           time.Time
 	Kind           string
@@ -156,7 +156,7 @@ type entry struct {
 	Number, Reason int
 }
 
-// entries are a journal's lines of a kind. A line that is still being written is left out.
+// entries returns a journal's lines of a kind, without a line that is still being written.
 func entries(path, kind string) []entry {
 	file, err := os.Open(path)
 	if err != nil {
@@ -173,7 +173,7 @@ func entries(path, kind string) []entry {
 	return found
 }
 
-// reached waits until a journal has so many lines of a kind.
+// reached waits until a journal has at least `count` lines of a kind.
 func reached(t *testing.T, limit time.Duration, path, kind string, count int) {
 	t.Helper()
 	eventually(t, limit, fmt.Sprintf("%d times %s", count, kind), func() error {
@@ -184,7 +184,7 @@ func reached(t *testing.T, limit time.Duration, path, kind string, count int) {
 	})
 }
 
-// arrived waits until a worker has so many jobs, or none has come for 20 seconds: the verdict says what is missing.
+// arrived waits until a worker has received `count` jobs, or none for 20 seconds. verify then reports missing jobs.
 func arrived(t *testing.T, journal string, count int) {
 	t.Helper()
 	last, since := 0, time.Now()
@@ -196,14 +196,14 @@ func arrived(t *testing.T, journal string, count int) {
 	}
 }
 
-// verify is the verdict over a worker's and a publisher's journals.
+// verify checks a worker's journal against a publisher's.
 func verify(t *testing.T, received, sent string, count int) {
 	t.Helper()
 	out, err := exec.Command(clientsBinary, "verify", "-worker", received, "-publisher", sent, "-count", fmt.Sprint(count)).CombinedOutput()
 	t.Log(strings.TrimSpace(string(out)))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		t.Fatal("the verdict is red")
+		t.Fatal("`clients verify` found problems")
 	} else if err != nil {
 		t.Fatal(err)
 	}

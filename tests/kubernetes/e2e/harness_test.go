@@ -1,6 +1,6 @@
-// Package e2e runs the scenarios that Covey promises on a real Kubernetes: the one that ../cluster started (see ../run),
-// or the one that KUBECONFIG names. Scenarios that need to break a machine or the network between machines run on the
-// first only. The files are numbered because Go runs tests in file order: the first one installs, the last one removes.
+// Package e2e runs end-to-end scenarios on a real Kubernetes cluster: the one that ../cluster started (see ../run), or
+// the one that KUBECONFIG names. Scenarios that break a machine or the network run only on the former. The files are
+// numbered because Go runs tests in file order: the first one installs Covey, the last one removes it.
 package e2e
 
 import (
@@ -17,22 +17,22 @@ import (
 )
 
 const (
-	// systemNamespace has the operator.
+	// systemNamespace is the namespace of the operator.
 	systemNamespace = "covey-system"
 	release         = "covey"
 	quickstart      = "../../../examples/quickstart.yaml"
 	chart           = "../../../charts/covey"
-	// lease is L and closeClientsAfter what the manifest's defaults say.
+	// lease and closeClientsAfter are the defaults of spec.fence.
 	lease             = 3 * time.Second
 	closeClientsAfter = 5 * time.Second
 )
 
 var (
-	// namespace has the cluster under test. Most scenarios share one; see inNamespace.
+	// namespace is that of the cluster under test. Most scenarios share one; see inNamespace.
 	namespace = "e2e"
-	// external: the cluster is somebody's, and only the API server is at hand.
+	// external is whether KUBECONFIG names the Kubernetes cluster, so that only its API server can be used.
 	external = os.Getenv("KUBECONFIG") != ""
-	// clientsBinary is the program of tests/clients.
+	// clientsBinary is the path of the program built from tests/clients.
 	clientsBinary string
 )
 
@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// onOwnCluster skips what cannot be done to somebody's cluster.
+// onOwnCluster skips a test that needs access to the machines of the Kubernetes cluster.
 func onOwnCluster(t *testing.T) {
 	t.Helper()
 	if external {
@@ -61,7 +61,7 @@ func onOwnCluster(t *testing.T) {
 	}
 }
 
-// tool is kubectl or helm against the cluster.
+// tool returns a kubectl or helm command for the Kubernetes cluster.
 func tool(name string, args ...string) *exec.Cmd {
 	if external {
 		return exec.Command(name, args...)
@@ -69,7 +69,7 @@ func tool(name string, args ...string) *exec.Cmd {
 	return exec.Command("../cluster", append([]string{name}, args...)...)
 }
 
-// try runs a command and returns its standard output; the error has the rest.
+// try runs a command and returns its standard output. The error contains the standard error.
 func try(command *exec.Cmd) (string, error) {
 	var out, rest bytes.Buffer
 	command.Stdout, command.Stderr = &out, &rest
@@ -88,7 +88,7 @@ func kubectl(t *testing.T, args ...string) string {
 	return out
 }
 
-// apply applies manifests in the namespace under test and returns what the API server said.
+// apply applies manifests in the namespace under test and returns the error of kubectl.
 func apply(manifests string) error {
 	command := tool("kubectl", "apply", "-n", namespace, "-f", "-")
 	command.Stdin = strings.NewReader(manifests)
@@ -103,7 +103,7 @@ func mustApply(t *testing.T, manifests string) {
 	}
 }
 
-// inNamespace gives a scenario a namespace of its own until it ends. Scenarios run one after the other.
+// inNamespace runs the rest of a scenario in its own namespace. Scenarios run one after the other.
 func inNamespace(t *testing.T, name string) {
 	t.Helper()
 	shared := namespace
@@ -116,7 +116,7 @@ func inNamespace(t *testing.T, name string) {
 	})
 }
 
-// clusterManifest is an MqttCluster of three nodes with the image under test and further fields of its spec.
+// clusterManifest returns an MqttCluster of three nodes with the image under test and more fields of its spec.
 func clusterManifest(name, spec string) string {
 	image := ""
 	if given := os.Getenv("COVEY_TEST_IMAGE"); given != "" {
@@ -132,7 +132,7 @@ func patch(t *testing.T, name, document string) {
 	kubectl(t, "patch", "-n", namespace, "mqttcluster", name, "--type=merge", "-p", document)
 }
 
-// object is any Kubernetes object.
+// object has the fields of Kubernetes objects that the scenarios read.
 type object struct {
 	Kind     string
 	Metadata struct {
@@ -197,7 +197,7 @@ func get(args ...string) (object, error) {
 	return found, err
 }
 
-// eventually polls until `holds` returns nil, and fails with its last error after the limit. It returns how long it took.
+// eventually polls until `holds` returns nil and returns the time that took. It fails with the last error after `limit`.
 func eventually(t *testing.T, limit time.Duration, what string, holds func() error) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -207,13 +207,13 @@ func eventually(t *testing.T, limit time.Duration, what string, holds func() err
 			return time.Since(begin)
 		}
 		if time.Since(begin) > limit {
-			t.Fatalf("%s: not within %v: %v", what, limit, err)
+			t.Fatalf("%s: timed out after %v: %v", what, limit, err)
 		}
 		time.Sleep(250 * time.Millisecond)
 	}
 }
 
-// clusterName is the name of the MqttCluster of the quickstart.
+// clusterName returns the name of the MqttCluster in the namespace under test.
 func clusterName(t *testing.T) string {
 	t.Helper()
 	for _, o := range list(t, "-n", namespace, "mqttclusters") {
@@ -236,7 +236,7 @@ func ready() error {
 	return nil
 }
 
-// ensureReady is how every scenario begins and ends.
+// ensureReady waits until the cluster is ready and returns its name. Every scenario begins and ends with it.
 func ensureReady(t *testing.T) string {
 	t.Helper()
 	name := clusterName(t)
@@ -244,13 +244,13 @@ func ensureReady(t *testing.T) string {
 	return name
 }
 
-// pods are the brokers, by ordinal.
+// pods returns the broker pods, sorted by name.
 func pods(t *testing.T) []object {
 	t.Helper()
 	return list(t, "-n", namespace, "pods", "-l", "covey.io/cluster="+clusterName(t), "--sort-by=.metadata.name")
 }
 
-// addresses are the brokers' own.
+// addresses returns the MQTT address of every broker pod.
 func addresses(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -260,7 +260,7 @@ func addresses(t *testing.T) []string {
 	return found
 }
 
-// serviceAddress is where a client of the cluster connects.
+// serviceAddress returns the MQTT address of the cluster's Service.
 func serviceAddress(t *testing.T) string {
 	t.Helper()
 	service, err := get("service", clusterName(t))
@@ -275,13 +275,13 @@ func http(ns, pod string, port int, path string) (string, error) {
 	return try(tool("kubectl", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy%s", ns, pod, port, path)))
 }
 
-// operatorPods are the operator's, wherever the chart put them.
+// operatorPods returns the running pods of the operator.
 func operatorPods(t *testing.T) []object {
 	t.Helper()
 	return list(t, "-n", systemNamespace, "pods", "--field-selector=status.phase=Running")
 }
 
-// scaleOperator sets the number of operators and waits until it is so.
+// scaleOperator sets the number of operator pods and waits until exactly these exist and are available.
 func scaleOperator(t *testing.T, replicas int) {
 	t.Helper()
 	kubectl(t, "-n", systemNamespace, "scale", "deployment", "--all", fmt.Sprintf("--replicas=%d", replicas))
@@ -297,7 +297,7 @@ func scaleOperator(t *testing.T, replicas int) {
 	}
 }
 
-// metric sums the series of a metric on a page of Prometheus text.
+// metric returns the sum of a metric's series on a page of Prometheus text, and whether there are any.
 func metric(page, name string) (sum float64, found bool) {
 	for line := range strings.Lines(page) {
 		rest, ok := strings.CutPrefix(line, name)

@@ -14,8 +14,8 @@ import (
 
 const prometheusURL = "http://127.0.0.1:9090"
 
-// prometheus runs a Prometheus in the network of node0 that scrapes the cluster and evaluates the chart's rules. It
-// returns how to ask it: the number of series that an expression yields.
+// prometheus starts a Prometheus in the network of node0 that scrapes the cluster and evaluates the chart's rules. It
+// returns a function that queries it and returns the number of series of an expression.
 func prometheus(t *testing.T) func(expression string) (int, error) {
 	t.Helper()
 	bin := strings.TrimSpace(mustRun(t, exec.Command("../prometheus")))
@@ -75,14 +75,14 @@ func mustRun(t *testing.T, command *exec.Cmd) string {
 	return out
 }
 
-// panel is a dashboard's panel, or a row of them.
+// panel is a dashboard's panel, or a row of panels.
 type panel struct {
 	Title   string
 	Panels  []panel
 	Targets []struct{ Expr string }
 }
 
-// panelQueries are the expressions of every dashboard of the chart, by "dashboard: panel", with the variables filled in.
+// panelQueries returns the expressions of all dashboards of the chart by "dashboard: panel", with variables replaced.
 func panelQueries(t *testing.T, cluster string) map[string][]string {
 	t.Helper()
 	queries := map[string][]string{}
@@ -132,7 +132,7 @@ func collect(dashboard string, panels []panel, values map[string]string, into ma
 	}
 }
 
-// TestVariablesAreFilledIn guards the panel check against asking something else than the panel does.
+// TestVariablesAreFilledIn checks that the panel check runs the same queries as the panels.
 func TestVariablesAreFilledIn(t *testing.T) {
 	queries := map[string][]string{}
 	collect("d", []panel{{Title: "row", Panels: []panel{{Title: "p", Targets: []struct{ Expr string }{
@@ -143,7 +143,7 @@ func TestVariablesAreFilledIn(t *testing.T) {
 	}
 }
 
-// answersAll returns nil when every query yields data.
+// answersAll returns nil if every query yields data.
 func answersAll(queries map[string][]string, ask func(string) (int, error)) error {
 	var empty []string
 	for title, expressions := range queries {
@@ -159,7 +159,7 @@ func answersAll(queries map[string][]string, ask func(string) (int, error)) erro
 	return nil
 }
 
-// series waits until an expression yields at least so many series.
+// series waits until an expression yields at least `least` series, and returns how long that took.
 func series(t *testing.T, ask func(string) (int, error), limit time.Duration, expression string, least int) time.Duration {
 	t.Helper()
 	return eventually(t, limit, expression, func() error {

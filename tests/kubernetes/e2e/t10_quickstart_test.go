@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// TestQuickstart: helm install, kubectl apply, and the cluster is ready within a minute; it then stays as it is.
+// TestQuickstart: after helm install and kubectl apply the cluster is ready within a minute, and reconciles are no-ops.
 func TestQuickstart(t *testing.T) {
 	if items, err := tryList("-n", namespace, "mqttclusters"); err == nil && len(items) > 0 {
-		t.Fatal("there is a cluster already: start from a fresh one")
+		t.Fatal("an MqttCluster exists already: run this test on a fresh Kubernetes cluster")
 	}
 	for _, ns := range []string{systemNamespace, namespace} {
 		kubectl(t, "create", "namespace", ns)
@@ -56,7 +56,7 @@ func TestQuickstart(t *testing.T) {
 	t.Run("ten reconciles change nothing", tenReconciles)
 }
 
-// tenReconciles touches the resource until the operator has reconciled ten times more.
+// tenReconciles triggers ten reconciles by annotating the resource, and checks that no child changes.
 func tenReconciles(t *testing.T) {
 	name := ensureReady(t)
 	owner, err := get("mqttcluster", name)
@@ -96,7 +96,7 @@ func tenReconciles(t *testing.T) {
 	}
 }
 
-// children are the resource versions of everything that the cluster owns.
+// children returns the resource versions of all objects that the cluster owns.
 func children(t *testing.T, uid string) map[string]string {
 	t.Helper()
 	kinds := "configmaps,secrets,services,statefulsets,poddisruptionbudgets,networkpolicies,serviceaccounts"
@@ -111,7 +111,7 @@ func children(t *testing.T, uid string) map[string]string {
 	return versions
 }
 
-// install installs the chart as a user does, with another image where one is given.
+// install installs the chart, with the image of COVEY_TEST_IMAGE if it is set.
 func install(t *testing.T) {
 	t.Helper()
 	args := []string{"upgrade", "--install", release, chart, "-n", systemNamespace, "--wait", "--timeout", "2m"}
@@ -124,7 +124,7 @@ func install(t *testing.T) {
 	}
 }
 
-// quickstartManifest is the example as it is; with another image where one is given.
+// quickstartManifest returns the example, with the image of COVEY_TEST_IMAGE if it is set.
 func quickstartManifest(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(quickstart)
@@ -162,10 +162,10 @@ func decode(t *testing.T, text string) string {
 	return string(plain)
 }
 
-// before is what the cluster held before anything was installed.
+// before is the inventory of the Kubernetes cluster before Covey was installed.
 var before []string
 
-// inventory names every object of the cluster but those that come and go by themselves.
+// inventory returns kind, namespace and name of every object, except of kinds whose objects change by themselves.
 func inventory(t *testing.T) []string {
 	t.Helper()
 	passing := []string{"events", "leases", "endpoints", "endpointslices", "componentstatuses", "pods.metrics", "nodes.metrics", "replicasets", "controllerrevisions"}

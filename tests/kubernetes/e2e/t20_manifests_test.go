@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestBadManifests: each is refused by the API server, or answered in a condition, with words that help.
+// TestBadManifests: each manifest is refused by the API server or reported in a condition, with a helpful message.
 func TestBadManifests(t *testing.T) {
 	name := ensureReady(t)
 	cluster := func(spec string) string {
@@ -36,7 +36,7 @@ func TestBadManifests(t *testing.T) {
 			answer := apply(c.manifest)
 			if answer == nil {
 				defer kubectl(t, "delete", "-n", namespace, c.kind, "bad", "--wait")
-				eventually(t, 20*time.Second, "a condition that says no", func() error {
+				eventually(t, 20*time.Second, "a condition with the problem", func() error {
 					o, err := get(c.kind, "bad")
 					if err != nil {
 						return err
@@ -57,6 +57,6 @@ func TestBadManifests(t *testing.T) {
 		})
 	}
 	if err := ready(); err != nil {
-		t.Errorf("the good cluster suffered: %v", err)
+		t.Errorf("the valid cluster is no longer ready: %v", err)
 	}
 }

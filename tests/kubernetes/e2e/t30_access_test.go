@@ -53,7 +53,7 @@ func TestAccess(t *testing.T) {
 	t.Run("a broken document changes nothing", func(t *testing.T) { brokenDocument(t, known) })
 }
 
-// changedRule widens the user's rules and takes the width back; both must hold on every broker within 5 s.
+// changedRule adds a topic to the user's rules and removes it again. Every broker must enforce each change within 5 s.
 func changedRule(t *testing.T, known login) {
 	brokers := addresses(t)
 	for _, step := range []struct {
@@ -103,7 +103,7 @@ func deletedUser(t *testing.T) {
 	}
 }
 
-// brokenDocument: nobody mends the access Secret, and it speaks of a higher revision that does not parse.
+// brokenDocument puts an invalid document of a higher revision into the access Secret while no operator runs.
 func brokenDocument(t *testing.T, known login) {
 	name := ensureReady(t)
 	scaleOperator(t, 0)
@@ -128,7 +128,7 @@ func brokenDocument(t *testing.T, known login) {
 		t.Fatal(err)
 	}
 	kubectl(t, "patch", "-n", namespace, "secret", secret.Metadata.Name, "--type=merge", "-p", string(patch))
-	eventually(t, 2*time.Minute, "every broker says that it refused the document", func() error {
+	eventually(t, 2*time.Minute, "every broker to report that it refused the document", func() error {
 		for _, pod := range pods(t) {
 			page, err := http(namespace, pod.Metadata.Name, 9464, "/metrics")
 			if err != nil {
@@ -138,14 +138,14 @@ func brokenDocument(t *testing.T, known login) {
 				return fmt.Errorf("%s: mqtt_broker_acl_rejected_revision is 0", pod.Metadata.Name)
 			}
 			if log := kubectl(t, "logs", "-n", namespace, pod.Metadata.Name); !strings.Contains(log, fmt.Sprint(int(revision)+1000)) {
-				return fmt.Errorf("%s: no word of it in the log", pod.Metadata.Name)
+				return fmt.Errorf("%s: the log does not name the revision", pod.Metadata.Name)
 			}
 		}
 		return nil
 	})
 	for _, broker := range addresses(t) {
 		if got := probe(t, broker, known, "-id", "c", "-subscribe", "inside/x", "-publish", "outside"); got.Suback != 1 || got.Puback != notAuthorized {
-			t.Errorf("the old rules do not hold at %s: %+v", broker, got)
+			t.Errorf("%s does not enforce the previous rules: %+v", broker, got)
 		}
 	}
 	scaleOperator(t, 1)
@@ -161,20 +161,20 @@ func accessSecret(t *testing.T) object {
 			return secret
 		}
 	}
-	t.Fatal("there is no access Secret")
+	t.Fatal("no Secret has an access document")
 	return object{}
 }
 
-// eventNamed returns nil when an Event speaks of an alert.
+// eventNamed returns nil if an Event names the alert.
 func eventNamed(alert string) error {
 	out, err := try(tool("kubectl", "get", "-n", namespace, "events", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`))
 	if err == nil && !strings.Contains(out, alert) {
-		err = errors.New("no Event speaks of " + alert)
+		err = errors.New("no Event names " + alert)
 	}
 	return err
 }
 
-// alerting returns nil when the cluster's status lists an alert and its condition says so.
+// alerting returns nil if the cluster's status lists the alert and condition Alerting is True.
 func alerting(name, alert string) error {
 	o, err := get("mqttcluster", name)
 	if err != nil {
@@ -191,7 +191,7 @@ func alerting(name, alert string) error {
 	return fmt.Errorf("%s is not in status.alerts: %v", alert, o.Status.Alerts)
 }
 
-// notAlerting returns nil when the status does not list the alert.
+// notAlerting returns nil if the cluster's status does not list the alert.
 func notAlerting(name, alert string) error {
 	o, err := get("mqttcluster", name)
 	if err != nil {

@@ -19,7 +19,7 @@ const (
 	outage = 30 * time.Second
 )
 
-// TestWorker is the department's story: jobs go on being published while what the worker depends on goes away.
+// TestWorker publishes jobs while brokers, the worker or the operator are stopped. No acknowledged job may be lost.
 func TestWorker(t *testing.T) {
 	ensureReady(t)
 	worker, dispatcher := department(t)
@@ -37,7 +37,7 @@ func TestWorker(t *testing.T) {
 		s.end()
 		for _, address := range addresses(t) {
 			if slices.Contains(old, address) {
-				t.Errorf("%s kept its address: the scenario wants new ones", address)
+				t.Errorf("%s kept its address, but the scenario needs new ones", address)
 			}
 		}
 	})
@@ -49,7 +49,7 @@ func TestWorker(t *testing.T) {
 			for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 				s.published(100)
 				s.worker.stop(t, signal)
-				time.Sleep(outage) // The outage itself is the subject.
+				time.Sleep(outage) // Jobs are published meanwhile.
 				s.work()
 			}
 			s.end()
@@ -58,7 +58,7 @@ func TestWorker(t *testing.T) {
 	ensureReady(t)
 }
 
-// department makes the two users of the story.
+// department creates the users of worker and publisher.
 func department(t *testing.T) (worker, dispatcher login) {
 	t.Helper()
 	worker = user(t, "worker", `  clientIdPattern: "deploy.*"
@@ -71,7 +71,7 @@ func department(t *testing.T) (worker, dispatcher login) {
 	return worker, dispatcher
 }
 
-// story is one run of worker and publisher.
+// story is one run of a worker and a publisher.
 type story struct {
 	*testing.T
 	topic, received, sent string
@@ -80,7 +80,7 @@ type story struct {
 	worker, publisher     *client
 }
 
-// begin starts the worker and, once it has subscribed, the publisher, which publishes so many jobs at so many a second.
+// begin starts the worker and, once it has subscribed, the publisher with `count` jobs at `perSecond`.
 func begin(t *testing.T, topic string, count, perSecond int, worker, dispatcher login) *story {
 	t.Helper()
 	dir := t.TempDir()
@@ -99,7 +99,7 @@ func (s *story) work() {
 	reached(s.T, 30*time.Second, s.received, "subscribed", before+1)
 }
 
-// published waits for so many more acknowledgements.
+// published waits for `more` further acknowledgements.
 func (s *story) published(more int) {
 	s.Helper()
 	reached(s.T, time.Minute, s.sent, "acknowledged", min(s.count, len(entries(s.sent, "acknowledged"))+more))
@@ -117,7 +117,7 @@ func (s *story) deleteItsPod() {
 			s.Fatalf("%d pods have the address %s", len(victims), address)
 		}
 	}
-	// On somebody's cluster one after the other, until it was the right one.
+	// On an external cluster the pod is unknown: delete one after the other until the worker reconnects.
 	for _, pod := range victims {
 		kubectl(s.T, "delete", "-n", namespace, "pod", pod.Metadata.Name, "--wait")
 		ensureReady(s.T)
@@ -132,7 +132,7 @@ func (s *story) deleteItsPod() {
 	s.Fatal("the worker never had to reconnect")
 }
 
-// connectedTo is the pod address behind the worker's connection to the Service, from the kernel's own table.
+// connectedTo returns the pod address behind the worker's connection to the Service, from the kernel's conntrack table.
 func (s *story) connectedTo() string {
 	s.Helper()
 	out, err := try(inCluster("ss", "-Htnp", "state", "established"))
@@ -154,7 +154,7 @@ func (s *story) connectedTo() string {
 	return ""
 }
 
-// end waits for the last job on both sides and lets the verdict speak.
+// end waits for the last job on both sides and verifies the journals.
 func (s *story) end() {
 	s.Helper()
 	if err := s.publisher.wait(s.T, 6*time.Minute); err != nil {

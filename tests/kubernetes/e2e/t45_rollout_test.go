@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// fault is a change of the manifest that no pod can start with.
+// fault is a change of the manifest with which no pod can start.
 type fault struct {
 	name string
-	// apply makes the change and correct takes it back.
+	// apply is the patch that makes the change, correct the patch that reverts it.
 	apply, correct string
-	// prepare and clean are manifests around it, where it needs any.
+	// manifest is applied before the change, if not empty.
 	manifest string
-	// words are what the condition has to say.
+	// words must be in the condition's message.
 	words []string
 }
 
@@ -48,9 +48,9 @@ var faults = []fault{
 		words:    []string{"cannot be created", "exceeded quota"}},
 }
 
-// TestRolloutFaults rolls out templates that cannot start. A further node is killed at the moment of the change, and killed,
-// fenced and evicted while the rollout is stopped. The two others keep their pods and serve; the condition names the cause;
-// the corrected manifest alone heals. No acknowledged job is lost.
+// TestRolloutFaults rolls out templates that cannot start. Another broker is killed right after the change, and killed,
+// fenced and evicted while the rollout is stopped. The two other pods must stay and serve, the condition must name the
+// cause, and the corrected manifest alone must repair the cluster. No acknowledged job may be lost.
 func TestRolloutFaults(t *testing.T) {
 	onOwnCluster(t)
 	inNamespace(t, "rollout")
@@ -66,7 +66,7 @@ func TestRolloutFaults(t *testing.T) {
 	s.end()
 }
 
-// survives is one fault with all that happens to another node meanwhile.
+// survives runs one fault, with the other failures while the rollout is stopped.
 func survives(t *testing.T, f fault) {
 	ensureReady(t)
 	before := uids(t)
@@ -74,7 +74,7 @@ func survives(t *testing.T, f fault) {
 		mustApply(t, f.manifest)
 	}
 	patch(t, "roll", f.apply)
-	// The worst moment: the operator may just be choosing the first pod. It must not choose this one for being unready.
+	// The operator may be choosing the first pod now. It must not choose this one because it is unready.
 	kill(t, "roll-0")
 
 	var victim string
@@ -107,7 +107,7 @@ func survives(t *testing.T, f fault) {
 		kubectl(t, "delete", "-n", namespace, "resourcequota", "--all")
 	}
 	patch(t, "roll", f.correct)
-	took = eventually(t, 2*time.Minute, "healed by the correction alone", func() error {
+	took = eventually(t, 2*time.Minute, "the cluster repaired by the correction", func() error {
 		o, err := get("mqttcluster", "roll")
 		if err != nil {
 			return err
@@ -120,11 +120,11 @@ func survives(t *testing.T, f fault) {
 		}
 		return ready()
 	})
-	t.Logf("healed after %v", took.Round(time.Second))
+	t.Logf("repaired after %v", took.Round(time.Second))
 	twoServe(t, survivors, before)
 }
 
-// uids are the brokers' pods by name.
+// uids returns the UIDs of the broker pods by name.
 func uids(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -134,7 +134,7 @@ func uids(t *testing.T) map[string]string {
 	return found
 }
 
-// twoServe waits until the pods are ready, and fails if one of them is not the one that it was.
+// twoServe waits until the surviving pods are ready, and fails if one of them was replaced.
 func twoServe(t *testing.T, survivors []string, before map[string]string) {
 	t.Helper()
 	eventually(t, 30*time.Second, "two of three serve", func() error {
@@ -154,7 +154,7 @@ func twoServe(t *testing.T, survivors []string, before map[string]string) {
 	})
 }
 
-// kill ends the broker process of a pod at once, as a crash does.
+// kill kills the broker process of a pod with SIGKILL.
 func kill(t *testing.T, pod string) {
 	t.Helper()
 	wanted := []byte("\x00--name\x00" + pod + "\x00")
@@ -174,7 +174,7 @@ func kill(t *testing.T, pod string) {
 	t.Fatalf("no process of %s", pod)
 }
 
-// fence cuts a broker off its peers until it says that it does not serve, and heals it.
+// fence cuts a broker off from its peers until /readyz fails, and reconnects it.
 func fence(t *testing.T, name string) {
 	t.Helper()
 	pod, err := get("pod", name)
@@ -197,7 +197,7 @@ func fence(t *testing.T, name string) {
 	})
 }
 
-// evictionIsRefused asks for an eviction as a drain does; the budget has to refuse it.
+// evictionIsRefused requests an eviction as a drain does. The disruption budget must refuse it.
 func evictionIsRefused(t *testing.T, name string) {
 	t.Helper()
 	eventually(t, 20*time.Second, "the eviction of "+name+" refused", func() error {
@@ -205,7 +205,7 @@ func evictionIsRefused(t *testing.T, name string) {
 		command.Stdin = strings.NewReader(fmt.Sprintf(`{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": %q, "namespace": %q}}`, name, namespace))
 		_, err := try(command)
 		if err == nil {
-			t.Fatalf("%s was evicted although only a bare majority serves", name)
+			t.Fatalf("%s was evicted although only two of three nodes serve", name)
 		}
 		if !strings.Contains(err.Error(), "disruption budget") {
 			return err

@@ -8,7 +8,7 @@ import (
 )
 
 // TestFiveNodes grows a cluster from three nodes to five under load, rolls out a change, and drains every machine while
-// another change rolls out. All of it passes by itself, with at most one node out at a time and no acknowledged job lost.
+// another change rolls out. At most one node may be unavailable at a time, and no acknowledged job may be lost.
 func TestFiveNodes(t *testing.T) {
 	onOwnCluster(t)
 	inNamespace(t, "five")
@@ -34,7 +34,7 @@ func TestFiveNodes(t *testing.T) {
 		took := rolled(t, 400, func() {})
 		t.Logf("rolled after %v", took.Round(time.Second))
 		if most := outs(); most > 1 {
-			t.Errorf("%d nodes were out at once", most)
+			t.Errorf("%d nodes were unavailable at the same time", most)
 		}
 	})
 	t.Run("every machine drains while a change rolls out", func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestFiveNodes(t *testing.T) {
 		})
 		t.Logf("rolled and drained after %v", took.Round(time.Second))
 		if most := outs(); most > 1 {
-			t.Errorf("%d nodes were out at once", most)
+			t.Errorf("%d nodes were unavailable at the same time", most)
 		}
 	})
 	t.Run("a machine drains when nothing else moves", func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestFiveNodes(t *testing.T) {
 	s.end()
 }
 
-// rolled changes a field of the template, does what is to happen meanwhile, and waits until every pod runs the change.
+// rolled changes a field of the template, calls meanwhile, and returns how long it took until every pod was replaced.
 func rolled(t *testing.T, rate int, meanwhile func()) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -74,7 +74,7 @@ func rolled(t *testing.T, rate int, meanwhile func()) time.Duration {
 	return time.Since(begin)
 }
 
-// serving returns nil when the conditions say that clients are served and every group has a leader.
+// serving returns nil if conditions Available and QuorumHealthy are True.
 func serving() error {
 	o, err := get("mqttcluster", "five")
 	if err != nil {
@@ -88,7 +88,7 @@ func serving() error {
 	return nil
 }
 
-// settled returns nil when nothing moves, nothing needs a person, and the budget lets one node go.
+// settled returns nil if the cluster is ready, neither progressing nor degraded, and its budget permits one disruption.
 func settled() error {
 	o, err := get("mqttcluster", "five")
 	if err != nil {
@@ -105,12 +105,12 @@ func settled() error {
 		return err
 	}
 	if budget.Status.DisruptionsAllowed != 1 {
-		return fmt.Errorf("the budget lets %d nodes go", budget.Status.DisruptionsAllowed)
+		return fmt.Errorf("the budget permits %d disruptions", budget.Status.DisruptionsAllowed)
 	}
 	return errors.Join(ready(), serving())
 }
 
-// watchOuts samples the pods until the returned function is called, which returns the most that were out at once.
+// watchOuts samples the pods until the returned function is called, which returns the highest number of unready pods.
 func watchOuts(t *testing.T) func() int {
 	t.Helper()
 	stop, result := make(chan struct{}), make(chan int, 1)
@@ -139,7 +139,7 @@ func watchOuts(t *testing.T) func() int {
 	return func() int { close(stop); return <-result }
 }
 
-// drain empties a machine of its broker as an upgrade does, and gives it back. It waits for the disruption budget.
+// drain drains the broker from a machine and uncordons the machine. It waits for the disruption budget.
 func drain(t *testing.T, node string) {
 	t.Helper()
 	begin := time.Now()

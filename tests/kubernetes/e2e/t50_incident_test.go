@@ -15,7 +15,7 @@ import (
 
 const serverUnavailable = 0x88
 
-// TestIncident cuts each broker off its peers for a minute, while its clients and its kubelet still reach it.
+// TestIncident cuts each broker off from its peers for a minute, while its clients and its kubelet still reach it.
 func TestIncident(t *testing.T) {
 	onOwnCluster(t)
 	ensureReady(t)
@@ -40,11 +40,11 @@ func TestIncident(t *testing.T) {
 	text, _ := os.ReadFile(report)
 	t.Log(string(text))
 	if err != nil {
-		t.Fatalf("the checker is red: %v", err)
+		t.Fatalf("`clients incident` found problems: %v", err)
 	}
 }
 
-// cutOff is one minute of one broker without its peers.
+// cutOff cuts one broker off from its peers for one minute.
 func cutOff(t *testing.T, ordinal int, who login, cut string) {
 	ensureReady(t)
 	pod := pods(t)[ordinal]
@@ -52,7 +52,7 @@ func cutOff(t *testing.T, ordinal int, who login, cut string) {
 	brokers := addresses(t)
 	isReady := func() error { _, err := http(namespace, pod.Metadata.Name, 9464, "/readyz"); return err }
 
-	// A worker that is at the broker first and may go on elsewhere, and one client that only waits to be closed.
+	// A worker that starts at the broker and may reconnect to others, and a client that waits until it is closed.
 	dir := t.TempDir()
 	received, sent, waits := filepath.Join(dir, "worker.jsonl"), filepath.Join(dir, "publisher.jsonl"), filepath.Join(dir, "closed.json")
 	elsewhere := append(append([]string{}, brokers[ordinal+1:]...), brokers[:ordinal]...)
@@ -102,7 +102,7 @@ func cutOff(t *testing.T, ordinal int, who login, cut string) {
 	seen := len(entries(received, "job"))
 	reached(t, 20*time.Second, received, "job", seen+20)
 
-	time.Sleep(time.Until(begin.Add(time.Minute))) // The minute itself is the subject.
+	time.Sleep(time.Until(begin.Add(time.Minute))) // Stay cut off for the whole minute.
 	if isReady() == nil {
 		t.Error("ready while it was cut off")
 	}
@@ -118,7 +118,7 @@ func cutOff(t *testing.T, ordinal int, who login, cut string) {
 	ensureReady(t)
 }
 
-// clusterScript is ../cluster with other verbs than kubectl and helm.
+// clusterScript returns a command of ../cluster.
 func clusterScript(args ...string) *exec.Cmd { return exec.Command("../cluster", args...) }
 
 func closedHow(path string) string {

@@ -12,8 +12,8 @@ import (
 // degradedAfter is the `for` of MqttClusterDegraded.
 const degradedAfter = 5 * time.Minute
 
-// TestAlerts crashes a node of Kubernetes: the operator and a Prometheus with the chart's rules both say so, every panel
-// shows data, and the alert clears when the node is back.
+// TestAlerts crashes a Kubernetes node: the operator and a Prometheus with the chart's rules both raise the alert,
+// every panel shows data, and the alert clears when the node is back.
 func TestAlerts(t *testing.T) {
 	onOwnCluster(t)
 	name := ensureReady(t)
@@ -71,7 +71,7 @@ func TestAlerts(t *testing.T) {
 	ensureReady(t)
 }
 
-// nodeWithoutOperator is a node with a broker, without the operator and without the control plane.
+// nodeWithoutOperator returns a node that runs a broker, but neither the operator nor the control plane.
 func nodeWithoutOperator(t *testing.T) string {
 	t.Helper()
 	avoid := []string{"node0"}

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// TestDeletion: deleting the resources and then the chart leaves the CRDs, and the claims that were to be retained.
+// TestDeletion: after deleting the resources and the chart only the CRDs and the retained claims are left.
 func TestDeletion(t *testing.T) {
 	if before == nil {
-		t.Skip("needs what TestQuickstart saw before it installed")
+		t.Skip("needs the inventory that TestQuickstart took before it installed Covey")
 	}
 	name := clusterName(t)
 	kubectl(t, "delete", "-n", namespace, "mqttcluster", name, "--timeout=60s")
