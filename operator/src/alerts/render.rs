@@ -136,6 +136,17 @@ fn page(name: &str, alerts: &[&Alert]) -> String {
     text
 }
 
+/// A step that begins with `kubectl` is a command up to the first semicolon, and words after it.
+fn step_markdown(step: &str) -> String {
+    if !step.starts_with("kubectl") {
+        return step.to_owned();
+    }
+    match step.split_once("; ") {
+        Some((command, words)) => format!("`{command}`: {words}"),
+        None => format!("`{step}`"),
+    }
+}
+
 fn section(text: &mut String, alert: &Alert) {
     let hold = match promql_duration(alert.hold) {
         hold if hold == "0s" => "at once".to_owned(),
@@ -172,17 +183,6 @@ fn push_panels(text: &mut String, panels: &[String]) {
     let titles: Vec<String> = panels.iter().map(|panel| format!("\"{panel}\"")).collect();
     if !titles.is_empty() {
         push(text, format_args!("\n**Dashboard.** The {noun} {}.\n", titles.join(", ")));
-    }
-}
-
-/// A step that begins with `kubectl` is a command up to the first semicolon, and words after it.
-fn step_markdown(step: &str) -> String {
-    if !step.starts_with("kubectl") {
-        return step.to_owned();
-    }
-    match step.split_once("; ") {
-        Some((command, words)) => format!("`{command}`: {words}"),
-        None => format!("`{step}`"),
     }
 }
 
