@@ -11,6 +11,8 @@ use std::{
 use serde::Deserialize;
 
 const SOURCE: &str = include_str!("catalogue.yaml");
+/// Begins the meaning of an alert whose metrics do not move in this version.
+const CANNOT_FIRE: &str = "It cannot fire in this version";
 
 /// Why a catalogue was refused.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +169,26 @@ pub struct Alert {
     pub steps: Vec<String>,
     /// Runbook: what makes the problem worse.
     pub avoid: String,
+    /// Runbook: what clients notice.
+    pub clients: String,
+    /// Runbook: how to know that it is over.
+    pub resolved: String,
+    /// Runbook: titles of the dashboard panels that show it.
+    #[serde(default)]
+    pub panels: Vec<String>,
+    /// Runbook: example output of some steps.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
+}
+
+/// Example output of a step that is a command.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// Number of the step, counted from 1.
+    pub step: usize,
+    /// The output, in the shape that the command really has.
+    pub prints: String,
 }
 
 impl Alert {
@@ -180,8 +202,14 @@ impl Alert {
         }
     }
 
+    /// Returns whether this version moves the metrics that the alert needs; its meaning says so where it does not.
+    pub fn can_fire(&self) -> bool {
+        !self.meaning.starts_with(CANNOT_FIRE)
+    }
+
     fn is_complete(&self) -> bool {
-        let texts = [&self.expr, &self.summary, &self.description, &self.meaning, &self.avoid];
+        let texts =
+            [&self.expr, &self.summary, &self.description, &self.meaning, &self.avoid, &self.clients, &self.resolved];
         let filled = texts.iter().all(|text| {
             let text = self.fill(text);
             !text.contains("{raise}") && !text.contains("{clear}")
@@ -245,7 +273,7 @@ mod tests {
     use super::*;
 
     const ONE: &str = "alerts:\n- {name: A, group: g, severity: info, for: 5m, expr: 'up > {raise}', threshold: {raise: 0.5}, \
-                       summary: s, description: d, meaning: m, steps: [x], avoid: y}\n";
+                       summary: s, description: d, meaning: m, steps: [x], clients: c, resolved: r, avoid: y}\n";
 
     #[test]
     fn shipped_catalogue_is_accepted() {
@@ -260,6 +288,11 @@ mod tests {
                 alert.name
             );
             assert!(!alert.steps.is_empty(), "{} has no first step", alert.name);
+            for sample in &alert.samples {
+                let step = alert.steps.iter().zip(1..).find(|(_, number)| *number == sample.step);
+                let is_command = step.is_some_and(|(step, _)| step.starts_with("kubectl "));
+                assert!(is_command, "{}: step {} prints nothing", alert.name, sample.step);
+            }
         }
     }
 

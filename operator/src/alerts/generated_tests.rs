@@ -90,6 +90,17 @@ fn rules_and_dashboards_ask_for_metrics_that_exist() {
 }
 
 #[test]
+fn the_runbook_names_panels_that_exist() {
+    let dashboard = "charts/covey/files/dashboards/cluster-overview.json";
+    let dashboard = fs::read_to_string(root().join(dashboard)).unwrap();
+    for alert in Catalogue::shipped().unwrap().alerts() {
+        for panel in &alert.panels {
+            assert!(dashboard.contains(&format!("\"title\": \"{panel}\"")), "{}: {panel:?}", alert.name);
+        }
+    }
+}
+
+#[test]
 fn chart_has_the_version_of_the_program() {
     let chart = fs::read_to_string(root().join("charts/covey/Chart.yaml")).unwrap();
     for field in ["version", "appVersion"] {

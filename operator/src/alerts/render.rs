@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use serde::Serialize;
 
-use super::catalogue::{Alert, Catalogue};
+use super::catalogue::{Alert, Catalogue, Severity};
 
 /// Value of the label `kubernetes_operator_part_of`.
 pub const PART_OF: &str = "covey";
@@ -15,6 +15,11 @@ pub const PART_OF: &str = "covey";
 pub const DASHBOARD_UID: &str = "covey-cluster-overview";
 const RUNBOOK_URL: &str = "https://github.com/covey-io/covey/blob/main/docs/runbook";
 const GENERATED: &str = "Generated from operator/src/alerts/catalogue.yaml; do not edit.";
+/// What stands above the tables of the runbook's index.
+const INDEX_HEAD: &str = include_str!("runbook.md");
+const WAKES: &str = "Wakes somebody";
+const WAITS: &str = "Can wait until morning";
+const SILENT: &str = "Cannot fire in this version";
 
 /// Why rendering failed.
 #[derive(Debug, thiserror::Error)]
@@ -132,19 +137,7 @@ fn page(name: &str, alerts: &[&Alert]) -> String {
         for (key, value) in &alert.labels {
             push(&mut text, format_args!("\n## With `{key}={value}`\n"));
         }
-        let hold = match promql_duration(alert.hold) {
-            hold if hold == "0s" => "at once".to_owned(),
-            hold => format!("after {hold}"),
-        };
-        let source = if alert.builtin.is_some() { "Prometheus and the operator itself" } else { "Prometheus" };
-        push(&mut text, format_args!("\nSeverity **{}**, {hold}. Raised by {source}.\n", alert.severity.as_str()));
-        push(&mut text, format_args!("\n**What it means.** {}\n", alert.fill(&alert.meaning)));
-        text.push_str("\n**First steps**\n\n");
-        for (number, step) in alert.steps.iter().enumerate() {
-            push(&mut text, format_args!("{}. {}\n", number + 1, step_markdown(&alert.fill(step))));
-        }
-        push(&mut text, format_args!("\n**Avoid.** {}\n", alert.fill(&alert.avoid)));
-        push(&mut text, format_args!("\n```promql\n{}\n```\n", alert.fill(&alert.expr)));
+        section(&mut text, alert);
     }
     text
 }
@@ -160,21 +153,67 @@ fn step_markdown(step: &str) -> String {
     }
 }
 
+fn section(text: &mut String, alert: &Alert) {
+    let hold = match promql_duration(alert.hold) {
+        hold if hold == "0s" => "at once".to_owned(),
+        hold => format!("after {hold}"),
+    };
+    let source = if alert.builtin.is_some() { "Prometheus and the operator itself" } else { "Prometheus" };
+    push(text, format_args!("\nSeverity **{}**, {hold}. Raised by {source}.\n", alert.severity.as_str()));
+    push(text, format_args!("\n**What it means.** {}\n", alert.fill(&alert.meaning)));
+    push(text, format_args!("\n**What clients see.** {}\n", alert.fill(&alert.clients)));
+    text.push_str("\n**First steps**\n\n");
+    for (number, step) in (1..).zip(&alert.steps) {
+        push(text, format_args!("{number}. {}\n", step_markdown(&alert.fill(step))));
+        for sample in alert.samples.iter().filter(|sample| sample.step == number) {
+            push_sample(text, &sample.prints);
+        }
+    }
+    push(text, format_args!("\n**Avoid.** {}\n", alert.fill(&alert.avoid)));
+    push(text, format_args!("\n**How to know it is over.** {}\n", alert.fill(&alert.resolved)));
+    push_panels(text, &alert.panels);
+    push(text, format_args!("\n```promql\n{}\n```\n", alert.fill(&alert.expr)));
+}
+
+/// Example output, indented so that it stays part of its step.
+fn push_sample(text: &mut String, prints: &str) {
+    text.push_str("\n   ```text\n");
+    for line in prints.lines() {
+        push(text, format_args!("   {line}\n"));
+    }
+    text.push_str("   ```\n");
+}
+
+fn push_panels(text: &mut String, panels: &[String]) {
+    let noun = if panels.len() == 1 { "panel" } else { "panels" };
+    let titles: Vec<String> = panels.iter().map(|panel| format!("\"{panel}\"")).collect();
+    if !titles.is_empty() {
+        push(text, format_args!("\n**Dashboard.** The {noun} {}.\n", titles.join(", ")));
+    }
+}
+
 fn index(catalogue: &Catalogue) -> String {
-    let mut text = format!(
-        "<!-- {GENERATED} -->\n# Runbook\n\nOne page per alert: what it means, what to do first, what not to do.\n\n\
-         In the commands `NAMESPACE` is the namespace of the `MqttCluster`, `CLUSTER` its name and `POD` the broker's pod; \
-         all three are labels of the alert (`namespace`, `mqtt_cluster`, `pod`). Where a command names `deploy/covey-operator`, \
-         `NAMESPACE` is the operator's.\n\n| Alert | Severity | For | In short |\n|---|---|---|---|\n"
-    );
-    for (name, alerts) in pages(catalogue) {
-        for alert in alerts {
+    let note = "The text above the tables is operator/src/alerts/runbook.md.";
+    let mut text = format!("<!-- {GENERATED} {note} -->\n{INDEX_HEAD}");
+    for heading in [WAKES, WAITS, SILENT] {
+        push(&mut text, format_args!("\n## {heading}\n\n| Alert | Severity | For | In short |\n|---|---|---|---|\n"));
+        for alert in catalogue.alerts().iter().filter(|alert| heading_of(alert) == heading) {
+            let name = &alert.name;
             let first = alert.meaning.split_inclusive(". ").next().unwrap_or_default().trim();
             let (severity, hold) = (alert.severity.as_str(), promql_duration(alert.hold));
             push(&mut text, format_args!("| [{name}]({name}.md) | {severity} | {hold} | {first} |\n"));
         }
     }
     text
+}
+
+/// The table of the index in which an alert stands.
+fn heading_of(alert: &Alert) -> &'static str {
+    match alert.severity {
+        _ if !alert.can_fire() => SILENT,
+        Severity::Critical => WAKES,
+        Severity::Warning | Severity::Info => WAITS,
+    }
 }
 
 fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
