@@ -241,7 +241,7 @@ async fn a_panic_ends_only_the_connection_that_it_is_in() {
     client.send(Packet::Publish(Publish { topic: text("panic"), ..publish(QoS::AtMostOnce, 0) })).await;
     client.expect_close().await;
     assert!(bench.counts.has(Count::Closed(Closed::InternalError)));
-    assert_eq!(bench.fake.ended(), [WILL_STAYS], "its session ended as that of a broken connection");
+    assert_eq!(bench.fake.ended(), [WILL_STAYS], "its session ends like that of a broken connection");
     other.ping().await;
     let mut client = bench.socket(V5);
     client
