@@ -1,4 +1,4 @@
-//! `covey operator`: watches MqttClusters and MqttUsers and makes them so.
+//! `covey operator`: reconciles MqttClusters and MqttUsers.
 
 use std::net::SocketAddr;
 
@@ -9,24 +9,24 @@ use tokio_util::sync::CancellationToken;
 /// Arguments of `covey operator`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    /// Address on which `/metrics`, `/healthz` and `/readyz` are served.
     #[arg(long, env = "COVEY_OPERATOR_HTTP", default_value = "0.0.0.0:9465")]
     http: SocketAddr,
-    /// Only this namespace; absent: all.
+    /// Namespace to watch; without it, all namespaces.
     #[arg(long, env = "COVEY_NAMESPACE")]
     namespace: Option<String>,
     /// Name of this process in Events.
     #[arg(long, env = "COVEY_INSTANCE")]
     instance: Option<String>,
-    /// Factor on how long a condition must last before the built-in alerts fire; tests make it small.
+    /// Factor on the time for which a condition must hold before a built-in alert fires; tests use a small one.
     #[arg(long, env = "COVEY_ALERT_FOR_SCALE", default_value_t = 1.0)]
     alert_for_scale: f64,
-    /// The image of brokers whose MqttCluster names none; the chart sets the operator's own.
+    /// Image of brokers whose MqttCluster names none. The chart sets the operator's own image.
     #[arg(long, env = "COVEY_DEFAULT_IMAGE", default_value = DEFAULT_IMAGE)]
     default_image: String,
 }
 
-/// Runs until shutdown.
+/// Runs the operator until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Arguments { http, namespace, instance, alert_for_scale, default_image } = arguments;
     covey_operator::run::run(Options { http, namespace, instance, alert_for_scale, default_image }, shutdown).await?;
