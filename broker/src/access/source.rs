@@ -1,4 +1,4 @@
-//! Where access documents come from: the mounted Secret, the operator's bytes and the copy on the data disk.
+//! Sources of access documents: the mounted Secret, the operator's requests and the copy on the data disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use covey_contract::access::{Document, Error, INDEX_KEY, Index};
 use serde::Deserialize;
 
-/// The copy of the last good document.
+/// File name of the copy of the last enforced document.
 const COPY: &str = "access.json";
 /// The symlink by which a kubelet replaces all keys of a mounted Secret at once.
 const KUBELET_LINK: &str = "..data";

@@ -109,7 +109,8 @@ label!(
 label!(
     /// Reason why a socket was closed without a successful CONNACK.
     Rejected, "reason", {
-    /// Too many sockets are open, too many password checks are queued, or an address failed too often.
+    /// Too many sockets are open, large CONNECTs exceed their memory budget, too many password checks are queued, or
+    /// the address failed too often.
     Overload = "overload",
     /// The maximum number of connections is reached.
     ConnectionLimit = "connection_limit",
@@ -123,7 +124,7 @@ label!(
     Unavailable = "unavailable",
     /// Authentication failed, or the user may not use the client id or publish the will.
     Auth = "auth",
-    /// The client id is invalid.
+    /// The client id is invalid, or its session belongs to another user.
     ClientId = "client_id",
     /// The task of the handshake panicked.
     InternalError = "internal_error",

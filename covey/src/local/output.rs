@@ -19,6 +19,7 @@ pub(super) enum Format {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
+    /// Clusters by namespace and name.
     pub(super) clusters: Vec<ClusterReport>,
 }
 

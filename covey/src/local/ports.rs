@@ -30,7 +30,7 @@ pub(super) enum Error {
     NoRoom { replicas: u32 },
 }
 
-/// Inner ports of ordinal 0.
+/// Ports of ordinal 0 for other brokers, the operator's requests and HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inner {
     pub(super) peer: u16,

@@ -19,12 +19,12 @@ pub(super) fn id(value: u16) -> PacketId {
     PacketId::new(value).unwrap()
 }
 
-/// A CONNECT of client id `c` with Clean Start.
+/// Returns a CONNECT of client id `c` with Clean Start.
 pub(super) fn connect(version: ProtocolVersion) -> Connect {
     Connect::new(version, text("c"))
 }
 
-/// A PUBLISH to `t`; packet id 0 is for QoS 0.
+/// Returns a PUBLISH to `t`; packet id 0 means none, for QoS 0.
 pub(super) fn publish(qos: QoS, packet_id: u16) -> Publish {
     let payload = Bytes::from_static(b"payload");
     Publish { qos, topic: text("t"), packet_id: PacketId::new(packet_id), payload, ..Publish::default() }

@@ -53,7 +53,7 @@ fn disconnect(reason: ReasonCode, expiry: Option<u32>) -> Packet {
     Packet::Disconnect(Disconnect { reason, properties })
 }
 
-/// A client whose session expiry is `expiry` sends a DISCONNECT.
+/// Connects a client with session expiry `expiry` and sends a DISCONNECT.
 async fn leave(bench: &Bench, expiry: u32, packet: Packet) -> Client {
     let mut hello = connect(V5);
     hello.properties.session_expiry_interval = Some(expiry);
