@@ -2,6 +2,7 @@
 //!
 //! The operator derives it from the `MqttCluster` and its `MqttUser`s, the access Secret stores it, and brokers enforce
 //! it. The higher revision wins. A document that does not pass [`Document::check`] is never enforced.
+//! `docs/design/access.md` describes the document and its way to the brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,6 +3,7 @@
 //! Each CONNECT is authenticated here. The connection then checks every publish and subscription against its
 //! [`Principal`], which it refreshes after each change of the revision.
 //! Invariant: without a document every client is refused. The enforced rules always come from one complete document.
+//! `docs/design/access.md` describes the way of a rule from the custom resource to the decision.
 //!
 //! ```text
 //!  disk copy (at start) --+
