@@ -58,6 +58,7 @@ impl Gauges {
         }
     }
 
+    /// Evaluates the readiness checks. `certificate` always holds, since a broker does not start without one.
     fn judge(&self) {
         let leased = self.node.lease.valid_epoch().is_some();
         let member = self.node.is_member();
@@ -68,6 +69,7 @@ impl Gauges {
         self.metrics.node.fenced.set(i64::from(member && !leased));
     }
 
+    /// Samples all gauges.
     fn read(&self, groups: &mut GroupSeries) {
         groups.read(&self.node, &self.metrics);
         let (heard, members) = self.node.members_heard();

@@ -81,6 +81,7 @@ impl<N: Sessions, G: Guard> Listener<N, G> {
         }
     }
 
+    /// Spawns the connection task of a socket, or closes the socket if too many are open.
     fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
             self.context.observer().rejected(Rejected::Overload);

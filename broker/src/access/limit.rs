@@ -44,6 +44,7 @@ impl Failures {
     }
 }
 
+/// Returns the key of an address: IPv4 as it is, IPv6 by its /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

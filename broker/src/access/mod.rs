@@ -273,6 +273,7 @@ impl Inner {
         }
     }
 
+    /// Puts compiled rules in force, announces their revision and saves the document.
     fn enforce(&self, loading: &mut Loading, document: &Document, users: Users, keep: Keep) {
         let revision = document.revision;
         info!(
@@ -295,6 +296,7 @@ impl Inner {
         }
     }
 
+    /// Records why a document was refused. Each problem is logged and counted once.
     fn reject(&self, loading: &mut Loading, revision: Option<u64>, error: &DocumentError) {
         let problem = error.to_string();
         if loading.problems.insert(problem.clone()) {

@@ -60,6 +60,7 @@ impl Mount {
     }
 }
 
+/// Reads a key of the mounted Secret. A key with a slash is refused, so that an index cannot name other files.
 fn read(folder: &Path, key: &str) -> Option<Vec<u8>> {
     if key.contains('/') {
         return None;

@@ -65,6 +65,7 @@ where
     }
 }
 
+/// Queues the CONNACK of a refusal, if there is one.
 fn refuse(refusal: Refusal, mut output: Output) -> Refused {
     if let Some((code, _)) = refusal.answer {
         let packet = Packet::ConnAck(Box::new(ConnAck::new(false, code)));
@@ -92,6 +93,7 @@ struct Admitted<N: Sessions, G: Guard> {
     connack: ConnAck,
 }
 
+/// Queues the successful CONNACK and creates the connection.
 fn open<N: Sessions, G: Guard>(
     admitted: Admitted<N, G>,
     mut input: Input,
@@ -110,6 +112,7 @@ fn open<N: Sessions, G: Guard>(
     Ok(Open::new(parts, input, output, Arc::clone(context)))
 }
 
+/// Reads CONNECT. Returns it with the bytes that it reserved from the budget, if it is larger than the first read.
 async fn first_packet<IO, N, G>(
     io: &mut IO,
     input: &mut Input,
@@ -173,6 +176,7 @@ fn unreadable(error: DecodeError, input: &Input) -> Refusal {
     }
 }
 
+/// Checks limits and rules, authenticates the client and opens its session.
 async fn admit<N: Sessions, G: Guard>(
     mut connect: Box<Connect>,
     peer: IpAddr,

@@ -180,6 +180,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
+    /// Runs the loop and returns how the connection ends.
     async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut IO) -> Ending {
         let context = Arc::clone(&self.context);
         self.revoke_subscriptions();
@@ -293,6 +294,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
+    /// Returns the earliest deadline: write timeout, stall timeout or keep alive.
     fn deadline(&self) -> Instant {
         let limits = &self.context.limits;
         let write = self.output.stalled().map(|since| since + limits.write_timeout);
@@ -302,6 +304,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         earliest.unwrap_or_else(|| Instant::now() + FAR)
     }
 
+    /// Ends the connection if a deadline has passed.
     async fn on_timer<IO: AsyncRead + Unpin>(&mut self, io: &mut IO) -> Result<(), Ending> {
         let now = Instant::now();
         let over = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| now >= since + bound);

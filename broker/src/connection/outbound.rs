@@ -69,6 +69,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
+    /// Queues a PUBLISH. A message that the client cannot receive is dropped, counted and acknowledged.
     fn deliver(&mut self, delivery: Delivery) {
         let Delivery { packet_id, dup, message, subscription_identifiers } = delivery;
         let qos = message.qos;

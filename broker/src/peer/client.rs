@@ -109,6 +109,7 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// Resolves the host, connects to its addresses in turn, and checks the identity of the peer.
 async fn open(tls: &Tls, host: &str, port: u16) -> Result<TlsStream<TcpStream>, ConnectError> {
     let resolved = tokio::net::lookup_host((host, port)).await;
     let addresses = resolved.map_err(|source| ConnectError::Resolve { host: host.into(), source })?;

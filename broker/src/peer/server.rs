@@ -118,6 +118,7 @@ pub async fn serve(
     }
 }
 
+/// Refuses every call but `Hello` until a `Hello` was accepted on the connection.
 async fn require_hello(request: Request, next: Next) -> Response {
     let greeted = request.extensions().get::<Caller>().is_some_and(|caller| caller.hello.lock().is_some());
     if greeted || request.uri().path() == HELLO_PATH {
@@ -131,6 +132,7 @@ async fn require_hello(request: Request, next: Next) -> Response {
 
 type Incoming = Stream<TlsStream<TcpStream>, Caller>;
 
+/// Accepts connections and sends them to the server after their handshake.
 async fn accept(listener: TcpListener, tls: Tls, role: Role, sender: mpsc::Sender<Result<Incoming, io::Error>>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
