@@ -292,7 +292,7 @@ impl Cluster {
         }
         self.state.formation = Some(formation);
         self.state.write(&self.folder)?;
-        // With the cluster id in their configuration, brokers refuse a disk of another cluster.
+        // From now on a disk of another cluster is refused.
         if born { self.write_configs() } else { Ok(()) }
     }
 
@@ -348,8 +348,8 @@ impl Cluster {
                 sentences.push(format!("brokers have disks of other clusters, formation waits: {}", disks.join(", ")));
             }
             Decision::Lost => sentences.push(
-                "every broker has an empty disk; restore the data, or move the directory of the cluster aside to start \
-                 over"
+                "every broker came back with an empty disk; put the data back, or move the folder of the cluster aside \
+                 to start over"
                     .to_owned(),
             ),
             _ => {}
@@ -453,7 +453,7 @@ fn validated(key: &Key, manifest: &MqttCluster, port: u16, state: &State) -> Res
     if wanted.shards != state.shards {
         return Err(Error::Fixed {
             name: name(),
-            problem: "shards cannot change after the cluster was created: create another cluster",
+            problem: "shards cannot change after creation: create another cluster",
         });
     }
     ports::place(&mut wanted.listeners, port, state, wanted.replicas)?;
