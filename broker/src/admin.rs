@@ -1,4 +1,4 @@
-//! The admin service: what the operator asks of this node.
+//! The admin gRPC service, through which the operator reads and controls this node.
 
 use std::sync::Arc;
 
@@ -9,22 +9,27 @@ use tonic::{Request, Response, Status};
 use crate::cluster::{GroupId, NodeId};
 use crate::node::{Membership, Node};
 
-/// What the service cannot see from the node itself.
+/// Parts of the status that do not come from the node.
 pub trait Facts: Send + Sync + 'static {
-    /// Checks of readiness that fail now.
+    /// Returns the names of the readiness checks that fail.
     fn failing_checks(&self) -> Vec<String>;
+    /// Returns whether the broker is disconnecting its clients in order to stop.
     fn is_draining(&self) -> bool;
+    /// Returns the enforced and the last refused access revision.
     fn access(&self) -> proto::AccessStatus;
-    /// Enforces a document if its revision is the highest; answers what is enforced.
+    /// Enforces a JSON document if its revision is higher than the one in force. Returns the resulting status.
     fn apply_access(&self, document: bytes::Bytes) -> futures::future::BoxFuture<'_, proto::AccessStatus>;
-    /// Free and total bytes of the data volume.
+    /// Returns the free and the total bytes of the data volume; zeros if they cannot be read.
     fn space(&self) -> (u64, u64);
 }
 
-/// See the module.
+/// Implementation of the admin service.
 pub struct AdminService {
+    /// The node that is reported on.
     pub node: Arc<Node>,
+    /// Membership of the node, which `Initialize` changes.
     pub membership: Arc<Membership>,
+    /// Facts from outside the node.
     pub facts: Arc<dyn Facts>,
 }
 
@@ -35,7 +40,7 @@ impl std::fmt::Debug for AdminService {
 }
 
 impl AdminService {
-    /// The gRPC routes of the admin port.
+    /// Returns the gRPC routes of the admin port.
     pub fn into_routes(self) -> tonic::service::Routes {
         tonic::service::Routes::new(AdminServer::new(self).max_decoding_message_size(crate::peer::MAX_MESSAGE))
     }

@@ -1,4 +1,4 @@
-//! Gauges and readiness, read off the node at intervals: what is not counted where it happens.
+//! Samples gauges and readiness checks from the node at intervals. Counters are updated where the event happens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,27 +16,35 @@ use crate::peer::Tls;
 use crate::storage::segment::Log;
 use crate::storage::space::Space;
 
-/// How often readiness is judged.
+/// Interval between evaluations of readiness.
 const JUDGE: Duration = Duration::from_millis(200);
-/// Gauges are read every so many judgements.
+/// Evaluations of readiness per sampling of the gauges.
 const READ_EVERY: u32 = 10;
 
-/// See the module.
+/// Sources of the gauges and checks, and where they are written.
 pub(crate) struct Gauges {
+    /// Source of sessions, messages, members and groups.
     pub(crate) node: Arc<Node>,
+    /// Metrics that are written.
     pub(crate) metrics: Arc<Metrics>,
+    /// Readiness checks that are written.
     pub(crate) readiness: Readiness,
+    /// Source of the `access` check.
     pub(crate) access: Access,
+    /// Source of the expiry of the peer certificate.
     pub(crate) tls: Tls,
+    /// Source of the size of the log.
     pub(crate) log: Log,
+    /// Data directory whose volume is measured.
     pub(crate) data: PathBuf,
-    /// Clients connected per listener: the node has one until TLS and WebSocket come.
+    /// Listener label of the connected clients. All clients count for the first listener of the configuration.
     pub(crate) listener: String,
+    /// Returns the number of connected clients.
     pub(crate) connections: Arc<dyn Fn() -> usize + Send + Sync>,
 }
 
 impl Gauges {
-    /// Runs until shutdown.
+    /// Samples until shutdown.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut round = 0_u32;
         let mut groups = GroupSeries::default();
@@ -50,6 +58,7 @@ impl Gauges {
         }
     }
 
+    /// Evaluates the readiness checks. `certificate` always holds, since a broker does not start without one.
     fn judge(&self) {
         let leased = self.node.lease.valid_epoch().is_some();
         let member = self.node.is_member();
@@ -60,6 +69,7 @@ impl Gauges {
         self.metrics.node.fenced.set(i64::from(member && !leased));
     }
 
+    /// Samples all gauges.
     fn read(&self, groups: &mut GroupSeries) {
         groups.read(&self.node, &self.metrics);
         let (heard, members) = self.node.members_heard();
@@ -90,16 +100,16 @@ impl Gauges {
     }
 }
 
-/// The series of the Raft groups that a node holds. A group that it does not hold, or holds no more, has none: a rule that
-/// compares replicas would take its zeros for a replica that lags.
+/// Series of the Raft groups of which the node holds a replica. Other groups have no series, because alert rules that
+/// compare replicas would take zeros for a lagging replica.
 #[derive(Debug, Default)]
 pub struct GroupSeries {
-    /// The last known leader of each group with series.
+    /// Last known leader of each group that has series; `None` until one was known.
     leaders: BTreeMap<GroupId, Option<NodeId>>,
 }
 
 impl GroupSeries {
-    /// Reads the state of every group that the node holds, and removes the series of the others.
+    /// Updates the series of the groups that the node holds, and removes those of all others.
     pub fn read(&mut self, node: &Node, metrics: &Metrics) {
         let held: BTreeSet<GroupId> = node.groups_held().collect();
         for (group, _) in self.leaders.extract_if(.., |group, _| !held.contains(group)) {
@@ -126,7 +136,7 @@ impl GroupSeries {
     }
 }
 
-/// The value of the label `group`: `meta`, `retained`, `shard-0`.
+/// Returns the value of the label `group`: `meta`, `retained`, `shard-0`.
 fn label(group: GroupId) -> String {
     group.to_string().replace('/', "-")
 }

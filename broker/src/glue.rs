@@ -1,4 +1,5 @@
-//! Puts access rules and metrics behind the borders that connections, the node and the admin service drew.
+//! Adapters: implements the traits of connections, the node and the admin service with [`Access`], [`Metrics`] and
+//! [`Readiness`].
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::metrics::{AclAction, Check, Closed, DropReason, Kicked, Label as _, M
 use crate::storage::space::Space;
 use crate::{admin, connection, node};
 
-/// Access rules as connections see them.
+/// Access control for connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Door(pub(crate) Access);
 
@@ -56,7 +57,7 @@ impl connection::Principal for Principal {
     }
 }
 
-/// Counts what connections and the node do.
+/// Counts the events of connections and the node in the metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Counting(pub(crate) Arc<Metrics>);
 
@@ -154,11 +155,14 @@ impl node::Observer for Counting {
     }
 }
 
-/// What the admin service asks besides the node.
+/// Facts for the admin service that do not come from the node.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeFacts {
+    /// Enforced access rules.
     pub(crate) access: Access,
+    /// Readiness checks.
     pub(crate) readiness: Readiness,
+    /// Data directory whose volume is measured.
     pub(crate) data: PathBuf,
 }
 

@@ -1,6 +1,6 @@
-//! The plain HTTP port: metrics, liveness and readiness. Prometheus and the kubelet ask, the node sets the checks.
+//! The plain HTTP port: `/metrics` for Prometheus, `/livez` and `/readyz` for the kubelet.
 //!
-//! Invariant: ready means that every check holds; all begin as failing.
+//! Invariant: the broker is ready only while every check holds. All checks fail until they are set.
 
 use std::io;
 use std::sync::Arc;
@@ -18,23 +18,25 @@ use tracing::info;
 
 use crate::metrics::{self, Check, Label as _, Metrics};
 
-/// How long answers may be finished after shutdown began.
+/// Time for responses in progress after shutdown began.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A cheap handle on what readiness consists of; anybody may set a check.
+/// Handle on the readiness checks; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Readiness {
+    /// Checks that fail, in the order of [`Check::ALL`].
     failing: Arc<watch::Sender<Vec<Check>>>,
+    /// Gauges that mirror the checks.
     metrics: Arc<Metrics>,
 }
 
 impl Readiness {
-    /// Everything fails until it is set.
+    /// Returns a handle with every check failing.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self { failing: Arc::new(watch::Sender::new(Check::ALL.to_vec())), metrics }
     }
 
-    /// Notes whether a check holds.
+    /// Sets whether a check holds.
     pub fn set(&self, check: Check, holds: bool) {
         self.failing.send_if_modified(|failing| {
             let before = failing.len();
@@ -43,7 +45,7 @@ impl Readiness {
                 failing.push(check);
                 failing.sort_unstable_by_key(|check| check.position());
             }
-            // Under the lock of the channel, so that the gauges never disagree with it.
+            // Under the lock of the channel, so that the gauges always agree with it.
             self.metrics.node.readiness.get(check).set(i64::from(holds));
             self.metrics.node.ready.set(i64::from(failing.is_empty()));
             let changed = failing.len() != before;
@@ -54,22 +56,26 @@ impl Readiness {
         });
     }
 
-    /// The checks that do not hold.
+    /// Returns the checks that fail.
     pub fn failing(&self) -> Vec<Check> {
         self.failing.borrow().clone()
     }
 
+    /// Returns whether every check holds.
     pub fn is_ready(&self) -> bool {
         self.failing.borrow().is_empty()
     }
 
-    /// Follows the checks that do not hold.
+    /// Returns a receiver of the failing checks.
     pub fn subscribe(&self) -> watch::Receiver<Vec<Check>> {
         self.failing.subscribe()
     }
 }
 
-/// Serves until shutdown.
+/// Serves the HTTP port until shutdown.
+///
+/// # Errors
+/// Fails if the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
@@ -127,7 +133,7 @@ mod tests {
         Server { address, readiness, _stop: shutdown.drop_guard() }
     }
 
-    /// Status and body.
+    /// Returns the HTTP status and the body.
     async fn get(server: &Server, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

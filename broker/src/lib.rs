@@ -1,4 +1,4 @@
-//! The broker: listeners, connections, cluster and storage around the core.
+//! The broker: client listeners and connections, access control, the cluster runtime and its storage.
 
 pub mod access;
 pub mod admin;

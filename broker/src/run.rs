@@ -1,8 +1,8 @@
-//! A broker, from its configuration to its end.
+//! Starts and stops a broker.
 //!
 //! ```text
-//!  disk (whose is it?) -> HTTP (live, not ready) -> log -> TLS, pool -> node -> peer and admin ports -> listeners
-//!  shutdown: not ready -> clients drained -> leaderships handed away -> everything stops; the node stays a member
+//!  lock the disk -> HTTP (live, not ready) -> log -> TLS, pool -> node -> peer and admin ports -> listeners
+//!  shutdown: not ready -> clients drained -> leaderships transferred -> everything stops; the node stays a member
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -32,51 +32,56 @@ use crate::storage::marker::{self, Directory, Expected};
 use crate::storage::segment::{self, Expect, Log};
 use crate::supervise::{Supervisor, count_panics};
 
-/// How long leaderships may take to move when the node stops.
+/// Time for other nodes to take over leaderships when the node stops.
 const HANDOVER: Duration = Duration::from_secs(5);
 
-/// What a broker is started with.
+/// Parameters of [`run`].
 #[derive(Debug)]
 pub struct Options {
+    /// Configuration of the broker.
     pub config: Config,
-    /// Name of the node; it ends in its ordinal, as pods of a StatefulSet do.
+    /// Name of the node. It ends in its ordinal, like the name of a pod of a StatefulSet.
     pub name: String,
-    /// What the program was built from.
+    /// Commit that the program was built from, for the build info metric.
     pub commit: String,
 }
 
-/// Why a broker could not start, or had to end. The texts name the file and the next step.
+/// Error that keeps a broker from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the node's name {0:?} does not end in its ordinal (as in prod-0)")]
+    #[error("node name {0:?} does not end in its ordinal (as in prod-0)")]
     Name(String),
-    #[error("the cluster id {0:?} in the configuration is not a UUID")]
+    #[error("cluster id {0:?} in the configuration is not a UUID")]
     ClusterId(String),
     #[error(transparent)]
     Disk(#[from] marker::Error),
     #[error(transparent)]
     Log(#[from] segment::OpenError),
-    #[error("failed to load the peer certificate: {0}")]
+    #[error("failed to load the peer certificate")]
     Tls(#[from] TlsError),
-    #[error("failed to start the Raft groups: {0}")]
+    #[error("failed to start the Raft groups")]
     Groups(#[from] StartError),
-    #[error("failed to open the data directory: {0}")]
+    #[error("failed to open the data directory")]
     Opening(#[source] tokio::task::JoinError),
-    #[error("failed to register metrics: {0}")]
+    #[error("failed to register metrics")]
     Metrics(#[from] prometheus::Error),
-    #[error("failed to listen on {address}: {source}")]
+    #[error("failed to listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("the address to listen on, {0:?}, is not an IP address")]
+    #[error("listen address {0:?} in the configuration is not an IP address")]
     Bind(String),
 }
 
-/// What there is before the disk is opened, which may take minutes.
+/// Parts that run before the disk is opened, which may take minutes.
 struct Host {
+    /// Metrics of the process.
     metrics: Arc<Metrics>,
+    /// Readiness checks served on the HTTP port.
     readiness: Readiness,
+    /// Ends the process if a task fails.
     supervisor: Supervisor,
+    /// Tasks that end after `stop`.
     tasks: TaskTracker,
-    /// Ends the ports and tasks, after the clients have gone.
+    /// Stops ports and tasks, after the clients were disconnected.
     stop: CancellationToken,
 }
 
@@ -93,13 +98,15 @@ impl Host {
         }
     }
 
-    /// Starts a task that runs until the broker stops.
+    /// Spawns a task that runs until the broker stops; if it ends earlier, the process ends.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(self.supervisor.clone().lasting(name, self.stop.clone(), task));
     }
 
-    /// Serves HTTP while something is opened and from then on: the process is live, and ready at the earliest when it is
-    /// opened.
+    /// Serves HTTP from now on and waits for `opening`: the process is live meanwhile, but not ready.
+    ///
+    /// # Errors
+    /// Returns the error of `opening`.
     async fn open<T>(&self, http: TcpListener, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let serving = http::serve(http, self.metrics.clone(), self.readiness.clone(), self.stop.clone());
         self.spawn("HTTP port", complain("HTTP", serving));
@@ -109,16 +116,24 @@ impl Host {
     }
 }
 
-/// The parts that stop in order.
+/// A running broker: the parts that have to be stopped in order.
 struct Broker {
+    /// Metrics, readiness and supervised tasks.
     host: Host,
+    /// The node.
     node: Arc<Node>,
+    /// The disk, whose lock is released last.
     identity: Arc<Identity>,
+    /// Disconnects the clients.
     drain: Drain,
+    /// The log.
     log: Log,
 }
 
-/// Runs a broker until `shutdown`; a stopped node stays a member of its cluster.
+/// Runs a broker until `shutdown`. A stopped node stays a member of its cluster.
+///
+/// # Errors
+/// Returns why the broker could not start. Failures after the start end the process.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let broker = start(options).await?;
     shutdown.cancelled().await;
@@ -126,7 +141,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     Ok(())
 }
 
-/// The ordinal at the end of a node's name.
+/// Parses the ordinal at the end of a node's name.
+///
+/// # Errors
+/// Fails if the name does not end in `-` and a number.
 pub fn ordinal_of(name: &str) -> Result<u32, Error> {
     let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
     ordinal.ok_or_else(|| Error::Name(name.to_owned()))
@@ -138,7 +156,7 @@ async fn start(options: Options) -> Result<Broker, Error> {
     let config = Arc::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &commit)?;
     count_panics(metrics.node.task_panics.clone());
-    // Before anything that another process on this disk would have too, such as the port.
+    // First, so that a second process on this disk fails on its lock and not on a port.
     let directory = take_disk(&config, &name)?;
     let host = Host::new(metrics);
     let http = listen(address(&config, config.peers.http_port, ordinal)?).await?;
@@ -156,7 +174,7 @@ async fn start(options: Options) -> Result<Broker, Error> {
     Ok(broker)
 }
 
-/// What the disk is opened with.
+/// Parameters of [`open_node`].
 struct Opening {
     config: Arc<Config>,
     directory: Directory,
@@ -176,8 +194,8 @@ struct Opened {
     tls: Tls,
 }
 
-/// Opens the disk on a thread of its own: the log is replayed and all state is loaded without a pause in which a worker
-/// could answer a probe.
+/// Opens the disk on a blocking thread: replaying the log and loading the state would keep a worker thread from
+/// answering probes.
 async fn opened(opening: Opening) -> Result<Opened, Error> {
     let runtime = tokio::runtime::Handle::current();
     let opened = tokio::task::spawn_blocking(move || runtime.block_on(open_node(opening))).await;
@@ -213,14 +231,14 @@ async fn open_node(opening: Opening) -> Result<Opened, Error> {
     Ok(Opened { node, membership, identity, log, access, tls })
 }
 
-/// Takes the data directory, if it is this node's and no other process has it.
+/// Locks the data directory and checks that it belongs to this node.
 fn take_disk(config: &Config, name: &str) -> Result<Directory, Error> {
     let parse = |id: &String| Uuid::parse_str(id).map_err(|_| Error::ClusterId(id.clone()));
     let cluster_id = config.cluster.id.as_ref().map(parse).transpose()?;
     Ok(Directory::open(&config.paths.data, &Expected { cluster_id, node_name: name })?)
 }
 
-/// Opens the log, which replays it.
+/// Opens and replays the log, then claims the disk for this process.
 fn open_log(
     config: &Config,
     directory: Directory,
@@ -238,7 +256,7 @@ fn open_log(
         Directory::Existing(disk) => {
             options.expect = Expect::Member;
             let (log, _) = Log::open(&log_dir, options)?;
-            // Only now: a disk whose log is refused stays as it was.
+            // After the log was opened: a disk whose log is refused is not changed.
             (disk.claim()?, log)
         }
         Directory::Fresh(fresh) => {
@@ -250,7 +268,7 @@ fn open_log(
     Ok((Identity::new(disk, ordinal), log))
 }
 
-/// After a failed fsync or a broken group nothing that this process says can be believed.
+/// Ends the process. After a failed fsync or a broken group its state in memory may differ from the disk.
 fn end_process(reason: &str) {
     error!(reason, "this process ends now; it starts again from its disk");
     std::process::exit(1);
@@ -328,16 +346,16 @@ impl Broker {
         Ok(())
     }
 
-    /// Stops in order; SIGTERM means stop, never leave.
+    /// Stops the parts in order. The node stays a member of its cluster.
     async fn stop(self) {
-        info!("stopping: clients are sent away");
+        info!("stopping, clients are being disconnected");
         let host = self.host;
         host.readiness.set(Check::NotDraining, false);
         host.metrics.node.draining.set(1);
         let drain = &self.node.config.drain;
         self.drain.run(drain.rate, drain.deadline).await;
         if tokio::time::timeout(HANDOVER, self.node.transfer_leaders()).await.is_err() {
-            info!("some leaderships were not taken in time; their groups elect");
+            info!("some leaderships were not transferred in time, their groups hold elections");
         }
         host.stop.cancel();
         host.tasks.close();
@@ -364,10 +382,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
-/// A port that fails while the broker runs says so; its end ends the process.
+/// Serves a port and logs its error. The end of the task ends the process.
 async fn complain<E: std::fmt::Display>(port: &'static str, serving: impl Future<Output = Result<(), E>>) {
     if let Err(error) = serving.await {
-        error!(port, %error, "failed to serve a port");
+        error!(port, %error, "failed to serve a port, the process ends");
     }
 }
 

@@ -1,9 +1,9 @@
-//! Tasks that the node cannot do without, and those that it can.
+//! Supervision of tasks: essential tasks end the process when they fail, others only end themselves.
 //!
-//! The runtime catches the panic of a task and goes on: a shard whose leader task is gone would be led by a node that
-//! answers nobody, and no other node would be elected. Therefore every long-lived task runs under a [`Supervisor`], which
-//! ends the process when one panics or ends; the groups elect other leaders, and the process starts again from its disk.
-//! The task of one client or one stream is only [`contained`].
+//! The runtime catches the panic of a task and goes on. A shard whose leader task is gone would be led by a node that
+//! answers no request, and no other node would be elected. Therefore every long-lived task runs under a [`Supervisor`],
+//! which ends the process if one panics or ends. The groups then elect other leaders, and the process restarts from its
+//! disk. The task of one client or one stream is only [`contained`].
 
 use std::any::Any;
 use std::future::Future;
@@ -15,9 +15,10 @@ use prometheus::IntCounter;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-/// Ends the process where a task failed that it cannot do without; cheap to clone.
+/// Ends the process if an essential task fails; cheap to clone.
 #[derive(Clone)]
 pub struct Supervisor {
+    /// Called with the reason why the process must end.
     fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -28,24 +29,25 @@ impl std::fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// `fatal` is told why the process must end, possibly more than once and by several tasks at a time.
+    /// Creates a supervisor. `fatal` is called with the reason why the process must end, possibly more than once and by
+    /// several tasks at the same time.
     pub fn new(fatal: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { fatal: Arc::new(fatal) }
     }
 
-    /// Runs a task until it is stopped: its panic and every other end are fatal.
+    /// Runs a task until `stop`. A panic or an earlier end of the task is fatal.
     pub async fn lasting(self, name: &'static str, stop: CancellationToken, task: impl Future<Output = ()>) {
         match stop.run_until_cancelled(caught(name, task)).await {
             Some(Err(reason)) => (self.fatal)(&format!("task {name} panicked: {reason}")),
             Some(Ok(())) if !stop.is_cancelled() => {
-                error!(task = name, "a task ended that the node cannot do without");
+                error!(task = name, "an essential task ended, the process ends");
                 (self.fatal)(&format!("task {name} ended"));
             }
             Some(Ok(())) | None => {}
         }
     }
 
-    /// Runs a task that may end by itself until it is stopped: its panic is fatal.
+    /// Runs a task until `stop` or until it ends by itself. A panic is fatal.
     pub async fn ending(self, name: &'static str, stop: CancellationToken, task: impl Future<Output = ()>) {
         if let Some(Err(reason)) = stop.run_until_cancelled(caught(name, task)).await {
             (self.fatal)(&format!("task {name} panicked: {reason}"));
@@ -53,20 +55,20 @@ impl Supervisor {
     }
 }
 
-/// Runs the task of one client or one stream: a panic ends what the task owns, and nothing else.
+/// Runs the task of one client or one stream. A panic ends this task only.
 pub async fn contained(name: &'static str, task: impl Future<Output = ()>) {
     drop(caught(name, task).await);
 }
 
-/// Runs a task; its panic is logged with the task's name and returned as text.
+/// Runs a task and catches its panic, which is logged with the task's name.
 ///
 /// # Errors
-/// The task panicked.
+/// Returns the message of the panic.
 pub fn caught<T, F: Future<Output = T>>(
     name: &'static str,
     task: F,
 ) -> impl Future<Output = Result<T, String>> + use<T, F> {
-    // What the task changed is dropped with it, or the process ends.
+    // Unwind safe: the state of the task is dropped with it, or the process ends.
     let done = AssertUnwindSafe(task).catch_unwind();
     done.map(move |done| {
         done.map_err(|panic| {
@@ -82,8 +84,7 @@ fn text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Counts every panic of the process from now on, whichever task or thread it is in; what was done about panics before is
-/// done after it.
+/// Counts every panic of the process from now on, in any task or thread. The former panic hook runs after the counting.
 pub fn count_panics(counter: IntCounter) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// A supervisor, and what it called fatal.
+    /// Returns a supervisor and the reasons that it reported as fatal.
     fn supervisor() -> (Supervisor, Arc<Mutex<Vec<String>>>) {
         let told = Arc::new(Mutex::new(Vec::new()));
         let telling = told.clone();

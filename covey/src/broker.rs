@@ -1,4 +1,4 @@
-//! `covey broker`: one broker, configured by the file that the operator or `covey local` wrote.
+//! `covey broker`: one broker. The operator or `covey local` writes its configuration file.
 
 use std::path::PathBuf;
 
@@ -11,18 +11,18 @@ use tokio_util::sync::CancellationToken;
 /// Arguments of `covey broker`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The configuration file.
+    /// Configuration file.
     #[arg(long, default_value = names::PATH_CONFIG)]
     config: PathBuf,
-    /// The node's name; it ends in its ordinal, as in prod-0.
+    /// Name of the node, which ends in its ordinal, for example prod-0.
     #[arg(long, env = "POD_NAME")]
     name: String,
-    /// End with this process, the parent, however it ends.
+    /// Process id of the parent. The broker is killed when the parent ends.
     #[arg(long, hide = true)]
     parent: Option<i32>,
 }
 
-/// Runs until shutdown.
+/// Runs the broker until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
     arguments.parent.map(end_with).transpose()?;
     let config = Config::load(&arguments.config)?;
@@ -33,7 +33,7 @@ pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> an
 
 fn end_with(parent: i32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have ended before the line above.
+    // The parent may have ended before the line above.
     let alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
-    if alive { Ok(()) } else { anyhow::bail!("process {parent}, which started this broker, is gone") }
+    if alive { Ok(()) } else { anyhow::bail!("process {parent}, which started this broker, has ended") }
 }

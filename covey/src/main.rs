@@ -1,4 +1,4 @@
-//! `covey`: the operator, the broker and a cluster on this machine, in one binary.
+//! `covey`: the operator, the broker and a local cluster, in one binary.
 
 mod broker;
 mod local;
@@ -17,10 +17,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 struct Cli {
-    /// What is logged, as in `info,covey_broker::node=debug`.
+    /// Log filter, for example `info,covey_broker::node=debug`.
     #[arg(long, env = "COVEY_LOG", default_value = "info,openraft=error,fjall=warn,lsm_tree=warn", global = true)]
     log: String,
-    /// Log as JSON, a line each.
+    /// Log in JSON, one object per line.
     #[arg(long, env = "COVEY_LOG_JSON", global = true)]
     log_json: bool,
     #[command(subcommand)]
@@ -31,9 +31,9 @@ struct Cli {
 enum Command {
     /// Run one broker of a cluster.
     Broker(broker::Arguments),
-    /// Run the clusters of manifests on this machine.
+    /// Run the clusters of the given manifests on this machine.
     Local(local::Arguments),
-    /// Watch MqttClusters and MqttUsers and make them so.
+    /// Run the operator: reconcile MqttClusters and MqttUsers.
     Operator(operator::Arguments),
 }
 
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
-    // One TLS provider for everything in the process.
+    // All parts of the process use the same TLS provider.
     let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     installed.map_err(|_| anyhow::anyhow!("failed to install the TLS provider"))?;
     let shutdown = CancellationToken::new();
@@ -86,7 +86,7 @@ async fn cancel_on_signal(shutdown: CancellationToken) {
     shutdown.cancel();
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a program that failed, also before logging works")]
+#[expect(clippy::print_stderr, reason = "the error that ends the program is printed even if logging does not work")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("covey: {error:#}");
     ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! `covey operator`: watches MqttClusters and MqttUsers and makes them so.
+//! `covey operator`: reconciles MqttClusters and MqttUsers.
 
 use std::net::SocketAddr;
 
@@ -9,19 +9,19 @@ use tokio_util::sync::CancellationToken;
 /// Arguments of `covey operator`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    /// Address on which `/metrics`, `/healthz` and `/readyz` are served.
     #[arg(long, env = "COVEY_OPERATOR_HTTP", default_value = "0.0.0.0:9465")]
     http: SocketAddr,
-    /// Only this namespace; absent: all.
+    /// Namespace to watch; without it, all namespaces.
     #[arg(long, env = "COVEY_NAMESPACE")]
     namespace: Option<String>,
     /// Name of this process in Events.
     #[arg(long, env = "COVEY_INSTANCE")]
     instance: Option<String>,
-    /// Factor on how long a condition must last before the built-in alerts fire; tests make it small.
+    /// Factor on the time for which a condition must hold before a built-in alert fires; tests use a small one.
     #[arg(long, env = "COVEY_ALERT_FOR_SCALE", default_value_t = 1.0)]
     alert_for_scale: f64,
-    /// The image of brokers whose MqttCluster names none; the chart sets the operator's own.
+    /// Image of brokers whose MqttCluster names none. The chart sets the operator's own image.
     #[arg(long, env = "COVEY_DEFAULT_IMAGE", default_value = DEFAULT_IMAGE)]
     default_image: String,
     /// Secrets with the credentials of the image's registry, for brokers whose MqttCluster names none; separated by commas.
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     image_pull_secrets: Vec<String>,
 }
 
-/// Runs until shutdown.
+/// Runs the operator until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Arguments { http, namespace, instance, alert_for_scale, default_image, image_pull_secrets } = arguments;
     let image = ImageDefaults { image: default_image, pull_secrets: image_pull_secrets };

@@ -1,5 +1,5 @@
-//! The walls of the house, held by tests: which crate may lean on which (deny.toml), what the inner crates know, which
-//! folder may name which library, and the size of a file.
+//! Architecture rules as tests: dependencies between crates (deny.toml), libraries that the inner crates must not
+//! reach, directories that may use a library, licences, and the size of files.
 
 mod documents;
 
@@ -26,7 +26,7 @@ struct Bans {
 struct Ban {
     #[serde(rename = "crate")]
     name: String,
-    /// The only crates that may depend on it; none: it may not be in the tree.
+    /// The only crates that may depend on it. If empty, the crate may not be in the tree at all.
     #[serde(default)]
     wrappers: Vec<String>,
 }
@@ -69,14 +69,14 @@ struct Edge {
 
 #[derive(Deserialize)]
 struct EdgeKind {
-    /// None: a normal dependency.
+    /// `None` for a normal dependency.
     kind: Option<String>,
 }
 
-/// The dependency tree by name: versions do not matter here.
+/// The dependency tree by package name. Versions are ignored.
 struct Tree {
     packages: Vec<Package>,
-    /// (dependent, dependency, whether it is a normal dependency).
+    /// Dependent, dependency, and whether it is a normal dependency.
     edges: Vec<(String, String, bool)>,
 }
 
@@ -89,7 +89,7 @@ fn deny() -> Result<Deny> {
 }
 
 fn tree() -> Result<Tree> {
-    // Not `--offline`: crates of other platforms are in the tree too, and a build here has not downloaded them.
+    // Not `--offline`: crates of other platforms are in the tree too, and a build does not download them.
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(root()?)
@@ -111,7 +111,7 @@ fn tree() -> Result<Tree> {
     Ok(Tree { packages: metadata.packages, edges })
 }
 
-/// What breaks the bans, as sentences.
+/// Returns a sentence for each violated ban.
 fn broken_bans(bans: &[Ban], edges: &[(String, String, bool)], packages: &BTreeSet<&str>) -> Vec<String> {
     let mut broken = Vec::new();
     for ban in bans {
@@ -195,7 +195,7 @@ fn every_licence_is_allowed_and_every_source_is_the_registry() -> Result<()> {
     Ok(())
 }
 
-/// Where a library may be named in Rust sources, as path prefixes.
+/// Path prefixes of the Rust sources that may use a library.
 const MAY_NAME: [(&str, &[&str]); 4] = [
     ("openraft", &["broker/src/cluster"]),
     (
@@ -207,7 +207,7 @@ const MAY_NAME: [(&str, &[&str]); 4] = [
             "broker/src/node",
             "broker/src/peer",
             "operator/src/admin",
-            // Tests play the other end of a connection.
+            // Tests act as the other end of a connection.
             "broker/tests/raft",
             "operator/tests",
             "tests",
@@ -224,7 +224,7 @@ fn libraries_are_named_only_where_they_belong() -> Result<()> {
         for (library, allowed) in MAY_NAME {
             let belongs = allowed.iter().any(|prefix| path.starts_with(prefix));
             if let Some(line) = text.lines().position(|line| !belongs && names(line, library)) {
-                broken.push(format!("{path}:{} names {library}", line + 1));
+                broken.push(format!("{path}:{} uses {library}", line + 1));
             }
         }
     }
@@ -249,7 +249,7 @@ fn files_are_short_and_say_what_they_own() -> Result<()> {
             broken.push(format!("{path} has more than 500 lines"));
         }
         if path.contains("/src/") && !path.ends_with("tests.rs") && !text.starts_with("//!") {
-            broken.push(format!("{path} does not begin with what it owns (//!)"));
+            broken.push(format!("{path} does not begin with a module comment (//!)"));
         }
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_start();
@@ -262,7 +262,7 @@ fn files_are_short_and_say_what_they_own() -> Result<()> {
     Ok(())
 }
 
-/// Whether a line of code names a library by path; comments do not count.
+/// Returns whether a line of code names a library by a path. Comments are ignored.
 fn names(line: &str, library: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     code.match_indices(&format!("{library}::")).any(|(at, _)| {
@@ -273,7 +273,7 @@ fn names(line: &str, library: &str) -> bool {
     })
 }
 
-/// Every Rust source that git knows, by its path from the root.
+/// Returns path and text of every Rust source that git tracks, with paths relative to the root.
 fn sources() -> Result<Vec<(String, String)>> {
     let root = root()?;
     let output = Command::new("git").args(["ls-files", "-z", "*.rs"]).current_dir(&root).output()?;
@@ -281,6 +281,6 @@ fn sources() -> Result<Vec<(String, String)>> {
     let paths = list.split('\0').filter(|path| !path.is_empty() && *path != "tests/architecture/architecture.rs");
     let found: Vec<(String, String)> =
         paths.filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?))).collect();
-    assert!(!found.is_empty(), "no sources: this test reads them through git");
+    assert!(!found.is_empty(), "git lists no sources");
     Ok(found)
 }

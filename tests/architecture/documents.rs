@@ -1,7 +1,8 @@
-//! What the pages name exists: log lines, conditions, alerts, metrics, panels, fields, commands, files, links and tests.
+//! Checks that the names in the documentation exist: log lines, conditions, alerts, metrics, panels, fields, commands,
+//! files, links and tests.
 //!
-//! Code between backticks is a claim, and what it claims follows from its shape; the runbook's prose is read as well, because its
-//! steps are generated from plain text. Lists called "Not yet" may name what is planned.
+//! Text between backticks is checked by its shape. The prose of the runbook is checked as well, because its steps are
+//! generated from plain text. Sections called "Not yet" may name planned things.
 
 mod facts;
 mod page;
@@ -12,7 +13,7 @@ use self::facts::{Facts, extension, words};
 use self::page::{Kind, Page, Piece};
 use super::{Result, root};
 
-/// What looks like a name of ours and is another's, and whose it is.
+/// Names that look like ours but are not, with their owner.
 const FOREIGN: [(&str, &str); 5] = [
     ("NetworkPolicy", "a kind of Kubernetes that the product does not make"),
     ("OOMKilled", "a reason of the kubelet"),
@@ -21,11 +22,12 @@ const FOREIGN: [(&str, &str); 5] = [
     ("offline_qos1_message_survives_restart", "shows how tests are named"),
 ];
 
-/// Programs whose command lines stand in spans.
+/// Programs whose command lines occur in spans.
 const PROGRAMS: [&str; 11] =
     ["kubectl", "helm", "cargo", "docker", "go", "gofmt", "make", "rm", "kill", "covey", "mosquitto_sub"];
 
-/// Pages about other programs and about decisions: only their files, tests, metrics and links are held.
+/// Returns whether a page is about other programs or about decisions. Only its files, tests, metrics and links are
+/// checked.
 fn is_history(path: &str) -> bool {
     path.starts_with("docs/adr/") || path == "docs/performance.md"
 }
@@ -34,7 +36,7 @@ fn is_foreign(name: &str) -> bool {
     FOREIGN.iter().any(|(foreign, _)| *foreign == name)
 }
 
-/// What a piece says that is not so.
+/// Returns a sentence for each false claim of a piece.
 fn false_claims(page: &Page, piece: &Piece, facts: &Facts) -> Vec<String> {
     let mut wrong = names_anywhere(&piece.text, piece.planned, facts);
     match piece.kind {
@@ -46,7 +48,7 @@ fn false_claims(page: &Page, piece: &Piece, facts: &Facts) -> Vec<String> {
     wrong
 }
 
-/// Names that are ours by their beginning, wherever they stand.
+/// Checks names with a prefix of ours, anywhere in a text.
 fn names_anywhere(text: &str, planned: bool, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     for word in words(text) {
@@ -79,7 +81,7 @@ fn names_anywhere(text: &str, planned: bool, facts: &Facts) -> Vec<String> {
     wrong
 }
 
-/// What stands between backticks, by its shape.
+/// Checks a text between backticks by its shape.
 fn span(page: &Page, piece: &Piece, facts: &Facts) -> Vec<String> {
     let text = piece.text.as_str();
     let mut wrong = command(text, piece.planned, facts);
@@ -128,7 +130,7 @@ fn is_file_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
-/// Several plain words that begin in lower case and are not the command line of a program.
+/// Returns whether a text is a message: several words that begin in lower case and are no command line.
 fn is_message(text: &str) -> bool {
     let mut all = text.split_whitespace();
     let first = all.next().unwrap_or_default();
@@ -138,7 +140,7 @@ fn is_message(text: &str) -> bool {
         && !text.contains(['→', '=', '{', '(', '<', '/', '"'])
 }
 
-/// What a message says around its values: `...` and single capital letters stand for those.
+/// Returns the parts of a message between its values, for which `...` and single capital letters stand.
 fn message_fragments(text: &str) -> impl Iterator<Item = String> + '_ {
     let mut parts = vec![String::new()];
     for word in text.split_whitespace() {
@@ -156,7 +158,7 @@ fn message_fragments(text: &str) -> impl Iterator<Item = String> + '_ {
     parts.into_iter().filter(|part| !part.is_empty())
 }
 
-/// `sessions.expiryMax` and the like: a field of a custom resource or a value of the chart.
+/// Checks a path such as `sessions.expiryMax`: a field of a custom resource or a value of the chart.
 fn field(text: &str, facts: &Facts) -> Option<String> {
     let path = text.split(": ").next().unwrap_or_default().replace("[]", "");
     let plain = path.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric()));
@@ -170,7 +172,7 @@ fn field(text: &str, facts: &Facts) -> Option<String> {
         .then(|| format!("{path} is no field and no value of the chart"))
 }
 
-/// Files, flags, verbs and fields in a command line or a path.
+/// Checks files, flags, subcommands and fields in a command line or a path.
 fn command(text: &str, planned: bool, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     let (mut script, mut previous) = (None, "");
@@ -201,7 +203,7 @@ fn command(text: &str, planned: bool, facts: &Facts) -> Vec<String> {
             let argument = format!(" {}: ", flag.replace('-', "_"));
             let exists = match script {
                 Some(script) => script.contains(&format!("--{flag}")),
-                // Alone between backticks it is an option of `covey`.
+                // A flag alone between backticks is an option of `covey`.
                 None => at > 0 || facts.code.contains(&argument),
             };
             if !exists {
@@ -214,7 +216,7 @@ fn command(text: &str, planned: bool, facts: &Facts) -> Vec<String> {
     wrong
 }
 
-/// `.status.nodes[*]` and `spec.paused`: what stands behind the root is a field.
+/// Checks paths in objects, such as `.status.nodes[*]` and `spec.paused`: the part after the root must be a field.
 fn paths_in_objects(text: &str, root: &str, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     for (at, _) in text.match_indices(root) {
@@ -230,14 +232,14 @@ fn paths_in_objects(text: &str, root: &str, facts: &Facts) -> Vec<String> {
     wrong
 }
 
-/// `a/{b,c}` is `a/b` and `a/c`.
+/// Expands `a/{b,c}` to `a/b` and `a/c`.
 fn braces(path: &str) -> Vec<String> {
     let Some((head, rest)) = path.split_once('{') else { return vec![path.to_owned()] };
     let Some((middle, tail)) = rest.split_once('}') else { return vec![path.to_owned()] };
     middle.split(',').map(|part| format!("{head}{part}{tail}")).collect()
 }
 
-/// The runbook's steps name things without backticks.
+/// Checks the prose of the runbook, whose steps contain names without backticks.
 fn runbook_prose(text: &str, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     let tokens = text.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | ':' | '(' | ')' | '|' | '"' | '/'));
@@ -264,7 +266,8 @@ fn runbook_prose(text: &str, facts: &Facts) -> Vec<String> {
     wrong
 }
 
-/// The first `grep` of a pipe looks for log lines of the default level, a further one for what they carry.
+/// Checks the patterns of `grep` in a pipe: the first one must match a log line of the default level, a further one may
+/// match a value in it.
 fn greps(text: &str, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     for (at, grep) in text.split("| grep ").skip(1).enumerate() {
@@ -280,7 +283,7 @@ fn greps(text: &str, facts: &Facts) -> Vec<String> {
     wrong
 }
 
-/// Every false sentence of a page.
+/// Returns every false claim of a page.
 fn faults(page: &Page, pages: &[Page], facts: &Facts) -> Vec<String> {
     let mut found = Vec::new();
     for piece in &page.pieces {
@@ -318,7 +321,7 @@ fn tree() -> Result<(Vec<Page>, Facts)> {
     let root = root()?;
     let output = std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(&root).output()?;
     let list = String::from_utf8(output.stdout)?;
-    // What is no text has no claims, but a path.
+    // Of a file that is no text only the path counts.
     let read =
         |path: &str| std::fs::read(root.join(path)).ok().map(|bytes| String::from_utf8(bytes).unwrap_or_default());
     let files: Vec<(String, String)> = list
@@ -369,7 +372,7 @@ fn every_condition_and_every_field_has_its_page() -> Result<()> {
     assert!(missing.is_empty(), "docs/operations.md and docs/access.md do not name {missing:?}");
     let configuration = named(&["docs/configuration.md"]);
     let is_leaf = |field: &str| !facts.fields.iter().any(|other| other.starts_with(&format!("{field}.")));
-    // Rules of users and of anonymous clients have a table of their own.
+    // Rules of users and of anonymous clients have their own table.
     let fields = facts.fields.iter().filter_map(|field| field.strip_prefix("spec.").filter(|_| is_leaf(field)));
     let fields: Vec<&str> = fields
         .map(|field| ["acl.anonymousRules.", "acl."].iter().find_map(|rule| field.strip_prefix(rule)).unwrap_or(field))
@@ -400,7 +403,7 @@ fn alerts_that_cannot_fire_say_so_on_their_pages() -> Result<()> {
     Ok(())
 }
 
-/// One falsehood of each kind; `docs/runbook/x.md` is read as the runbook is.
+/// One false claim of each kind. `docs/runbook/x.md` is checked like a page of the runbook.
 const PLANTED: [(&str, &str); 20] = [
     ("docs/x.md", "`the queue was emptied by hand`"),
     ("docs/x.md", "`... is damaged beyond hope`"),

@@ -1,45 +1,45 @@
-//! Why a packet cannot be read or written.
+//! Errors of decoding and encoding.
 //!
-//! The broker's connection answers a [`DecodeError`] with CONNACK or DISCONNECT carrying [`DecodeError::reason`] (MQTT 5)
+//! A connection answers a [`DecodeError`] with a CONNACK or DISCONNECT that carries [`DecodeError::reason`] (MQTT 5),
 //! or by closing (3.1.1) [MQTT-4.13.1-1].
 
 use crate::reason::ReasonCode;
 use crate::text::TextError;
 use crate::topic;
 
-/// Why bytes are not a packet that the peer may send now.
+/// Reason why bytes are no packet that the peer may send now.
 ///
-/// `clause` is the statement or section of MQTT 5 that was broken, or of MQTT 3.1.1 where it begins with `3.1.1:`.
+/// `clause` is the violated statement or section of MQTT 5, or of MQTT 3.1.1 if it begins with `3.1.1:`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes do not parse by the standard.
     #[error("malformed packet: {what} [{clause}]")]
     Malformed {
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
-        /// Where the standard says so.
+        /// The violated clause.
         clause: &'static str,
     },
-    /// The packet parses but may not be sent, or not with this content.
+    /// The packet parses, but it may not be sent here or not with this content.
     #[error("protocol error: {what} [{clause}]")]
     Protocol {
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
-        /// Where the standard says so.
+        /// The violated clause.
         clause: &'static str,
     },
-    /// A CONNECT asks for a protocol that is neither MQTT 5 nor MQTT 3.1.1.
+    /// A CONNECT is for a protocol that is neither MQTT 5 nor MQTT 3.1.1.
     #[error("unsupported protocol version: {what} [{clause}]")]
     UnsupportedVersion {
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
-        /// Where the standard says so.
+        /// The violated clause.
         clause: &'static str,
     },
     /// A PUBLISH has topic alias 0.
     #[error("topic alias is zero [MQTT-3.3.2-8]")]
     TopicAliasZero,
-    /// A message has more user properties than the decoder takes.
+    /// A message has more user properties than the decoder accepts.
     #[error("message has more than {max} user properties (4.13.2)")]
     TooManyUserProperties {
         /// The limit.
@@ -48,7 +48,7 @@ pub enum DecodeError {
     /// The packet is larger than the decoder's limit.
     #[error("packet of {size} bytes exceeds the limit of {limit} bytes [MQTT-3.2.2-15]")]
     TooLarge {
-        /// The whole packet in bytes, fixed header included.
+        /// Size of the packet in bytes, including the fixed header.
         size: usize,
         /// The limit in bytes.
         limit: usize,
@@ -56,7 +56,7 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The reason code to tell the peer.
+    /// Returns the reason code for the peer.
     pub fn reason(&self) -> ReasonCode {
         match self {
             Self::Malformed { .. } => ReasonCode::MalformedPacket,
@@ -68,7 +68,7 @@ impl DecodeError {
         }
     }
 
-    /// The statement or section of the standard that was broken.
+    /// Returns the violated statement or section of the standard.
     pub fn clause(&self) -> &'static str {
         match self {
             Self::Malformed { clause, .. }
@@ -117,14 +117,14 @@ impl From<topic::Error> for DecodeError {
     }
 }
 
-/// Why a packet cannot be written.
+/// Reason why a packet cannot be encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// MQTT 3.1.1 has no such packet, or no such return code in a CONNACK.
     #[error("failed to encode: the packet does not exist in mqtt 3.1.1")]
     NotInVersion,
     /// A binary field exceeds 65,535 bytes, or the packet 268,435,455.
-    #[error("failed to encode: a field or the packet is longer than the wire format can say")]
+    #[error("failed to encode: a field or the packet is longer than the wire format allows")]
     TooLong,
     /// A PUBLISH has a packet identifier at QoS 0, or none above it.
     #[error("failed to encode: packet identifier and qos do not agree [MQTT-2.2.1-2]")]

@@ -1,9 +1,9 @@
-//! Bytes to MQTT 5 and MQTT 3.1.1 packets and back; no I/O, no clock, no runtime.
+//! Codec for MQTT 5 and MQTT 3.1.1 packets; no I/O, no clock, no runtime.
 //!
-//! The broker's listener calls [`Decoder`] on what it read and [`encode`] on what it sends; `core` uses the packet types
-//! and [`topic`]. Invariant: a packet that [`Decoder::decode`] returns is well formed by the standard of its version,
-//! so that nobody behind it checks the wire format again. What depends on the state of a session (who owns a packet
-//! identifier, whether a topic alias is known) is not decided here.
+//! Connections decode what they read with [`Decoder`] and encode what they send with [`encode`]. Invariant: a packet
+//! that [`Decoder::decode`] returns is well-formed by the standard of its version, so that no caller checks the wire
+//! format again. Checks that depend on the state of a session (whether a packet identifier is in use, whether a topic
+//! alias is known) are left to the caller.
 //!
 //! ```text
 //! BytesMut -> Decoder -> frame -> Reader -> packet::*      (zero-copy: text and payload share the read buffer)

@@ -1,7 +1,7 @@
-//! The properties of MQTT 5 (2.2.2): one at a time, with the rules that hold wherever a property may stand.
+//! The properties of MQTT 5 (2.2.2), with the rules that are the same for every packet.
 //!
-//! The decoders of packets go through a list with [`each`] and say which properties they take; [`set`] refuses a second
-//! one. The encoders write with the `put_*` functions under the same identifiers.
+//! The decoders of packets iterate over a list with [`each`] and select the properties that they accept; [`set`]
+//! refuses duplicates. The encoders write properties with the `put_*` functions.
 
 use bytes::Bytes;
 
@@ -43,7 +43,7 @@ pub(crate) mod id {
     pub(crate) const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2a;
 }
 
-/// A property whose value is allowed.
+/// A property with a valid value.
 #[derive(Debug)]
 pub(crate) enum Property {
     PayloadFormatIndicator(PayloadFormat),
@@ -77,7 +77,7 @@ pub(crate) enum Property {
 
 impl Property {
     fn read(from: &mut Reader) -> Result<Self, DecodeError> {
-        // Every identifier fits one byte, and the minimal form of a variable byte integer below 128 is that byte.
+        // Every identifier is below 128, and the minimal form of such a variable byte integer is one byte.
         let property = match u8::try_from(from.varint()?).map_err(|_| unknown())? {
             id::PAYLOAD_FORMAT_INDICATOR => Self::PayloadFormatIndicator(payload_format(from)?),
             id::MESSAGE_EXPIRY_INTERVAL => Self::MessageExpiryInterval(from.u32()?),
@@ -114,12 +114,12 @@ impl Property {
     }
 }
 
-/// Where the user properties of a packet go: every packet with properties may have them.
+/// Destination of the user properties of a packet. Every packet with properties may have them.
 #[derive(Debug)]
 pub(crate) enum Users<'a> {
-    /// Those of a message: its receivers get them.
+    /// Properties of a message, which are forwarded to its receivers.
     Forwarded(&'a mut UserProperties),
-    /// Those that end at the receiver of the packet.
+    /// Properties that are not forwarded.
     Unread(&'a mut UserProperties),
 }
 
@@ -136,7 +136,7 @@ impl Users<'_> {
     }
 }
 
-/// Reads a property list with its length and hands every property but the user's to `take`.
+/// Reads a property list with its length. User properties go to `users`, all others to `take`.
 pub(crate) fn each(
     from: &mut Reader,
     mut users: Users<'_>,
@@ -153,7 +153,10 @@ pub(crate) fn each(
     Ok(())
 }
 
-/// Keeps a property that may stand once.
+/// Stores a property that may occur once.
+///
+/// # Errors
+/// Fails if it occurred before.
 pub(crate) fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), DecodeError> {
     if slot.is_some() {
         return Err(protocol("2.2.2.2", "property is included more than once"));
@@ -162,7 +165,7 @@ pub(crate) fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), DecodeError> 
     Ok(())
 }
 
-/// The refusal of a property in a packet that does not have it.
+/// Returns the error for a property that is not allowed in the packet.
 pub(crate) fn not_here() -> DecodeError {
     malformed("2.2.2.2", "property is not valid for this packet")
 }
@@ -232,7 +235,7 @@ fn maximum_qos(from: &mut Reader) -> Result<QoS, DecodeError> {
     }
 }
 
-/// Writes a property list with its length. `list` is called twice: to measure and to write.
+/// Writes a property list with its length. `measure` and `write` must produce the same properties.
 pub(crate) fn put_list<S: Sink>(out: &mut S, measure: impl FnOnce(&mut Count), write: impl FnOnce(&mut S)) {
     let mut count = Count::default();
     measure(&mut count);

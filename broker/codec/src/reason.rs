@@ -1,14 +1,13 @@
-//! The reason codes of MQTT 5 (2.4) and how the return codes of MQTT 3.1.1 map onto them.
+//! The reason codes of MQTT 5 (2.4) and their mapping to the return codes of MQTT 3.1.1.
 //!
-//! Every acknowledgement, and every refusal of the broker, carries one. Which code may stand in which packet is decided
-//! by the decoder of that packet.
+//! Every acknowledgement and refusal carries one. The decoder of each packet checks which codes the packet may carry.
 
-/// A byte that is no reason code of MQTT 5.
+/// Error for a byte that is no reason code of MQTT 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0:#04x} is not a reason code (2.4)")]
 pub struct InvalidReasonCode(pub u8);
 
-/// The result of an operation as MQTT 5 names it (2.4).
+/// Result of an operation (MQTT 5, 2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum ReasonCode {
@@ -101,9 +100,9 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
-    /// What SUBACK calls [`ReasonCode::Success`].
+    /// Name of [`ReasonCode::Success`] in a SUBACK.
     pub const GRANTED_QOS_0: Self = Self::Success;
-    /// What DISCONNECT calls [`ReasonCode::Success`].
+    /// Name of [`ReasonCode::Success`] in a DISCONNECT.
     pub const NORMAL_DISCONNECTION: Self = Self::Success;
 
     /// Every code, in ascending order.
@@ -153,14 +152,14 @@ impl ReasonCode {
         Self::WildcardSubscriptionsNotSupported,
     ];
 
-    /// Whether the operation failed (0x80 and above).
+    /// Returns whether the operation failed (0x80 and above).
     pub fn is_error(self) -> bool {
         u8::from(self) >= 0x80
     }
 
-    /// The CONNACK return code of MQTT 3.1.1 (3.2.2.3) nearest to this code.
+    /// Returns the CONNACK return code of MQTT 3.1.1 (3.2.2.3) that is nearest to this code.
     ///
-    /// `None` where 3.1.1 has none: the server then closes the connection without a CONNACK \[MQTT-3.2.2-6\].
+    /// `None` if 3.1.1 has none: the server then closes the connection without a CONNACK (3.1.1: \[MQTT-3.2.2-6\]).
     pub fn connect_return_code(self) -> Option<u8> {
         match self {
             Self::Success => Some(0),
@@ -179,7 +178,7 @@ impl ReasonCode {
         }
     }
 
-    /// The reason code that a CONNACK return code of MQTT 3.1.1 stands for; `None` for the reserved ones (6 to 255).
+    /// Returns the reason code for a CONNACK return code of MQTT 3.1.1; `None` for the reserved ones (6 to 255).
     pub fn from_connect_return_code(code: u8) -> Option<Self> {
         match code {
             0 => Some(Self::Success),

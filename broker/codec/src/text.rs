@@ -1,7 +1,7 @@
-//! The string of MQTT: validated UTF-8 that shares the buffer it was read from.
+//! The string type of MQTT: validated UTF-8 that shares the buffer it was read from.
 //!
 //! Every text field of every packet is an [`MqttStr`]. Invariant: the bytes are well-formed UTF-8 without U+0000 and at
-//! most 65,535 bytes long ([MQTT-1.5.4-1], [MQTT-1.5.4-2]); a byte order mark is data and stays ([MQTT-1.5.4-3]).
+//! most 65,535 bytes long ([MQTT-1.5.4-1], [MQTT-1.5.4-2]). A byte order mark is kept as data ([MQTT-1.5.4-3]).
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -11,7 +11,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
-/// Why bytes are not an MQTT string.
+/// Reason why bytes are no MQTT string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     /// The bytes are not well-formed UTF-8, or encode a surrogate.
@@ -20,62 +20,68 @@ pub enum TextError {
     /// The text contains U+0000.
     #[error("text contains the null character [MQTT-1.5.4-2]")]
     Null,
-    /// The text needs more bytes than its two-byte length can say.
+    /// The text exceeds the 65,535 bytes that its two-byte length allows.
     #[error("text is longer than 65535 bytes (1.5.4)")]
     TooLong,
 }
 
-/// A UTF-8 encoded string as MQTT 1.5.4 defines it; cloning shares the bytes.
+/// A UTF-8 encoded string (MQTT 5, 1.5.4). Cloning shares the bytes.
 ///
-/// Text that was decoded keeps the whole read buffer alive; what outlives its packet (a client id, a stored topic) is
-/// better kept as [`MqttStr::detached`].
+/// Decoded text keeps the whole read buffer alive. Text that outlives its packet, such as a client id or a stored
+/// topic, should be [`MqttStr::detached`].
 #[derive(Clone, Default)]
 pub struct MqttStr(Bytes);
 
 impl MqttStr {
-    /// The longest text in bytes.
+    /// Longest text in bytes.
     pub const MAX_LEN: usize = u16::MAX as usize;
 
-    /// Checks the bytes and takes them as they are.
+    /// Checks the bytes and takes them without a copy.
+    ///
+    /// # Errors
+    /// Fails if the bytes are not well-formed UTF-8, contain U+0000 or are longer than [`MqttStr::MAX_LEN`].
     pub fn from_utf8(bytes: Bytes) -> Result<Self, TextError> {
         let text = std::str::from_utf8(&bytes).map_err(|_| TextError::NotUtf8)?;
         check(text)?;
         Ok(Self(bytes))
     }
 
-    /// Copies a text that was checked to be short enough and free of U+0000.
+    /// Checks the text and copies it.
+    ///
+    /// # Errors
+    /// Fails if the text contains U+0000 or is longer than [`MqttStr::MAX_LEN`].
     pub fn new(text: &str) -> Result<Self, TextError> {
         check(text)?;
         Ok(Self(Bytes::copy_from_slice(text.as_bytes())))
     }
 
-    /// The text as `str`. Costs one pass over the bytes: where bytes do, [`MqttStr::as_bytes`] is free.
+    /// Returns the text. Validates the bytes again; [`MqttStr::as_bytes`] costs nothing.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The text's bytes.
+    /// Returns the bytes of the text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the text has no characters.
+    /// Returns whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A copy that owns exactly its own bytes and keeps no read buffer alive.
+    /// Returns a copy with its own allocation, which keeps no read buffer alive.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
     }
 
-    /// The shared bytes themselves.
+    /// Returns the shared bytes.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
@@ -168,7 +174,7 @@ impl Ord for MqttStr {
     }
 }
 
-// As `str` hashes, which `Borrow<str>` demands.
+// `Borrow<str>` requires the hash of `str`.
 impl Hash for MqttStr {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.as_str().hash(state);

@@ -1,21 +1,21 @@
-//! The syntax of topic names and topic filters (4.7, 4.8.2).
+//! The syntax of topic names and topic filters (MQTT 5, 4.7 and 4.8.2).
 //!
-//! The decoder calls these checks on every topic of every packet; `core` calls them on topics that come from elsewhere
-//! (access rules, stored state). Matching is not done here.
+//! The decoder checks every topic of every packet. Topics from other sources, such as access rules, are checked with
+//! the same functions. Matching is not part of the codec.
 
-/// Why a text is not a topic name or topic filter.
+/// Reason why a text is no topic name or topic filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Topic names and filters have at least one character.
+    /// The topic has no characters.
     #[error("topic is empty [MQTT-4.7.3-1]")]
     Empty,
-    /// U+0000 is not allowed.
+    /// The topic contains U+0000.
     #[error("topic contains the null character [MQTT-4.7.3-2]")]
     Null,
-    /// The topic needs more than 65,535 bytes.
+    /// The topic is longer than 65,535 bytes.
     #[error("topic is longer than 65535 bytes [MQTT-4.7.3-3]")]
     TooLong,
-    /// A topic name has a wildcard.
+    /// A topic name contains a wildcard.
     #[error("topic name contains a wildcard [MQTT-4.7.0-1]")]
     WildcardInName,
     /// `#` is not the last character, or not alone in its level.
@@ -24,10 +24,10 @@ pub enum Error {
     /// `+` is not alone in its level.
     #[error("+ is not a whole level of the filter [MQTT-4.7.1-2]")]
     SingleLevelWildcard,
-    /// The share name has no character.
+    /// The share name has no characters.
     #[error("share name is empty [MQTT-4.8.2-1]")]
     ShareNameEmpty,
-    /// The share name has a wildcard.
+    /// The share name contains a wildcard.
     #[error("share name contains a wildcard [MQTT-4.8.2-2]")]
     ShareNameWildcard,
     /// Nothing follows the share name.
@@ -35,7 +35,10 @@ pub enum Error {
     ShareFilter,
 }
 
-/// Checks a topic name, as a PUBLISH, a will or a response topic has it.
+/// Checks a topic name, as used in a PUBLISH, a will or a response topic.
+///
+/// # Errors
+/// Fails if the name is empty, too long, or contains U+0000 or a wildcard.
 pub fn check_name(name: &str) -> Result<(), Error> {
     check_text(name)?;
     if name.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
@@ -44,7 +47,11 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks a topic filter, as a SUBSCRIBE has it; a filter that begins with `$share/` has to be a well-formed shared one.
+/// Checks a topic filter, as used in a SUBSCRIBE. A filter that begins with `$share/` must be a well-formed shared
+/// filter.
+///
+/// # Errors
+/// Fails if the filter is empty, too long, contains U+0000, or has a misplaced wildcard or an invalid share name.
 pub fn check_filter(filter: &str) -> Result<(), Error> {
     check_text(filter)?;
     match filter.strip_prefix("$share/") {
@@ -53,7 +60,7 @@ pub fn check_filter(filter: &str) -> Result<(), Error> {
     }
 }
 
-/// Splits a well-formed shared filter into share name and filter; `None` for any other filter.
+/// Splits a well-formed shared filter into share name and filter. Returns `None` for any other filter.
 pub fn split_shared(filter: &str) -> Option<(&str, &str)> {
     filter.strip_prefix("$share/")?.split_once('/')
 }

@@ -1,15 +1,17 @@
-//! The variable byte integer (1.5.5): seven bits a byte, least first, at most four bytes.
+//! The variable byte integer (MQTT 5, 1.5.5): seven bits per byte, least significant first, at most four bytes.
 //!
-//! Used for the remaining length, property lengths and subscription identifiers.
+//! It encodes the remaining length, property lengths and subscription identifiers.
 
 use crate::error::{DecodeError, malformed};
 
-/// The largest value.
+/// Largest value.
 pub(crate) const MAX: u32 = 268_435_455;
 
-/// Reads a value from the front of `bytes`: the value and its length, or `None` if it is not complete yet.
+/// Reads a value from the front of `bytes` and returns it with its encoded length; `None` if it is incomplete.
 ///
-/// Over-long forms are refused: 3.1.1 has the same table of lengths, so the rule [MQTT-1.5.5-1] is held for both.
+/// # Errors
+/// Fails if the encoding is longer than necessary or than four bytes. MQTT 3.1.1 has the same table of lengths, so
+/// [MQTT-1.5.5-1] is applied to both versions.
 pub(crate) fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(4).enumerate() {
@@ -27,7 +29,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     Ok(None)
 }
 
-/// The bytes of a value and how many of them count; the caller keeps `value` within [`MAX`].
+/// Encodes a value and returns the bytes and how many of them are used. `value` must not exceed [`MAX`].
 pub(crate) fn bytes(value: u32) -> ([u8; 4], usize) {
     let mut out = [0; 4];
     let mut rest = value.min(MAX);

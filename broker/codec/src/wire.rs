@@ -1,7 +1,7 @@
-//! The data types of MQTT (1.5) on both directions of the wire.
+//! Reading and writing of MQTT's data types (MQTT 5, 1.5).
 //!
-//! [`Reader`] takes fields off the front of one packet and never reads beyond it. [`Sink`] is what a packet is written to:
-//! a buffer, or [`Count`], which measures; lengths and bytes therefore come from the same code and cannot differ.
+//! [`Reader`] takes fields from the front of one packet and never reads beyond it. A packet is written to a [`Sink`]: a
+//! buffer, or [`Count`], which only measures. Lengths and bytes come from the same code and therefore agree.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -10,7 +10,7 @@ use crate::packet::PacketId;
 use crate::text::MqttStr;
 use crate::varint;
 
-/// One packet, or one property list, from which fields are taken.
+/// Reader of one packet or one property list.
 #[derive(Debug)]
 pub(crate) struct Reader {
     bytes: Bytes,
@@ -18,12 +18,12 @@ pub(crate) struct Reader {
     pub(crate) policy: UserPropertyPolicy,
 }
 
-/// Which user properties a decoder keeps; all are checked.
+/// User properties that a decoder keeps. All of them are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UserPropertyPolicy {
-    /// All.
+    /// Keeps all.
     Keep,
-    /// Those that go on to other clients, of PUBLISH and of a will, and no packet with more of them than this.
+    /// Keeps those of PUBLISH and wills, which are forwarded, and refuses a message with more than `max` of them.
     Forwarded { max: usize },
 }
 
@@ -36,7 +36,7 @@ impl Reader {
         self.bytes.is_empty()
     }
 
-    /// The next `len` bytes as a reader of their own.
+    /// Returns a reader of the next `len` bytes.
     pub(crate) fn part(&mut self, len: usize) -> Result<Self, DecodeError> {
         Ok(Self { bytes: self.take(len)?, policy: self.policy })
     }
@@ -59,7 +59,7 @@ impl Reader {
         Ok(value)
     }
 
-    /// The next `len` bytes, shared.
+    /// Returns the next `len` bytes without a copy.
     pub(crate) fn take(&mut self, len: usize) -> Result<Bytes, DecodeError> {
         if len > self.bytes.len() {
             return Err(ends_early());
@@ -67,13 +67,13 @@ impl Reader {
         Ok(self.bytes.split_to(len))
     }
 
-    /// Binary data (1.5.6).
+    /// Reads binary data (1.5.6).
     pub(crate) fn binary(&mut self) -> Result<Bytes, DecodeError> {
         let len = self.u16()?;
         self.take(usize::from(len))
     }
 
-    /// A UTF-8 encoded string (1.5.4).
+    /// Reads a UTF-8 encoded string (1.5.4).
     pub(crate) fn text(&mut self) -> Result<MqttStr, DecodeError> {
         Ok(MqttStr::from_utf8(self.binary()?)?)
     }
@@ -83,12 +83,12 @@ impl Reader {
         PacketId::new(value).ok_or_else(|| protocol("MQTT-2.2.1-3", "packet identifier is zero"))
     }
 
-    /// Everything that is left.
+    /// Returns all remaining bytes.
     pub(crate) fn rest(&mut self) -> Bytes {
         self.bytes.split_off(0)
     }
 
-    /// Refuses bytes behind the last field.
+    /// Fails if bytes follow the last field.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() {
             Ok(())
@@ -102,11 +102,11 @@ fn ends_early() -> DecodeError {
     malformed("2.1.4", "packet ends inside a field")
 }
 
-/// Where a packet is written.
+/// Destination of an encoded packet.
 pub(crate) trait Sink {
     fn raw(&mut self, bytes: &[u8]);
 
-    /// Binary data or text with its two-byte length; [`Count`] notes one that is too long.
+    /// Writes binary data or text with its two-byte length. [`Count`] records data that is too long.
     fn binary(&mut self, bytes: &[u8]) {
         self.u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
         self.raw(bytes);
@@ -143,9 +143,9 @@ impl Sink for BytesMut {
 /// A sink that measures.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
-    /// Bytes so far.
+    /// Bytes written so far.
     pub(crate) len: usize,
-    /// Whether a field did not fit its length.
+    /// Whether a field was longer than 65,535 bytes.
     pub(crate) too_long: bool,
 }
 

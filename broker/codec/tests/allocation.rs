@@ -1,4 +1,4 @@
-//! The memory that a packet costs is paid for by the bytes that have arrived.
+//! The memory that decoding allocates is bounded by the bytes that have arrived.
 
 #![cfg(test)]
 
@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use covey_codec::{Decoder, ProtocolVersion};
 
 const LIMIT: usize = 16 << 20;
-/// The shortest user property has 5 bytes and takes 64; a growing list holds up to three times that for a moment.
+/// Most bytes of memory per byte of a packet: the shortest user property has 5 bytes on the wire and takes 64 in
+/// memory, and a growing list temporarily holds up to three times that.
 const BYTES_PER_BYTE: u64 = 40;
 const BASE: u64 = 2_048;
 
@@ -42,10 +43,10 @@ fn cost(from_server: bool, bytes: &[u8]) -> u64 {
 #[test]
 fn length_that_is_only_announced_costs_nothing() {
     for bytes in [
-        // A PUBLISH of 16 MB of which the header has arrived; one whose topic claims more than has arrived.
+        // A PUBLISH of 16 MB of which only the header has arrived; one whose topic is longer than what has arrived.
         &[0x30, 0xf0, 0xff, 0xff, 0x07][..],
         &[0x30, 0xf0, 0xff, 0xff, 0x07, 0xff, 0xff, b'a'],
-        // Property lists and texts that claim more than the packet has.
+        // Property lists and texts that are longer than the packet.
         &[0x30, 0x07, 0x00, 0x01, b'a', 0xff, 0xff, 0xff, 0x7f],
         &[0x30, 0x07, 0x00, 0x01, b'a', 0x03, 0x03, 0xff, 0xff],
         &[0x82, 0x05, 0x00, 0x01, 0x00, 0xff, 0xff],

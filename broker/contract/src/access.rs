@@ -1,7 +1,8 @@
-//! The access document: every user of a cluster, how they prove who they are and what they may do.
+//! The access document: every user of a cluster with its password verifiers and access rules.
 //!
-//! The operator projects it, the access Secret records it, brokers enforce it. The higher revision wins; a document that
-//! does not pass [`Document::check`] is never enforced.
+//! The operator derives it from the `MqttCluster` and its `MqttUser`s, the access Secret stores it, and brokers enforce
+//! it. The higher revision wins. A document that does not pass [`Document::check`] is never enforced.
+//! `docs/design/access.md` describes the document and its way to the brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,83 +10,95 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Format that this code writes and reads.
+/// Format of the document that this version writes and reads.
 pub const FORMAT: u32 = 1;
 /// Key of the index in the access Secret.
 pub const INDEX_KEY: &str = "index.json";
-/// Bytes of users in one key of the Secret; a Secret holds at most 1 MiB.
+/// Bytes of users in one key of the Secret, unless a single user is larger. A Secret holds at most 1 MiB.
 pub const PART_BYTES: usize = 256 * 1024;
 
+/// Users of one cluster at one revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Document {
+    /// Always [`FORMAT`].
     pub format: u32,
-    /// Grows with every change; 0 is never used.
+    /// Increases with every change; 0 is never used.
     pub revision: u64,
+    /// All users.
     pub users: Vec<User>,
 }
 
+/// A user with its verifiers and rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct User {
-    /// The MQTT user name, unique in the document.
+    /// MQTT user name, unique in the document; "" is the user of clients without a user name.
     pub name: String,
-    /// UID and resource version of what the verifier was made from: same source, same verifier.
+    /// UID and resource version of the object that the verifier was made from. The verifier is kept while it is the
+    /// same.
     #[serde(default)]
     pub source: String,
-    /// Any of them admits. Two during a rotation's overlap.
+    /// Verifiers of the password. A password that matches any of them is accepted.
     pub verifiers: Vec<Verifier>,
-    /// Client ids this user may take; `*` is any run without `/ + #`. Absent: any.
+    /// Client ids that the user may use; `*` matches any text without `/`, `+` and `#`. `None` allows all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id_pattern: Option<String>,
+    /// Access rules.
     pub rules: Vec<Rule>,
 }
 
-/// What a password is compared with.
+/// Verifier of a password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Verifier {
-    /// For generated passwords of at least 128 random bits: HMAC-SHA-256 keyed by the salt over the password, base64.
+    /// HMAC-SHA-256 over the password, keyed by the salt; both in base64. Only for generated passwords of at least 128
+    /// random bits.
     HmacSha256 { salt: String, mac: String },
-    /// For passwords that people bring: a PHC string.
+    /// PHC string of argon2id, for passwords chosen by people.
     Argon2id(String),
 }
 
+/// One access rule of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rule {
+    /// Whether the rule allows or denies.
     pub effect: Effect,
+    /// Actions that the rule applies to; at least one.
     pub actions: Vec<Action>,
-    /// Filters; `{username}` and `{clientId}` stand for one whole level.
+    /// Topic filters; at least one. `{username}` and `{clientId}` replace one whole level.
     pub topics: Vec<String>,
-    /// Highest QoS that the rule speaks of; absent: all.
+    /// Highest QoS that the rule applies to; `None` means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_qos: Option<u8>,
-    /// Only messages with this retain flag; absent: both. Publish only.
+    /// RETAIN flag of the publishes that the rule applies to; `None` means both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain: Option<bool>,
 }
 
+/// Effect of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     Allow,
     Deny,
 }
 
+/// Action of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Action {
     Publish,
     Subscribe,
 }
 
-/// Why a document, or a rule in it, cannot be enforced. The texts are for the person who wrote the rule.
+/// Reason why a document, or a rule in it, cannot be enforced. The texts are for the author of the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("failed to parse the access document: {0}")]
     Parse(String),
-    #[error("access document format {0} is newer than this broker understands (1)")]
+    #[error("access document has format {0}, this broker reads format 1")]
     Format(u32),
-    #[error("revision 0 is not a revision")]
+    #[error("access document has revision 0, which is never used")]
     Revision,
     #[error("user name {0:?} appears twice")]
     DuplicateUser(String),
@@ -95,13 +108,15 @@ pub enum Error {
     Incomplete(String),
 }
 
-/// What the Secret's index says.
+/// Index of the access Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Index {
+    /// Format of the document.
     pub format: u32,
+    /// Revision of the document.
     pub revision: u64,
-    /// Key of each part to the SHA-256 of its bytes, in hex.
+    /// SHA-256 in hexadecimal of each part, by its key in the Secret.
     pub parts: BTreeMap<String, String>,
 }
 
@@ -112,18 +127,22 @@ fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 
 impl Document {
     /// Parses and checks JSON.
+    ///
+    /// # Errors
+    /// Fails if the text does not parse or does not pass [`Document::check`].
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         let document: Self = serde_json::from_slice(json).map_err(|error| Error::Parse(error.to_string()))?;
         document.check()?;
         Ok(document)
     }
 
-    /// The document as JSON.
+    /// Returns the document as JSON.
     pub fn to_json(&self) -> Vec<u8> {
         to_json(self)
     }
 
-    /// First four hex digits of the SHA-256 over format and users: equal content, equal hash, whatever the revision.
+    /// Returns the first four hexadecimal digits of the SHA-256 over format and users. It does not depend on the
+    /// revision.
     pub fn hash(&self) -> String {
         let users = to_json(&(self.format, &self.users));
         let mut hash = hex(&Sha256::digest(users));
@@ -131,7 +150,10 @@ impl Document {
         hash
     }
 
-    /// Everything a broker relies on.
+    /// Checks everything that a broker relies on.
+    ///
+    /// # Errors
+    /// Fails on another format, revision 0, a duplicate user name, or an invalid pattern, verifier or rule.
     pub fn check(&self) -> Result<(), Error> {
         if self.format != FORMAT {
             return Err(Error::Format(self.format));
@@ -149,7 +171,7 @@ impl Document {
         Ok(())
     }
 
-    /// The keys of the access Secret: the index and the parts.
+    /// Returns the keys of the access Secret with their content: the index and the parts.
     pub fn to_files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
         let mut parts = BTreeMap::new();
@@ -164,7 +186,11 @@ impl Document {
         files
     }
 
-    /// Puts a document together from the Secret's keys, `read` giving a key's bytes. Complete sets only.
+    /// Assembles a document from the parts of the access Secret. `read` returns the bytes of a key.
+    ///
+    /// # Errors
+    /// Fails if a part is missing or does not match its checksum, does not parse, or the document does not pass
+    /// [`Document::check`].
     pub fn from_files(index: &Index, read: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Self, Error> {
         let mut users = Vec::new();
         for (key, checksum) in &index.parts {
@@ -181,7 +207,10 @@ impl Document {
 }
 
 impl Index {
-    /// Parses the index.
+    /// Parses the index from JSON.
+    ///
+    /// # Errors
+    /// Fails if the text does not parse.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         serde_json::from_slice(json).map_err(|error| Error::Parse(error.to_string()))
     }
@@ -196,7 +225,7 @@ impl User {
             if let Verifier::HmacSha256 { salt, mac } = verifier {
                 let base64 = base64::engine::general_purpose::STANDARD;
                 if base64.decode(salt).is_err() || !base64.decode(mac).is_ok_and(|mac| mac.len() == 32) {
-                    return Err("a verifier is not what HMAC-SHA-256 makes".into());
+                    return Err("a verifier is no HMAC-SHA-256 with a base64 salt".into());
                 }
             }
         }
@@ -205,8 +234,10 @@ impl User {
 }
 
 impl Rule {
-    /// Checks a rule by itself; `has_pattern` is whether its user has a client id pattern. The error is a sentence for the
-    /// person who wrote the rule.
+    /// Checks a rule. `has_pattern` says whether its user has a client id pattern, which `{clientId}` requires.
+    ///
+    /// # Errors
+    /// Returns a sentence for the author of the rule.
     pub fn check(&self, has_pattern: bool) -> Result<(), String> {
         if self.actions.is_empty() || self.topics.is_empty() {
             return Err("a rule needs at least one action and one topic".into());
@@ -233,7 +264,10 @@ impl Rule {
     }
 }
 
-/// Checks a rule's filter ([MQTT-4.7.1-1], [MQTT-4.7.1-2], and placeholders as whole levels).
+/// Checks the filter of a rule ([MQTT-4.7.1-1], [MQTT-4.7.1-2]). A placeholder must be a whole level.
+///
+/// # Errors
+/// Returns a sentence for the author of the rule.
 pub fn check_filter(filter: &str) -> Result<(), String> {
     if filter.is_empty() || filter.len() > 65_535 || filter.contains('\0') {
         return Err(format!("topic {filter:?}: must have 1 to 65535 bytes and no NUL"));
@@ -256,6 +290,9 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 }
 
 /// Checks a client id pattern.
+///
+/// # Errors
+/// Returns a sentence for the author of the user.
 pub fn check_client_id_pattern(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() || pattern.contains(['/', '+', '#', '\0']) {
         return Err(format!("clientIdPattern {pattern:?}: must not be empty or contain / + # or NUL"));
@@ -263,7 +300,7 @@ pub fn check_client_id_pattern(pattern: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Revision as people see it: `r<number>:<hash>`.
+/// Returns the displayed form of a revision: `r<number>:<hash>`.
 pub fn display_revision(revision: u64, hash: &str) -> String {
     format!("r{revision}:{hash}")
 }

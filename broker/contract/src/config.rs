@@ -1,4 +1,5 @@
-//! The broker's configuration file: the operator (or `covey local`) writes it, every broker of a cluster reads the same one.
+//! The broker's configuration file. The operator or `covey local` writes it, and every broker of a cluster reads the
+//! same one.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,47 +8,58 @@ use serde::{Deserialize, Serialize};
 
 use crate::names;
 
-/// `broker.yaml`. Unknown fields are refused; absent ones take the default that the CRD documents.
+/// Content of `broker.yaml`. Unknown fields are refused; absent ones have their default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
+    /// Identity and size of the cluster.
     pub cluster: Cluster,
+    /// Ports for clients.
     #[serde(default)]
     pub listeners: Vec<Listener>,
+    /// Addresses and ports of the nodes.
     #[serde(default)]
     pub peers: Peers,
+    /// Limits of the protocol.
     #[serde(default)]
     pub mqtt: Mqtt,
+    /// Limits of sessions.
     #[serde(default)]
     pub sessions: Sessions,
+    /// Lease times.
     #[serde(default)]
     pub fence: Fence,
+    /// Reserve of the data volume.
     #[serde(default)]
     pub storage: Storage,
+    /// Raft timing.
     #[serde(default)]
     pub raft: Raft,
+    /// Directories.
     #[serde(default)]
     pub paths: Paths,
+    /// Disconnection of clients when the broker stops.
     #[serde(default)]
     pub drain: Drain,
-    /// Clients without user name and password are admitted (with the rules of user name "").
+    /// Whether clients without user name and password are admitted, with the rules of the user "".
     #[serde(default)]
     pub anonymous: bool,
 }
 
+/// Identity and size of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cluster {
     /// Name of the `MqttCluster`.
     pub name: String,
-    /// UID of the `MqttCluster`: certificates carry it.
+    /// UID of the `MqttCluster`, which the URIs of certificates contain.
     pub uid: String,
-    /// The birth certificate, once there is one: a disk of another cluster is refused.
+    /// Cluster id (UUID), set after formation. A node refuses a disk of another cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Ordinals 0..replicas exist.
+    /// Number of nodes; their ordinals are `0..replicas`.
     pub replicas: u32,
-    /// Shards of durable sessions; fixed at formation.
+    /// Number of shards of durable sessions. It cannot change after formation.
     #[serde(default = "default_shards")]
     pub shards: u16,
 }
@@ -56,17 +68,20 @@ fn default_shards() -> u16 {
     8
 }
 
+/// A port for clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Listener {
+    /// Name, used as the label `listener` of metrics.
     pub name: String,
+    /// Transport.
     #[serde(default)]
     pub protocol: Protocol,
     /// TCP port of ordinal 0; the node listens on `port + ordinal * peers.portStep`.
     pub port: u16,
 }
 
-/// Transport of a listener. TLS and WebSocket follow.
+/// Transport of a listener. TLS and WebSocket are not supported yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -74,17 +89,21 @@ pub enum Protocol {
     Mqtt,
 }
 
-/// How nodes find each other: `host` and ports, with `{ordinal}` in the host replaced.
+/// Addresses and ports of the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Peers {
+    /// Host name of a node; `{ordinal}` is replaced.
     pub host: String,
-    /// Address to listen on, for every port of the node.
+    /// IP address that every port of the node is bound to.
     pub bind: String,
+    /// Port of ordinal 0 for other brokers.
     pub port: u16,
+    /// Port of ordinal 0 for the operator.
     pub admin_port: u16,
+    /// Port of ordinal 0 for HTTP.
     pub http_port: u16,
-    /// Added to every port once per ordinal (0 in Kubernetes; 1 where nodes share an address).
+    /// Distance between the ports of two consecutive ordinals: 0 in Kubernetes, 1 if nodes share an address.
     pub port_step: u16,
 }
 
@@ -102,26 +121,29 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// Host of a peer.
+    /// Returns the host name of a peer.
     pub fn host_of(&self, ordinal: u32) -> String {
         self.host.replace("{ordinal}", &ordinal.to_string())
     }
 
-    /// The port of a node, given the port of ordinal 0. Saturates at 65,535.
+    /// Returns the port of a node, given the port of ordinal 0. Saturates at 65,535.
     pub fn port_of(&self, port: u16, ordinal: u32) -> u16 {
         let step = u32::from(self.port_step).saturating_mul(ordinal);
         u16::try_from(u32::from(port).saturating_add(step)).unwrap_or(u16::MAX)
     }
 }
 
+/// Limits of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Mqtt {
+    /// Connected clients per node.
     pub max_connections: u32,
-    /// Bytes; at most 16 MiB.
+    /// Largest packet in bytes; at most 16 MiB.
     pub max_packet_size: u32,
     /// Publishes at QoS 1 and 2 that a client may have unacknowledged.
     pub receive_maximum: u16,
+    /// Highest topic alias that a client may use; 0 means none.
     pub topic_alias_maximum: u16,
     /// Bytes of retained messages in the cluster.
     pub max_retained_bytes: u64,
@@ -139,26 +161,32 @@ impl Default for Mqtt {
     }
 }
 
-/// What a full inbox does with a message.
+/// Policy for a message whose session has a full queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueueFullPolicy {
-    /// What is queued stays promised; the new message is refused or counted as missed.
+    /// Queued messages are kept; the new message is not stored and counts as missed.
     #[default]
     RejectNewest,
 }
 
+/// Limits of sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Sessions {
-    /// Expiry of an MQTT 5 session with CleanStart 0, a client id of its own and no Session Expiry Interval.
+    /// Expiry of an MQTT 5 session with Clean Start 0, a client id of its own and no Session Expiry Interval; in
+    /// seconds.
     #[serde(with = "seconds")]
     pub expiry_when_unset: Duration,
-    /// Upper bound of every session's expiry, and the expiry of a 3.1.1 session with CleanSession 0.
+    /// Upper bound of every session expiry, and the expiry of a 3.1.1 session with Clean Session 0; in seconds.
     #[serde(with = "seconds")]
     pub expiry_max: Duration,
+    /// Messages in the queue of one session.
     pub max_queued_messages: u32,
+    /// Bytes in the queue of one session.
     pub max_queued_bytes: u64,
+    /// Policy for a message whose session has a full queue.
     pub queue_full_policy: QueueFullPolicy,
+    /// Subscriptions of one session.
     pub max_subscriptions: u32,
 }
 
@@ -175,14 +203,14 @@ impl Default for Sessions {
     }
 }
 
-/// When a node outside the cluster stops serving.
+/// Lease times: when a node that lost contact to the majority stops serving.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Fence {
-    /// L: a node may serve this long after it sent the renewal that was granted.
+    /// Duration of a lease in seconds, counted from the time at which the node sent the granted renewal.
     #[serde(with = "seconds")]
     pub lease: Duration,
-    /// A node whose lease lapsed closes its clients after this time.
+    /// Time in seconds after the end of its lease at which a node closes its clients.
     #[serde(with = "seconds")]
     pub close_clients_after: Duration,
 }
@@ -193,12 +221,13 @@ impl Default for Fence {
     }
 }
 
+/// Reserve of the data volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Storage {
-    /// Percent of the volume below which nothing new is stored; never less than 512 MiB unless the volume is smaller than 5 GiB.
+    /// Free space below which the volume counts as low, in percent of the volume.
     pub reserve_percent: u8,
-    /// Lower bound of the reserve in bytes.
+    /// Lower bound of that space in bytes; it does not apply to volumes below 5 GiB.
     pub reserve_min_bytes: u64,
 }
 
@@ -208,14 +237,17 @@ impl Default for Storage {
     }
 }
 
-/// Raft timing, in milliseconds in the file.
+/// Raft timing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Raft {
+    /// Interval of heartbeats in milliseconds.
     #[serde(with = "milliseconds")]
     pub heartbeat: Duration,
+    /// Shortest election timeout in milliseconds.
     #[serde(with = "milliseconds")]
     pub election_min: Duration,
+    /// Longest election timeout in milliseconds.
     #[serde(with = "milliseconds")]
     pub election_max: Duration,
 }
@@ -230,11 +262,15 @@ impl Default for Raft {
     }
 }
 
+/// Directories of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Paths {
+    /// Data directory.
     pub data: PathBuf,
+    /// Mounted access Secret.
     pub access: PathBuf,
+    /// Mounted peer certificate.
     pub peer_tls: PathBuf,
 }
 
@@ -244,12 +280,13 @@ impl Default for Paths {
     }
 }
 
+/// Disconnection of clients when the broker stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Drain {
-    /// Clients sent away per second on SIGTERM.
+    /// Clients that are disconnected per second.
     pub rate: u32,
-    /// After this, what is left is closed at once.
+    /// Time in seconds after which the remaining clients are disconnected at once.
     #[serde(with = "seconds")]
     pub deadline: Duration,
 }
@@ -260,7 +297,7 @@ impl Default for Drain {
     }
 }
 
-/// Why a configuration file was refused.
+/// Reason why a configuration file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to read the configuration {path}: {source}")]
@@ -272,20 +309,29 @@ pub enum Error {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file. Blocks on file I/O.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or does not pass [`Config::parse`].
     pub fn load(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
         Self::parse(&text)
     }
 
     /// Parses and checks the text of a file.
+    ///
+    /// # Errors
+    /// Fails if the text is no YAML of this structure or does not pass [`Config::check`].
     pub fn parse(text: &str) -> Result<Self, Error> {
         let config: Self = serde_saphyr::from_str(text).map_err(|error| Error::Parse(error.to_string()))?;
         config.check()?;
         Ok(config)
     }
 
-    /// What no type can say: see the bounds in the messages.
+    /// Checks the bounds that the types do not express.
+    ///
+    /// # Errors
+    /// Returns the bound that does not hold.
     pub fn check(&self) -> Result<(), Error> {
         if self.cluster.replicas == 0 || self.cluster.shards == 0 {
             return Err(Error::Invalid("cluster.replicas and cluster.shards must be at least 1"));
@@ -296,7 +342,8 @@ impl Config {
         if self.raft.heartbeat * 2 > self.raft.election_min || self.raft.election_min >= self.raft.election_max {
             return Err(Error::Invalid("raft: 2 x heartbeat <= electionMin < electionMax must hold"));
         }
-        // The death of the meta leader must fence nobody: detection and election, twice, and one renewal fit in a lease.
+        // Leases must survive the loss of the meta leader: two rounds of detection and election and one renewal fit in
+        // one.
         if self.fence.lease < self.raft.election_max * 4 + self.fence.lease / 6 {
             return Err(Error::Invalid(
                 "fence.lease must be at least 4 x raft.electionMax plus one renewal (lease / 6)",
@@ -305,7 +352,10 @@ impl Config {
         Ok(())
     }
 
-    /// The file's text.
+    /// Returns the text of the file.
+    ///
+    /// # Errors
+    /// Fails if the configuration cannot be serialized.
     pub fn to_yaml(&self) -> Result<String, Error> {
         serde_saphyr::to_string(self).map_err(|error| Error::Parse(error.to_string()))
     }

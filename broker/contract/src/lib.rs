@@ -1,5 +1,5 @@
-//! What the operator and the broker agree on: names, ports, the broker's configuration file, the access document and
-//! the gRPC services. It knows neither Kubernetes' client nor the broker's inside.
+//! Interface between the operator and the broker: names, ports, the broker's configuration file, the access document
+//! and the gRPC services. It depends neither on a Kubernetes client nor on the broker.
 
 pub mod access;
 pub mod config;

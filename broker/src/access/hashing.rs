@@ -1,4 +1,5 @@
-//! Slow hashes: argon2id on as many threads as there are cores, and no longer a queue than can be waited for.
+//! Bounded argon2id hashing: as many hashes at a time as there are cores. A caller that would wait too long is
+//! rejected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,30 +12,33 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-/// Who would wait longer is sent away at once.
+/// Callers that would queue for longer than this are rejected immediately (CONNACK 0x89).
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
-/// What a hash takes before any was measured.
+/// Assumed duration of one hash until one has been measured.
 const FIRST_GUESS: Duration = Duration::from_millis(25);
-/// KiB of memory of one hash; more would let a document stop the broker.
+/// Most memory of one hash in KiB, so that a document cannot exhaust the broker's memory.
 const MOST_MEMORY: u32 = 256 * 1024;
-/// Passes of one hash.
+/// Most passes of one hash.
 const MOST_PASSES: u32 = 16;
-/// A password, or an attempt at one, that is longer is wrong: nobody has the broker hash megabytes.
+/// Longest password in bytes. A longer one counts as wrong and is not hashed.
 const LONGEST_PASSWORD: usize = 1024;
 
-/// A parsed verifier.
+/// A parsed argon2id verifier.
 #[derive(Debug, Clone)]
 pub(super) struct Argon2id {
     hash: Arc<PasswordHash>,
 }
 
 impl Argon2id {
-    /// Parses a PHC string and refuses parameters that no broker can afford.
+    /// Parses a PHC string.
+    ///
+    /// # Errors
+    /// Returns a description if the text is no argon2id hash or its memory or passes exceed the bounds.
     pub(super) fn new(phc: &str) -> Result<Self, String> {
         let hash = PasswordHash::new(phc).map_err(|error| format!("an argon2id verifier: {error}"))?;
         let params = Params::try_from(&hash).map_err(|error| format!("an argon2id verifier: {error}"))?;
         if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
-            return Err("an argon2id verifier is something else".into());
+            return Err("an argon2id verifier is of another algorithm, or has no salt or hash".into());
         }
         if params.m_cost() > MOST_MEMORY || params.t_cost() > MOST_PASSES {
             return Err(format!("an argon2id verifier needs more than {MOST_MEMORY} KiB or {MOST_PASSES} passes"));
@@ -42,27 +46,30 @@ impl Argon2id {
         Ok(Self { hash: Arc::new(hash) })
     }
 
-    /// Takes milliseconds of a core.
+    /// Returns whether the password matches. Takes milliseconds of processor time.
     fn matches(&self, password: &[u8]) -> bool {
         password.len() <= LONGEST_PASSWORD && Argon2::default().verify_password(password, &*self.hash).is_ok()
     }
 
-    /// What tells this verifier from every other.
+    /// Returns the PHC string, which differs between any two verifiers.
     pub(super) fn identity(&self) -> String {
         self.hash.to_string()
     }
 }
 
-/// The queue is too long.
+/// The queue of hashes is too long.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Busy;
 
-/// Bounded hashing.
+/// Bounded queue of argon2id hashes.
 pub(super) struct Hashing {
+    /// Hashing jobs that may run at a time.
     workers: usize,
+    /// One permit per free worker.
     free: Semaphore,
+    /// Hashes that wait or run.
     waiting: AtomicUsize,
-    /// Nanoseconds, a moving average.
+    /// Moving average of the duration of one hash, in nanoseconds.
     each: AtomicU64,
 }
 
@@ -72,7 +79,10 @@ impl Hashing {
         Self { workers, free: Semaphore::new(workers), waiting: AtomicUsize::new(0), each }
     }
 
-    /// Position of the first verifier that the password matches. Stops there; a failure runs all of them.
+    /// Returns the position of the first verifier that the password matches, or `None` after trying all of them.
+    ///
+    /// # Errors
+    /// Returns [`Busy`] if the estimated wait exceeds [`LONGEST_WAIT`].
     pub(super) async fn find(&self, password: &[u8], verifiers: Vec<Argon2id>) -> Result<Option<usize>, Busy> {
         let job = Waiting::new(&self.waiting, verifiers.len());
         let ahead = u64::try_from(job.ahead / self.workers).unwrap_or(u64::MAX);
@@ -98,10 +108,13 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Counts hashes that wait or run, also where the one who waits goes away.
+/// Counts hashes that wait or run. Dropping it uncounts them, so an abandoned call leaves no trace.
 struct Waiting<'a> {
+    /// Counter of all hashes.
     all: &'a AtomicUsize,
+    /// Hashes of this call.
     own: usize,
+    /// Hashes that were counted before.
     ahead: usize,
 }
 

@@ -1,4 +1,4 @@
-//! How often an address may fail before its passwords are not even looked at.
+//! Rate limit on failed authentications per client address: a token bucket.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,28 +7,28 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Failures at once.
+/// Failures allowed in a burst.
 const BURST: u32 = 20;
-/// One more failure each.
+/// Time after which one more failure is allowed.
 const REFILL: Duration = Duration::from_secs(1);
-/// Addresses that are remembered. Beyond that the bound on hashing remains.
+/// Addresses that are tracked. Further ones are bounded only by the hashing queue.
 const ADDRESSES: usize = 10_000;
 
-/// Failures by address; of IPv6 the first half, as one host has many of the rest.
+/// Failures by address. IPv6 addresses count by their /64, since one host has many addresses in it.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// When an address will have its whole burst again.
+    /// Time at which the address has its whole burst again.
     full_at: Mutex<HashMap<IpAddr, Instant>>,
 }
 
 impl Failures {
-    /// Whether the address failed too often.
+    /// Returns whether the address failed too often.
     pub(super) fn is_limited(&self, address: IpAddr) -> bool {
         let now = Instant::now();
         self.full_at.lock().get(&network(address)).is_some_and(|full_at| *full_at > now + REFILL * (BURST - 1))
     }
 
-    /// Notes a failure.
+    /// Records a failure.
     pub(super) fn note(&self, address: IpAddr) {
         let now = Instant::now();
         let mut full_at = self.full_at.lock();
@@ -39,11 +39,12 @@ impl Failures {
             }
         }
         let at = full_at.entry(network(address)).or_insert(now);
-        // Never more than the burst, so that an address is free again after that time at the latest.
+        // Bounded by the burst, so that an address recovers within `BURST * REFILL`.
         *at = ((*at).max(now) + REFILL).min(now + REFILL * BURST);
     }
 }
 
+/// Returns the key of an address: IPv4 as it is, IPv6 by its /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

@@ -1,12 +1,14 @@
-//! Who may connect and what they may do, by the access document with the highest revision that could be loaded.
+//! Access control: authentication and authorization by the loaded access document with the highest revision.
 //!
-//! Listeners authenticate here, connections ask the [`Principal`] that they got and ask again after every revision.
-//! Invariant: without a document nobody enters; what is enforced is always one complete document that compiled.
+//! Each CONNECT is authenticated here. The connection then checks every publish and subscription against its
+//! [`Principal`], which it refreshes after each change of the revision.
+//! Invariant: without a document every client is refused. The enforced rules always come from one complete document.
+//! `docs/design/access.md` describes the way of a rule from the custom resource to the decision.
 //!
 //! ```text
 //!  disk copy (at start) --+
 //!  mounted Secret (1 s) --+--> higher revision? --> compiles? --> enforced, kept on disk, revision announced
-//!  operator (gRPC) -------+        no: ignored        no: the old rules stay, rejected_revision
+//!  operator (gRPC) -------+        no: ignored        no: the old rules stay in force, rejected_revision is set
 //! ```
 
 mod hashing;
@@ -41,40 +43,41 @@ use self::users::Users;
 use self::verify::{Outcome, Passwords};
 use crate::metrics::{AuthResult, Metrics, gauge_value};
 
-/// How often the mounted Secret is looked at.
+/// Interval between reads of the mounted Secret.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What access is opened with.
+/// Parameters of [`Access::open`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Folder on the data disk for the copy of the last good document.
+    /// Directory on the data disk for the copy of the last document that was enforced.
     pub data: PathBuf,
-    /// Folder where the access Secret is mounted; may be missing.
+    /// Directory where the access Secret is mounted. It may be missing.
     pub mount: PathBuf,
-    /// Clients without user name and password get the rights of the user "".
+    /// Whether clients without user name and password get the rights of the user "".
     pub anonymous: bool,
+    /// Metrics that logins, access checks and document loads update.
     pub metrics: Arc<Metrics>,
 }
 
-/// Why a client may not connect.
+/// Reason why a client is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The user is unknown or the password wrong; nobody learns which.
+    /// The user is unknown or the password is wrong. The two cases are not told apart.
     #[error("bad user name or password")]
     BadCredentials,
-    /// The client id is not one that the user may take.
+    /// The user may not use the client id.
     #[error("client id is not the user's")]
     NotAuthorized,
-    /// Too many passwords wait to be checked, or the address failed too often.
+    /// Too many password checks are queued, or the address failed too often.
     #[error("busy")]
     Busy,
-    /// No access document was ever loaded.
+    /// No access document has been loaded.
     #[error("no access rules are loaded")]
     Unavailable,
 }
 
 impl Failure {
-    /// The reason in CONNACK.
+    /// Returns the reason code for CONNACK.
     pub fn reason_code(self) -> ReasonCode {
         match self {
             Self::BadCredentials => ReasonCode::BadUserNameOrPassword,
@@ -85,28 +88,33 @@ impl Failure {
     }
 }
 
-/// A cheap handle.
+/// Handle on the enforced access document; cheap to clone.
 #[derive(Clone)]
 pub struct Access {
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    /// Parameters given to [`Access::open`].
     options: Options,
+    /// Users and rules in force; `None` until a document has been loaded.
     users: ArcSwapOption<Users>,
+    /// Revision in force; 0 means none.
     revision: watch::Sender<u64>,
+    /// Password checks, their cache and their rate limits.
     passwords: Passwords,
-    /// A higher revision than is enforced, and why it is not.
+    /// Revision of the last refused document that is newer than the enforced one, and why it was refused.
     rejected: ArcSwapOption<(u64, String)>,
-    /// Held while documents are read and compiled: never in an async task.
+    /// Held while a document is read and compiled. Only blocking threads take it.
     loading: Mutex<Loading>,
 }
 
-/// What loading remembers.
+/// State of document loading.
 #[derive(Default)]
 struct Loading {
+    /// The mounted Secret as it was last read.
     mount: Mount,
-    /// Problems since the last document that was enforced: each is logged once.
+    /// Problems already logged since the last document was enforced; each is logged once.
     problems: BTreeSet<String>,
 }
 
@@ -117,7 +125,8 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Loads the higher one of the disk copy and the mounted Secret; neither has to be there. Blocks on files.
+    /// Loads the disk copy and the mounted Secret and enforces the one with the higher revision. Both may be missing.
+    /// Blocks on file I/O.
     pub fn open(options: Options) -> Self {
         let inner = Inner {
             passwords: Passwords::new(options.metrics.clone()),
@@ -137,30 +146,31 @@ impl Access {
         access
     }
 
-    /// Follows the mounted Secret until shutdown.
+    /// Polls the mounted Secret until shutdown and enforces newer documents.
     pub async fn follow(self, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
             let inner = self.inner.clone();
             let look = tokio::task::spawn_blocking(move || inner.look_at_mount(&mut inner.loading.lock()));
             if let Err(error) = look.await {
-                warn!(%error, "failed to look at the access secret");
+                warn!(%error, "failed to read the access secret, the rules in force stay");
             }
         }
     }
 
-    /// Takes a document in JSON from the operator and says what is enforced then.
+    /// Enforces the JSON document if it compiles and its revision is higher than the one in force. Returns the
+    /// resulting status.
     pub async fn apply(&self, json: Bytes) -> AccessStatus {
         let inner = self.inner.clone();
         let apply = tokio::task::spawn_blocking(move || {
             inner.consider(&mut inner.loading.lock(), Candidate::parse(&json), Keep::Yes);
         });
         if let Err(error) = apply.await {
-            warn!(%error, "failed to take an access document");
+            warn!(%error, "failed to apply an access document, the rules in force stay");
         }
         self.status()
     }
 
-    /// What is enforced and what was refused.
+    /// Returns the enforced revision with its size, and the last refused revision if it is newer.
     pub fn status(&self) -> AccessStatus {
         let rejected = self.inner.rejected.load();
         let (rejected_revision, rejected_reason) = rejected.as_deref().cloned().unwrap_or_default();
@@ -174,12 +184,12 @@ impl Access {
         status
     }
 
-    /// Whether a document is enforced.
+    /// Returns whether a document is enforced.
     pub fn is_loaded(&self) -> bool {
         self.inner.users.load().is_some()
     }
 
-    /// The revision that is enforced; 0 for none. Connections check their rights again when it changes.
+    /// Returns a receiver of the enforced revision; 0 means none. Connections check their rights again when it changes.
     pub fn revision(&self) -> watch::Receiver<u64> {
         self.inner.revision.subscribe()
     }
@@ -188,7 +198,10 @@ impl Access {
         *self.inner.revision.borrow()
     }
 
-    /// Proves who a client is and that it may take the client id.
+    /// Authenticates a client and checks that the user may use the client id.
+    ///
+    /// # Errors
+    /// Returns [`Failure`] if the client must be refused; [`Failure::reason_code`] is the code for CONNACK.
     pub async fn authenticate(
         &self,
         username: Option<&str>,
@@ -214,8 +227,8 @@ impl Access {
         result
     }
 
-    /// The principal with the rights of the present document; `None` when the user is gone or may not have the client id
-    /// any more.
+    /// Returns the principal with the rights of the enforced document, or `None` if the user no longer exists or may no
+    /// longer use the client id.
     pub fn refresh(&self, principal: &Principal, client_id: &str) -> Option<Arc<Principal>> {
         let users = self.inner.users.load();
         let users = users.as_ref()?;
@@ -228,7 +241,7 @@ impl Access {
     }
 }
 
-/// Whether a document is written to the data disk when it is enforced.
+/// Whether the document is written to the data disk once it is enforced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
     Yes,
@@ -242,7 +255,7 @@ impl Inner {
         }
     }
 
-    /// Enforces the document if it is newer than what is enforced and compiles.
+    /// Enforces the document if its revision is higher than the enforced one and it compiles.
     fn consider(&self, loading: &mut Loading, candidate: Candidate, keep: Keep) {
         let current = *self.revision.borrow();
         if candidate.revision.is_some_and(|revision| revision <= current) {
@@ -253,13 +266,14 @@ impl Inner {
             Ok((document, users))
         });
         match compiled {
-            // A document that hides its revision until it is parsed.
+            // The revision could not be read before the document was parsed.
             Ok((document, _)) if document.revision <= current => {}
             Ok((document, users)) => self.enforce(loading, &document, users, keep),
             Err(error) => self.reject(loading, candidate.revision, &error),
         }
     }
 
+    /// Puts compiled rules in force, announces their revision and saves the document.
     fn enforce(&self, loading: &mut Loading, document: &Document, users: Users, keep: Keep) {
         let revision = document.revision;
         info!(
@@ -278,17 +292,18 @@ impl Inner {
         if keep == Keep::Yes
             && let Err(error) = source::write_copy(&self.options.data, document)
         {
-            warn!(%error, "failed to keep the access document on the data disk");
+            warn!(%error, "failed to save the access document to the data disk, it is enforced from memory");
         }
     }
 
+    /// Records why a document was refused. Each problem is logged and counted once.
     fn reject(&self, loading: &mut Loading, revision: Option<u64>, error: &DocumentError) {
         let problem = error.to_string();
         if loading.problems.insert(problem.clone()) {
             warn!(revision = revision.unwrap_or(0), %error, "access document refused, the rules in force stay");
             self.options.metrics.access.load_failures.inc();
         }
-        // Half a set is on its way; what is missing comes.
+        // The kubelet or the operator is still writing the other parts.
         let incomplete = matches!(error, DocumentError::Incomplete(_));
         if let Some(revision) = revision.filter(|_| !incomplete) {
             self.note_rejected(Some((revision, problem)));

@@ -1,4 +1,4 @@
-//! Documents by every way in, and clients by every way out.
+//! Documents from every source, and clients that are admitted or refused for every reason.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -45,7 +45,7 @@ impl Disk {
         })
     }
 
-    /// As a kubelet does: a new folder, and a link that is replaced.
+    /// Mounts the document as a kubelet does: a new directory and a link that is replaced.
     fn mount(&self, document: &Document) {
         self.mount_files(document.to_files(), &format!("..{}", document.revision));
     }
@@ -184,8 +184,8 @@ async fn an_address_that_fails_too_often_gets_no_slow_hash_and_locks_nobody_else
         failures += 1;
         assert!(failures < 100);
     }
-    assert!(login(&access, "bob", "x").await.is_ok(), "a generated password is checked whatever the address did");
-    assert!(login(&access, "ann", "secret").await.is_ok(), "a slow password that was right before is remembered");
+    assert!(login(&access, "bob", "x").await.is_ok(), "a generated password is checked from a limited address too");
+    assert!(login(&access, "ann", "secret").await.is_ok(), "a password that matched before is cached");
     for (name, password) in [("carl", "slow"), ("ann", "guess"), ("bob", "guess"), ("eve", "x")] {
         assert_eq!(login(&access, name, password).await.unwrap_err(), Failure::Busy, "{name}");
     }
@@ -266,7 +266,7 @@ async fn the_higher_revision_wins_whichever_way_it_comes() {
     let access = disk.open();
     assert_eq!(apply(&access, &ann(5)).await.revision, 5);
     assert_eq!(apply(&access, &ann(4)).await.revision, 5);
-    // The copy on the disk outlives the process, and an older Secret does not undo it.
+    // The copy on the disk survives the process, and an older Secret does not replace it.
     disk.mount(&ann(3));
     let access = disk.open();
     assert_eq!(access.status().revision, 5);
@@ -305,11 +305,11 @@ async fn a_document_that_does_not_compile_changes_nothing_but_the_status() {
         assert_eq!((status.revision, status.rejected_revision), (1, 3));
         assert!(status.rejected_reason.contains("a/#/b"), "{}", status.rejected_reason);
     }
-    assert_eq!(disk.metrics.access.load_failures.get(), 1, "one problem, one line");
+    assert_eq!(disk.metrics.access.load_failures.get(), 1, "the same problem is counted once");
     assert_eq!(disk.metrics.access.rejected_revision.get(), 3);
     assert!(login(&access, "ann", "secret").await.is_ok());
 
-    assert_eq!(apply(&access, &ann(2)).await.rejected_revision, 3, "still waiting for what was refused");
+    assert_eq!(apply(&access, &ann(2)).await.rejected_revision, 3, "the refused revision is still newer");
     let newer = access.apply(br#"{"format":2,"revision":9,"wings":true}"#.as_slice().into()).await;
     assert_eq!((newer.revision, newer.rejected_revision), (2, 9));
     let status = apply(&access, &ann(10)).await;
@@ -349,7 +349,7 @@ async fn a_torn_copy_does_not_keep_the_broker_from_starting() {
     let access = disk.open();
     assert_eq!(access.status().revision, 3);
     let files: Vec<_> = std::fs::read_dir(disk.data.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert_eq!(files, ["access.json"], "the copy is replaced and nothing lies about");
+    assert_eq!(files, ["access.json"], "the copy is replaced and no temporary file is left");
     assert!(is_private(&disk.data.path().join("access.json")));
 }
 

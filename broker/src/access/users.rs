@@ -14,7 +14,7 @@ use covey_core::topic::{Name, Subscription};
 use super::hashing::Argon2id;
 use crate::metrics::{AclAction, AclResult, Metrics};
 
-/// What a password is compared with.
+/// A verifier of a password.
 #[derive(Debug)]
 pub(super) enum Proof {
     HmacSha256 { salt: Vec<u8>, mac: Vec<u8> },
@@ -23,18 +23,27 @@ pub(super) enum Proof {
 
 /// All users of one document.
 pub(super) struct Users {
+    /// Revision of the document.
     pub(super) revision: u64,
+    /// Hash of the document's content.
     pub(super) hash: String,
+    /// Number of rules of all users.
     pub(super) rules: u32,
+    /// Users by user name.
     by_name: HashMap<Arc<str>, Arc<Principal>>,
+    /// User of clients without user name; it has no rights if the document does not define it.
     anonymous: Arc<Principal>,
-    /// argon2id verifiers that the user with the most of them has, and one of them: what every failure costs.
+    /// Number of argon2id verifiers of the user with the most of them: what every failure costs.
     pub(super) most_argon2id: usize,
+    /// An argon2id verifier that pads failures; `None` if no user has one.
     pub(super) sample: Option<Argon2id>,
 }
 
 impl Users {
-    /// Compiles everything or nothing.
+    /// Compiles all users of the document.
+    ///
+    /// # Errors
+    /// Returns an error that names the first user that does not compile.
     pub(super) fn compile(document: &Document, metrics: &Arc<Metrics>) -> Result<Self, Error> {
         let compile = |user: &User| {
             let compiled = Principal::compile(user, metrics);
@@ -71,7 +80,7 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// Who clients without user name are.
+    /// Returns the user of clients without user name.
     pub(super) fn anonymous(&self) -> Arc<Principal> {
         self.anonymous.clone()
     }
@@ -83,10 +92,15 @@ fn count(number: usize) -> u32 {
 
 /// A user with the rights of one revision.
 pub struct Principal {
+    /// User name; "" is the user of clients without one.
     name: Arc<str>,
+    /// Client ids that the user may use; `None` admits every client id.
     pattern: Option<ClientIdPattern>,
+    /// Compiled rules of the user.
     rules: Rules,
+    /// Verifiers of the user's passwords.
     pub(super) proofs: Vec<Proof>,
+    /// Counts the decisions.
     metrics: Arc<Metrics>,
 }
 
@@ -104,7 +118,7 @@ impl Principal {
     fn compile(user: &User, metrics: &Arc<Metrics>) -> Result<Self, String> {
         let rules = user.rules.iter().map(Parts::new).collect::<Result<Vec<_>, _>>()?;
         let rules = Rules::compile(rules.iter().map(Parts::borrow)).map_err(|error| error.to_string())?;
-        // Nobody proves to be the user without a name.
+        // No password authenticates as the user without a name.
         let verifiers = user.verifiers.iter().filter(|_| !user.name.is_empty());
         Ok(Self {
             pattern: user.client_id_pattern.as_deref().map(ClientIdPattern::new),
@@ -114,22 +128,22 @@ impl Principal {
         })
     }
 
-    /// The user name.
+    /// Returns the user name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether this is the user of clients without user name.
+    /// Returns whether this is the user of clients without user name.
     pub fn is_anonymous(&self) -> bool {
         self.name.is_empty()
     }
 
-    /// Whether the user may take the client id.
+    /// Returns whether the user may use the client id.
     pub fn may_take(&self, client_id: &str) -> bool {
         self.pattern.as_ref().is_none_or(|pattern| pattern.admits(client_id))
     }
 
-    /// Whether a message may be published. A topic that is no topic may not.
+    /// Returns whether the user may publish to the topic. An invalid topic name is denied.
     pub fn may_publish(&self, client_id: &str, topic: &str, qos: QoS, retain: bool) -> bool {
         let decision = topic.parse::<Name>().map_or(Decision::NoMatch, |topic| {
             self.rules.decide_publish(self.identity(client_id), &topic, qos, retain)
@@ -137,7 +151,8 @@ impl Principal {
         self.count(AclAction::Publish, decision)
     }
 
-    /// Whether every topic that the filter can match may be received. A shared subscription is checked by its filter.
+    /// Returns whether the user may receive every topic that the filter matches. A shared subscription is checked by
+    /// its filter, without `$share/<group>/`. An invalid filter is denied.
     pub fn may_subscribe(&self, client_id: &str, filter: &str, qos: QoS) -> bool {
         let asked = MqttStr::new(filter).ok().and_then(|text| Subscription::new(&text).ok());
         let decision = asked.map_or(Decision::NoMatch, |asked| {
@@ -173,7 +188,7 @@ impl Proof {
     }
 }
 
-/// A rule of the document in the words of the core.
+/// A rule of the document, converted to the types of the core.
 struct Parts<'a> {
     rule: &'a contract::Rule,
     actions: Vec<Action>,
@@ -210,7 +225,7 @@ mod tests {
 
     use super::*;
 
-    /// Pieces that look right in the wrong places.
+    /// Texts that are valid in one field and invalid in another.
     fn any_text() -> impl Strategy<Value = String> {
         prop_oneof![
             Just("{username}".to_owned()),

@@ -1,7 +1,8 @@
 //! Checks a user name and a password.
 //!
-//! Invariant: nobody learns from the answer or its time whether a user exists. A failure costs one quick hash, and as many
-//! slow ones as the user with the most of them has; a success costs what the user's own verifiers cost, once.
+//! Invariant: neither the result nor its timing reveals whether a user exists. A failure costs one HMAC and as many
+//! argon2id hashes as the user with the most of them has. A success costs what the user's own verifiers cost; successes
+//! of argon2id are cached.
 
 use std::collections::HashSet;
 use std::mem;
@@ -18,25 +19,30 @@ use super::limit::Failures;
 use super::users::{Principal, Proof, Users};
 use crate::metrics::{AuthMethod, Metrics};
 
-/// Successes in one generation of the cache; there are two.
+/// Entries in one generation of the cache. There are two generations.
 const CACHED: usize = 32_768;
 
-/// What came of a check.
+/// Result of a password check.
 pub(super) enum Outcome {
+    /// The password is right.
     Proved(Arc<Principal>),
+    /// The user is unknown or the password is wrong.
     Wrong,
-    /// Too many slow hashes wait.
+    /// Too many argon2id hashes are queued.
     Busy,
     /// The address failed too often.
     Limited,
 }
 
-/// Checks passwords and remembers those that cost much.
+/// Checks passwords and caches the successes of argon2id.
 pub(super) struct Passwords {
-    /// Made at start and never stored: what the cache holds is worth nothing elsewhere.
+    /// Random key of this process, never stored: tickets in the cache are worthless elsewhere.
     key: [u8; 32],
+    /// Tickets of passwords that matched an argon2id verifier.
     cache: Mutex<Generations>,
+    /// Failed attempts by address.
     failures: Failures,
+    /// Queue of argon2id hashes.
     hashing: Hashing,
     metrics: Arc<Metrics>,
 }
@@ -53,7 +59,7 @@ impl Passwords {
         }
     }
 
-    /// Checks a user's password, or takes as long as if there were such a user.
+    /// Checks a user's password. An unknown user takes as long as a wrong password.
     pub(super) async fn check(&self, users: &Users, username: &str, password: &[u8], peer: IpAddr) -> Outcome {
         let begin = Instant::now();
         let principal = users.get(username);
@@ -64,12 +70,12 @@ impl Passwords {
         {
             return self.proved(principal, AuthMethod::Cache, begin);
         }
-        // Before the limit: a generated password cannot be guessed, and many clients may share one address.
+        // Before the rate limit: a generated password cannot be guessed, and many clients may share one address.
         let quick = matches_quickly(proofs, password);
         if let Some(principal) = principal.filter(|_| quick) {
             return self.proved(principal, AuthMethod::HmacSha256, begin);
         }
-        // Guards the slow hashes, and what is said of wrong passwords.
+        // Bounds argon2id hashing and the number of guesses per address.
         if self.failures.is_limited(peer) {
             return Outcome::Limited;
         }
@@ -89,7 +95,7 @@ impl Passwords {
         }
     }
 
-    /// Position of the matching verifier among the user's own.
+    /// Returns the position of the matching verifier among the user's own.
     async fn hash(&self, users: &Users, own: &[&Argon2id], password: &[u8]) -> Result<Option<usize>, Busy> {
         let verifiers = pad(users, own);
         if verifiers.is_empty() {
@@ -108,7 +114,7 @@ impl Passwords {
         self.metrics.access.auth_duration.get(method).observe(begin.elapsed().as_secs_f64());
     }
 
-    /// What the cache knows a success by; another password, user or verifier gives another ticket.
+    /// Returns the cache key of a success: a MAC over user name, password and verifier.
     fn ticket(&self, username: &str, password: &[u8], verifier: &Argon2id) -> [u8; 32] {
         let mut mac = keyed(&self.key);
         for part in [username.as_bytes(), password, verifier.identity().as_bytes()] {
@@ -128,14 +134,14 @@ impl Proof {
     }
 }
 
-/// The user's own verifiers, and others behind them so that a failure costs the same for everybody.
+/// Returns the user's own verifiers, padded with others so that a failure costs the same for every user.
 fn pad(users: &Users, own: &[&Argon2id]) -> Vec<Argon2id> {
     let missing = users.most_argon2id.saturating_sub(own.len());
     let padding = users.sample.iter().cycle().take(missing);
     own.iter().copied().chain(padding).cloned().collect()
 }
 
-/// Tries every quick verifier, and one that matches nothing where there is none.
+/// Tries every HMAC verifier. Without one it computes an HMAC that matches nothing, so that the timing is the same.
 fn matches_quickly(proofs: &[Proof], password: &[u8]) -> bool {
     let mut matched = false;
     let mut tried = false;
@@ -163,10 +169,12 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of every length")
 }
 
-/// A set that forgets what was not asked for in the last `CACHED` to 2 × `CACHED` insertions.
+/// A set that evicts entries that were not looked up during the last `CACHED` to 2 × `CACHED` insertions.
 #[derive(Default)]
 struct Generations {
+    /// Entries inserted or looked up since the last rotation; at most `CACHED`.
     young: HashSet<[u8; 32]>,
+    /// The previous generation, less the entries that were looked up since.
     old: HashSet<[u8; 32]>,
 }
 

@@ -1,28 +1,34 @@
-//! The topic aliases that a client has set on its connection (3.3.2.3.4).
+//! The topic aliases that a client has set on its connection (MQTT 5, 3.3.2.3.4).
 
 use covey_codec::{MqttStr, ReasonCode};
 
 use super::close::{Closed, Ending};
 
-/// Alias to topic name, for one direction of one connection ([MQTT-3.3.2-7]).
+/// Topic names by alias, for one direction of one connection ([MQTT-3.3.2-7]).
 #[derive(Debug)]
 pub(super) struct Aliases {
+    /// Topic name of alias `i + 1` at index `i`; `None` if the alias is not set. At most `maximum` entries.
     topics: Vec<Option<MqttStr>>,
+    /// Topic Alias Maximum of CONNACK.
     maximum: u16,
 }
 
 impl Aliases {
-    /// Takes aliases from 1 to `maximum`.
+    /// Creates an empty mapping for aliases from 1 to `maximum`.
     pub(super) fn new(maximum: u16) -> Self {
         Self { topics: Vec::new(), maximum }
     }
 
-    /// The topic of a PUBLISH; one that has a topic and an alias sets the alias.
+    /// Returns the topic of a PUBLISH. A PUBLISH with both a topic and an alias sets the alias.
+    ///
+    /// # Errors
+    /// Fails if the alias is 0, exceeds the maximum, or is used without having been set.
     pub(super) fn resolve(&mut self, topic: MqttStr, alias: Option<u16>) -> Result<MqttStr, Ending> {
         let Some(alias) = alias else {
             return Ok(topic);
         };
-        let invalid = || Ending::told(Closed::ProtocolError, ReasonCode::TopicAliasInvalid, "topic alias is too high");
+        let invalid =
+            || Ending::told(Closed::ProtocolError, ReasonCode::TopicAliasInvalid, "topic alias is out of range");
         if alias > self.maximum {
             return Err(invalid());
         }

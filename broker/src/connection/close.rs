@@ -1,4 +1,4 @@
-//! Why connections end and why clients are refused: finite lists, for counters, logs and the reason on the wire.
+//! Reasons for closed connections and refused clients, for counters, logs and the reason code on the wire.
 //!
 //! Every path out of a connection yields an [`Ending`], every path out of a handshake a [`Refusal`]. Invariant: exactly
 //! one of [`Observer::closed`](super::Observer::closed) and [`Observer::rejected`](super::Observer::rejected) is called
@@ -34,32 +34,36 @@ impl From<ReasonCode> for Rejected {
 /// How one connection ended.
 #[derive(Debug)]
 pub(super) struct Ending {
+    /// Reason for the counter and the log.
     pub(super) closed: Closed,
-    /// What an MQTT 5 client is told in DISCONNECT; `None` sends nothing.
+    /// Reason code of the DISCONNECT to an MQTT 5 client; `None` closes without DISCONNECT.
     pub(super) code: Option<ReasonCode>,
+    /// What happens to the will and the session.
     pub(super) ended: Ended,
+    /// Explanation for the log.
     pub(super) detail: Cow<'static, str>,
 }
 
+/// The will is published and the session keeps its expiry.
 const WILL_STAYS: Ended = Ended { drop_will: false, expiry: None };
 
 impl Ending {
-    /// The server ends the connection and says why.
+    /// Ends the connection with a DISCONNECT that carries `code`.
     pub(super) fn told(closed: Closed, code: ReasonCode, detail: &'static str) -> Self {
         Self { closed, code: Some(code), ended: WILL_STAYS, detail: detail.into() }
     }
 
-    /// Nothing can be said any more.
+    /// Closes without DISCONNECT: the peer is gone, or its version has no packet for the reason.
     pub(super) fn silent(closed: Closed, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { closed, code: None, ended: WILL_STAYS, detail: detail.into() }
     }
 
-    /// The client said that it goes.
+    /// The client sent DISCONNECT.
     pub(super) fn client(ended: Ended) -> Self {
         Self { closed: Closed::Client, code: None, ended, detail: "".into() }
     }
 
-    /// A packet that parses and may not be sent now.
+    /// The client sent a packet that parses but is not allowed at this point.
     pub(super) fn protocol_error(detail: &'static str) -> Self {
         Self::told(Closed::ProtocolError, ReasonCode::ProtocolError, detail)
     }
@@ -85,7 +89,7 @@ impl From<Close> for Ending {
     fn from(close: Close) -> Self {
         match close {
             Close::TakenOver => Self::told(Closed::TakenOver, ReasonCode::SessionTakenOver, "session taken over"),
-            Close::Fenced => Self::told(Closed::Fenced, ReasonCode::ServerBusy, "node is outside the cluster"),
+            Close::Fenced => Self::told(Closed::Fenced, ReasonCode::ServerBusy, "node has no lease from a majority"),
             Close::Failed => {
                 Self::told(Closed::InternalError, ReasonCode::ImplementationSpecificError, "session failed")
             }
@@ -97,19 +101,21 @@ impl From<Close> for Ending {
 /// How one handshake was refused.
 #[derive(Debug)]
 pub(super) struct Refusal {
+    /// Reason for the counter and the log.
     pub(super) rejected: Rejected,
-    /// What CONNACK says, and the version to say it in; `None` closes without a word.
+    /// Reason code of the CONNACK and the version to encode it in; `None` closes without CONNACK.
     pub(super) answer: Option<(ReasonCode, ProtocolVersion)>,
+    /// Explanation for the log.
     pub(super) detail: Cow<'static, str>,
 }
 
 impl Refusal {
-    /// CONNACK carries the code.
+    /// Answers with a CONNACK that carries `code`.
     pub(super) fn answered(code: ReasonCode, version: ProtocolVersion, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { rejected: code.into(), answer: Some((code, version)), detail: detail.into() }
     }
 
-    /// The socket is closed without a word.
+    /// Closes the socket without CONNACK.
     pub(super) fn silent(rejected: Rejected, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { rejected, answer: None, detail: detail.into() }
     }

@@ -1,4 +1,4 @@
-//! The deliveries that wait for the client, and the acknowledgement that each takes (4.3).
+//! The deliveries in flight to the client, and the acknowledgement that each expects next (MQTT 5, 4.3).
 //!
 //! ```text
 //! qos 1: Sent --PUBACK--> done
@@ -11,60 +11,63 @@ use covey_codec::{PacketId, QoS};
 
 use super::close::Ending;
 
+/// Progress of one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// PUBLISH was sent; PUBACK or PUBREC is expected.
     Sent(QoS),
+    /// PUBREC was received or PUBREL was resent; PUBCOMP is expected.
     Received,
 }
 
-/// Deliveries above QoS 0 without their last acknowledgement: at most as many as the client's receive maximum.
+/// Deliveries above QoS 0 whose last acknowledgement is missing; at most as many as the client's receive maximum.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries(BTreeMap<PacketId, Stage>);
 
 impl Deliveries {
-    /// A PUBLISH above QoS 0 was sent.
+    /// Records a sent PUBLISH above QoS 0.
     pub(super) fn sent(&mut self, id: PacketId, qos: QoS) {
         self.0.insert(id, Stage::Sent(qos));
     }
 
-    /// A PUBREL was sent for a PUBREC of an earlier connection.
+    /// Records a PUBREL that was sent for a PUBREC of an earlier connection.
     pub(super) fn released(&mut self, id: PacketId) {
         self.0.insert(id, Stage::Received);
     }
 
-    /// PUBACK came. An identifier that is not known may be of a delivery that the client acknowledged already.
+    /// Handles PUBACK. An unknown identifier is accepted: its delivery may already have been acknowledged.
     ///
     /// # Errors
-    /// The delivery is one of QoS 2.
+    /// Fails if the delivery is of QoS 2.
     pub(super) fn acknowledged(&mut self, id: PacketId) -> Result<(), Ending> {
         match self.0.get(&id) {
             Some(Stage::Sent(QoS::AtLeastOnce)) => drop(self.0.remove(&id)),
             None => {}
-            Some(_) => return Err(Ending::protocol_error("puback for a delivery of qos 2 [MQTT-4.3.3-6]")),
+            Some(_) => return Err(Ending::protocol_error("puback for a delivery of qos 2 [MQTT-4.3.3-3]")),
         }
         Ok(())
     }
 
-    /// PUBREC came, with an error or without.
+    /// Handles PUBREC. `refused` says whether its reason code is an error, which ends the delivery.
     ///
     /// # Errors
-    /// The delivery is one of QoS 1.
+    /// Fails if the delivery is of QoS 1.
     pub(super) fn received(&mut self, id: PacketId, refused: bool) -> Result<(), Ending> {
         match self.0.get_mut(&id) {
             Some(Stage::Sent(QoS::ExactlyOnce) | Stage::Received) if refused => drop(self.0.remove(&id)),
             Some(stage @ (Stage::Sent(QoS::ExactlyOnce) | Stage::Received)) => *stage = Stage::Received,
             None => {}
             Some(Stage::Sent(_)) => {
-                return Err(Ending::protocol_error("pubrec for a delivery of qos 1 [MQTT-4.3.2-2]"));
+                return Err(Ending::protocol_error("pubrec for a delivery of qos 1 [MQTT-4.3.2-3]"));
             }
         }
         Ok(())
     }
 
-    /// PUBCOMP came.
+    /// Handles PUBCOMP.
     ///
     /// # Errors
-    /// The delivery is one of QoS 1, or its PUBREC did not come.
+    /// Fails if the delivery is of QoS 1 or its PUBREC is missing.
     pub(super) fn completed(&mut self, id: PacketId) -> Result<(), Ending> {
         match self.0.get(&id) {
             Some(Stage::Received) => drop(self.0.remove(&id)),

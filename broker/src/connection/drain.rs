@@ -1,6 +1,6 @@
-//! How the clients of a node are sent away: at a rate, and at once when the time is over.
+//! Disconnects the clients of a stopping node: at a limited rate, and all at once when the deadline has passed.
 //!
-//! Every connection waits for a permit of one semaphore that has none while the node serves. The node's shutdown calls
+//! Every connection waits for a permit of a semaphore that has none while the node serves. The shutdown calls
 //! [`Drain::run`] once; listeners and connections hold clones.
 
 use std::time::Duration;
@@ -11,14 +11,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How often clients are let go while draining.
+/// Interval at which permits are added while draining.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Ends listeners and connections.
+/// Handle that ends listeners and connections; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Drain {
+    /// One permit per connection that has to end; closed when all of them have to.
     leave: Arc<Semaphore>,
+    /// Cancelled when listeners have to stop.
     stop: CancellationToken,
+    /// Tasks of all connections.
     tasks: TaskTracker,
 }
 
@@ -29,8 +32,8 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Stops accepting, then sends `rate` clients a second away with DISCONNECT 0x8B (MQTT 3.1.1: closes); what is left
-    /// at `deadline` is sent away at once. Returns when every connection is over.
+    /// Stops accepting, then disconnects `rate` clients per second with DISCONNECT 0x8B (MQTT 3.1.1: without a packet).
+    /// The clients that are left after `deadline` are disconnected at once. Returns when every connection has ended.
     pub async fn run(&self, rate: u32, deadline: Duration) {
         self.stop.cancel();
         self.tasks.close();
@@ -55,17 +58,17 @@ impl Drain {
         done.await;
     }
 
-    /// Cancelled when no further socket may be accepted.
+    /// Returns the token that is cancelled when no further socket may be accepted.
     pub(crate) fn stopped(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Where connection tasks run.
+    /// Returns the tracker that runs the connection tasks.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
 
-    /// Resolves when it is this caller's turn to go.
+    /// Resolves when the calling connection has to end.
     pub(crate) async fn turn(&self) {
         if let Ok(permit) = self.leave.acquire().await {
             permit.forget();

@@ -1,4 +1,4 @@
-//! What a connection needs of access control and of metrics: two small borders that `access` and `metrics` implement.
+//! Interface of connections to access control and to metrics.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -9,13 +9,17 @@ use tokio::sync::watch;
 
 use super::{Closed, Rejected};
 
-/// Decides who may connect.
+/// Authenticates clients.
 pub trait Guard: Send + Sync + 'static {
     /// A user with its rights.
     type Principal: Principal;
 
-    /// Proves who a client is. Refusals are reason codes of CONNACK: 0x86 for unknown users and wrong passwords alike,
-    /// 0x87 for a client id the user may not take, 0x89 when too many passwords wait to be checked.
+    /// Authenticates a client and checks that the user may use the client id.
+    ///
+    /// # Errors
+    /// Returns the reason code for CONNACK: 0x86 for an unknown user or a wrong password, 0x87 for a client id that the
+    /// user may not use, 0x88 if no rules are loaded, 0x89 if too many password checks are queued or the address failed
+    /// too often.
     fn authenticate(
         &self,
         username: Option<&str>,
@@ -24,28 +28,30 @@ pub trait Guard: Send + Sync + 'static {
         peer: IpAddr,
     ) -> impl Future<Output = Result<Arc<Self::Principal>, ReasonCode>> + Send;
 
-    /// The principal under the present rules; `None` when the user is gone or may not hold this client id any more.
+    /// Returns the principal under the rules in force, or `None` if the user no longer exists or may no longer use the
+    /// client id.
     fn refresh(&self, principal: &Self::Principal, client_id: &str) -> Option<Arc<Self::Principal>>;
 
-    /// Changes whenever [`Guard::refresh`] or a right may answer otherwise than before.
+    /// Returns a receiver of the revision, which changes whenever the result of [`Guard::refresh`] or of an access
+    /// check may have changed.
     fn revision(&self) -> watch::Receiver<u64>;
 }
 
 /// A user with the rights of one revision of the rules.
 pub trait Principal: Send + Sync + 'static {
-    /// The user name.
+    /// Returns the user name.
     fn name(&self) -> &str;
 
-    /// Whether a message may be published, at this QoS and with this retain flag.
+    /// Returns whether the user may publish to the topic at this QoS and with this retain flag.
     fn may_publish(&self, client_id: &str, topic: &str, qos: QoS, retain: bool) -> bool;
 
-    /// Whether every topic that the filter can match may be received.
+    /// Returns whether the user may receive every topic that the filter matches.
     fn may_subscribe(&self, client_id: &str, filter: &str, qos: QoS) -> bool;
 }
 
-/// Counts what connections do. Every method may be called from any task and must not block.
+/// Receives the events of connections, to count them. Methods may be called from any task and must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// A client got its successful CONNACK.
+    /// A successful CONNACK was queued for a client.
     fn opened(&self);
 
     /// A connection that was [`Observer::opened`] ended.
@@ -54,27 +60,27 @@ pub trait Observer: Send + Sync + 'static {
     /// A socket was closed before it was [`Observer::opened`].
     fn rejected(&self, reason: Rejected);
 
-    /// A packet came from a client.
+    /// A packet was received from a client.
     fn received(&self, packet: &Packet);
 
-    /// A packet was written for a client.
+    /// A packet was queued for a client.
     fn sent(&self, packet: &Packet);
 
-    /// Bytes came from a client.
+    /// Bytes were received from a client.
     fn bytes_received(&self, bytes: usize);
 
-    /// Bytes went to a client.
+    /// Bytes were written to a client's socket.
     fn bytes_sent(&self, bytes: usize);
 
-    /// A publish was refused by the rules.
+    /// The rules denied a publish.
     fn publish_denied(&self);
 
-    /// One filter of a SUBSCRIBE was refused by the rules.
+    /// The rules denied one filter of a SUBSCRIBE.
     fn subscribe_denied(&self);
 
     /// A subscription was ended because the rules changed.
     fn subscription_revoked(&self);
 
-    /// A message did not fit into the client's maximum packet size and was dropped.
+    /// A message was dropped because it exceeds the client's maximum packet size.
     fn dropped_too_large(&self, qos: QoS);
 }

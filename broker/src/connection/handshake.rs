@@ -1,8 +1,7 @@
-//! From the first byte to CONNACK (3.1, 3.2): who the client is, what it may do and which session it gets.
+//! The handshake, from the first byte to CONNACK (MQTT 5, 3.1 and 3.2): authentication, limits and the session.
 //!
-//! [`accept`] is called once per socket, by the connection task. Invariant: nothing of the client is looked at before its
-//! CONNECT has come as a whole, and nothing that follows CONNECT is handled before CONNACK said success
-//! ([MQTT-3.1.4-5]).
+//! [`accept`] is called once per socket, by the connection task. Invariant: CONNECT is handled only when it is
+//! complete, and packets after it only when a successful CONNACK was queued ([MQTT-3.1.4-6]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,10 +23,13 @@ use super::wire::{Input, Output, Progress, progress};
 use super::{Context, Limits};
 use crate::session::{ConnectRequest, Message, Sessions};
 
-/// Longest client id in bytes; the standard asks for 23 ([MQTT-3.1.3-5]).
+/// Longest client id in bytes; the standard requires at least 23 ([MQTT-3.1.3-5]).
 const CLIENT_ID_MAX: usize = 1024;
 
-/// Takes CONNECT and answers it, or says why not, with what CONNACK has to leave the socket.
+/// Reads CONNECT, admits the client and queues CONNACK.
+///
+/// # Errors
+/// Returns why the client is refused, with the CONNACK that is still to be written.
 pub(super) async fn accept<IO, N, G>(
     io: &mut IO,
     peer: IpAddr,
@@ -45,7 +47,7 @@ where
         let output = Output::new(version, connect.properties.maximum_packet_size);
         tokio::select! {
             done = admit(connect, peer, context) => {
-                // An admitted client is bounded by its session instead.
+                // From here on the limits of an admitted client apply.
                 drop(room);
                 done.map(|admitted| (admitted, output))
             }
@@ -63,29 +65,35 @@ where
     }
 }
 
+/// Queues the CONNACK of a refusal, if there is one.
 fn refuse(refusal: Refusal, mut output: Output) -> Refused {
     if let Some((code, _)) = refusal.answer {
         let packet = Packet::ConnAck(Box::new(ConnAck::new(false, code)));
-        // Where the version has no such return code the socket is closed without one ([MQTT-3.2.2-6] of 3.1.1).
+        // If the version has no such return code, the socket is closed without CONNACK ([MQTT-3.2.2-6] of 3.1.1).
         if let Err(unsent) = output.push(&packet) {
-            debug!(?unsent, "refusal without connack");
+            debug!(?unsent, "client refused without connack");
         }
     }
     Refused { refusal, output }
 }
 
-/// A refusal with what is still to be sent.
+/// A refused handshake.
 pub(super) struct Refused {
+    /// Why the client is refused.
     pub(super) refusal: Refusal,
+    /// Bytes that are still to be written.
     pub(super) output: Output,
 }
 
-/// What CONNECT brought about.
+/// An admitted client.
 struct Admitted<N: Sessions, G: Guard> {
+    /// State of its connection.
     parts: Parts<N, G>,
+    /// The successful CONNACK.
     connack: ConnAck,
 }
 
+/// Queues the successful CONNACK and creates the connection.
 fn open<N: Sessions, G: Guard>(
     admitted: Admitted<N, G>,
     mut input: Input,
@@ -104,6 +112,7 @@ fn open<N: Sessions, G: Guard>(
     Ok(Open::new(parts, input, output, Arc::clone(context)))
 }
 
+/// Reads CONNECT. Returns it with the bytes that it reserved from the budget, if it is larger than the first read.
 async fn first_packet<IO, N, G>(
     io: &mut IO,
     input: &mut Input,
@@ -142,23 +151,23 @@ where
     context.observer.received(&packet);
     match packet {
         Packet::Connect(connect) => Ok((connect, room)),
-        // The decoder lets nothing else pass as the first packet.
+        // The decoder accepts no other first packet.
         _ => Err(Refusal::silent(Rejected::BadProtocol, "first packet is not connect [MQTT-3.1.0-1]")),
     }
 }
 
-/// Waits until a CONNECT of this size has room beside those of the other clients that are not admitted yet.
+/// Waits until the budget of CONNECTs that are not admitted yet has room for `size` bytes.
 async fn reserve<N, G>(context: &Context<N, G>, size: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-    // Never closed. A size beyond the whole budget would wait for ever: until the connect timeout.
+    // The semaphore is never closed. A size beyond the whole budget waits until the connect timeout.
     let size = u32::try_from(size).unwrap_or(u32::MAX);
     let room = Arc::clone(&context.connect_bytes).acquire_many_owned(size).await;
     room.map_err(|closed| Refusal::silent(Rejected::Overload, closed.to_string()))
 }
 
-/// What a client is told whose CONNECT does not parse ([MQTT-3.1.4-1]).
+/// Returns the refusal for a CONNECT that does not parse ([MQTT-3.1.4-1]).
 fn unreadable(error: DecodeError, input: &Input) -> Refusal {
     match (error, input.version()) {
-        // A version that is not spoken here understands the two bytes of 3.1.1 ([MQTT-3.1.2-2] of 3.1.1).
+        // A client of another version understands the CONNACK of 3.1.1 ([MQTT-3.1.2-2] of 3.1.1).
         (DecodeError::UnsupportedVersion { .. }, _) => {
             Refusal::answered(ReasonCode::UnsupportedProtocolVersion, ProtocolVersion::V311, error.to_string())
         }
@@ -167,6 +176,7 @@ fn unreadable(error: DecodeError, input: &Input) -> Refusal {
     }
 }
 
+/// Checks limits and rules, authenticates the client and opens its session.
 async fn admit<N: Sessions, G: Guard>(
     mut connect: Box<Connect>,
     peer: IpAddr,
@@ -175,17 +185,17 @@ async fn admit<N: Sessions, G: Guard>(
     let version = connect.protocol_version;
     let refused = |code, detail: &'static str| Refusal::answered(code, version, detail);
     if !context.sessions.is_serving() {
-        return Err(refused(ReasonCode::ServerUnavailable, "node does not serve"));
+        return Err(refused(ReasonCode::ServerUnavailable, "node does not serve clients now"));
     }
     if connect.properties.authentication_method.is_some() {
         return Err(refused(ReasonCode::BadAuthenticationMethod, "extended authentication is not supported"));
     }
     let slot = Arc::clone(&context.slots)
         .try_acquire_owned()
-        .map_err(|_| refused(ReasonCode::QuotaExceeded, "node has as many clients as it may have"))?;
+        .map_err(|_| refused(ReasonCode::QuotaExceeded, "maximum number of connections is reached"))?;
     let (client_id, assigned) = client_id(&connect)?;
     tracing::Span::current().record("client_id", tracing::field::display(client_id.escape_debug()));
-    // Taken before the rules are asked, so that no change of them goes unseen.
+    // Subscribed before the rules are read, so that no change of them is missed.
     let revision = context.guard.revision();
     let username = connect.username.as_ref().map(MqttStr::as_str);
     let password = connect.password.take();
@@ -221,7 +231,7 @@ async fn admit<N: Sessions, G: Guard>(
     Ok(Admitted { parts, connack })
 }
 
-/// The client's id, or one that the server assigns ([MQTT-3.1.3-6], [MQTT-3.1.3-7]).
+/// Returns the client id and whether the server assigned it ([MQTT-3.1.3-6], [MQTT-3.1.3-7]).
 fn client_id(connect: &Connect) -> Result<(MqttStr, bool), Refusal> {
     let version = connect.protocol_version;
     let invalid = |detail| Refusal::answered(ReasonCode::ClientIdentifierNotValid, version, detail);
@@ -239,7 +249,7 @@ fn client_id(connect: &Connect) -> Result<(MqttStr, bool), Refusal> {
     Ok((assigned, true))
 }
 
-/// How long the session outlives its connection.
+/// Returns how long the session outlives its connection; zero for a transient session.
 fn session_expiry(connect: &Connect, assigned: bool, limits: &Limits) -> Duration {
     let wanted = match (connect.protocol_version, connect.properties.session_expiry_interval) {
         (ProtocolVersion::V5, Some(seconds)) => Duration::from_secs(seconds.into()),
@@ -250,7 +260,7 @@ fn session_expiry(connect: &Connect, assigned: bool, limits: &Limits) -> Duratio
     wanted.min(limits.expiry_max)
 }
 
-/// The successful CONNACK, and the keep alive that holds from now on.
+/// Returns the successful CONNACK and the effective keep alive in seconds; 0 is off.
 fn connack(
     connect: &Connect,
     assigned: Option<&MqttStr>,

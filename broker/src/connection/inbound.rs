@@ -1,4 +1,4 @@
-//! What a client's packets do: each is handled when it is read, and what it asks of the session is begun at once.
+//! Handles the packets of a client. Requests to the session start at once; their replies are queued.
 
 use std::future::ready;
 use std::time::Duration;
@@ -15,7 +15,10 @@ use super::replies::{Order, Reply};
 use crate::session::{Ended, Message, Published, Session, Sessions};
 
 impl<N: Sessions, G: Guard> Open<N, G> {
-    /// `size` is that of the packet in bytes.
+    /// Handles one packet of `size` bytes.
+    ///
+    /// # Errors
+    /// Returns how the connection ends.
     pub(super) fn on_packet(&mut self, packet: Packet, size: usize) -> Result<(), Ending> {
         match packet {
             Packet::Publish(publish) => self.on_publish(publish, size)?,
@@ -30,9 +33,9 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             Packet::Auth(_) => {
                 return Err(Ending::protocol_error("auth without an authentication method in connect (3.15)"));
             }
-            // The decoder refuses them.
+            // The decoder rejects these packets from a client.
             Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
-                return Err(Ending::protocol_error("packet is not for clients to send"));
+                return Err(Ending::protocol_error("clients may not send this packet"));
             }
         }
         Ok(())
@@ -70,23 +73,23 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                     done.map(move |published| Reply::PubRec(id, reason(published))),
                 );
             }
-            // It resolves at once, and nobody waits for what it says.
+            // QoS 0: the publish starts at once and is not acknowledged.
             _ => drop(self.session.publish(message, None).now_or_never()),
         }
         Ok(())
     }
 
-    /// Holds an MQTT 5 client to the server's receive maximum ([MQTT-3.3.4-7], [MQTT-3.3.4-9]).
+    /// Checks the server's receive maximum for MQTT 5 clients ([MQTT-3.3.4-7]).
     fn check_receive_maximum(&self) -> Result<(), Ending> {
         let maximum = usize::from(self.context.limits().receive_maximum);
         if self.version == ProtocolVersion::V5 && self.packet_ids.publishes() > maximum {
             let code = ReasonCode::ReceiveMaximumExceeded;
-            return Err(Ending::told(Closed::ProtocolError, code, "receive maximum exceeded [MQTT-3.3.4-9]"));
+            return Err(Ending::told(Closed::ProtocolError, code, "receive maximum exceeded [MQTT-3.3.4-7]"));
         }
         Ok(())
     }
 
-    /// Only MQTT 5 at QoS 1 and 2 can say that one publish was refused.
+    /// Refuses one publish. MQTT 3.1.1 and QoS 0 have no packet for a refusal, so the connection is closed instead.
     fn deny_publish(&mut self, qos: QoS, packet_id: Option<PacketId>) -> Result<(), Ending> {
         self.context.observer().publish_denied();
         let denied = ReasonCode::NotAuthorized;
@@ -111,7 +114,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
-    /// The client has a QoS 2 message, or will not take it ([MQTT-4.3.3-4]).
+    /// Handles PUBREC: the client received a QoS 2 message, or refuses it ([MQTT-4.3.3-4]).
     fn on_pubrec(&mut self, ack: &Ack) -> Result<(), Ending> {
         let (id, refused) = (ack.packet_id, ack.reason.is_error());
         self.deliveries.received(id, refused)?;
@@ -124,7 +127,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
-    /// The client gives a packet id of its own free ([MQTT-4.3.3-11]).
+    /// Handles PUBREL: the client frees the packet id of its QoS 2 publish ([MQTT-4.3.3-11]).
     fn on_pubrel(&mut self, id: PacketId) -> Result<(), Ending> {
         self.packet_ids.release(id)?;
         let done = self.session.release(id);

@@ -1,34 +1,36 @@
-//! The keep alive of one connection (3.1.2.10): when a silent client counts as gone.
+//! The keep alive of one connection (MQTT 5, 3.1.2.10): the time after which a silent client counts as gone.
 //!
-//! Invariant: only time in which the connection was read counts.
+//! Invariant: time in which the connection was not read does not count.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Watches for silence.
+/// Keep alive timer.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
-    /// `None` where the client turned it off.
+    /// Longest silence; `None` if the client turned the keep alive off.
     patience: Option<Duration>,
+    /// Time of the last packet, or the last time at which the connection was not read.
     heard: Instant,
 }
 
 impl KeepAlive {
-    /// Begins now; `seconds` is the negotiated keep alive and 0 is off.
+    /// Starts the timer. `seconds` is the negotiated keep alive; 0 turns it off.
     pub(super) fn new(seconds: u16) -> Self {
         let patience = (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1500));
         Self { patience, heard: Instant::now() }
     }
 
-    /// The client was heard, or could not have been.
+    /// Restarts the timer: a packet came, or the connection was not read.
     pub(super) fn touch(&mut self) {
         if self.patience.is_some() {
             self.heard = Instant::now();
         }
     }
 
-    /// When silence becomes too long: one and a half times the keep alive [MQTT-3.1.2-22].
+    /// Returns the time at which the client counts as gone: after one and a half times the keep alive [MQTT-3.1.2-22].
+    /// `None` if the keep alive is off.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.patience.map(|patience| self.heard + patience)
     }

@@ -1,10 +1,13 @@
-//! One client's connection, from its first byte to its last: the protocol of MQTT 5 and MQTT 3.1.1 between a byte stream
-//! and a [`Session`](crate::session::Session).
+//! One client's connection: the protocols MQTT 5 and MQTT 3.1.1 between a byte stream and a
+//! [`Session`](crate::session::Session).
 //!
-//! The listener runs [`serve`] in one task per socket; that task spawns no other. Invariants: packets of a client are
-//! handled in the order they came; acknowledgements leave in the order of their PUBLISH; what the session does is begun
-//! when its packet is read and never waited for in line, so a held acknowledgement stops neither the client's own
-//! acknowledgements nor its pings; everything that a client can make grow has a bound.
+//! The listener runs [`serve`] in one task per socket; that task spawns no other. Invariants:
+//!
+//! - Packets of a client are handled in the order in which they arrive.
+//! - Acknowledgements are sent in the order of their PUBLISH.
+//! - Work of the session starts when its packet is read and is not awaited in line, so a delayed acknowledgement stops
+//!   neither the client's own acknowledgements nor its pings.
+//! - Every buffer and queue that a client can grow has a bound.
 //!
 //! ```text
 //! socket -> Input -> on_packet --(calls)--> Session --(futures)--> Replies -> Output -> socket
@@ -14,7 +17,7 @@
 //!                  \--Refusal--> closed
 //! ```
 //!
-//! One turn of the loop takes what is there from one source, then whatever the others have ready, and then writes once.
+//! Each turn of the loop handles one event, then everything else that is ready, and then writes once.
 
 mod aliases;
 mod close;
@@ -50,12 +53,12 @@ use crate::metrics::Label as _;
 use crate::session::Sessions;
 use crate::supervise::caught;
 
-/// Bytes of unanswered packets of one client, as long as its packets are not larger.
+/// Bytes of unanswered packets of one client, unless a single packet may be larger.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
-/// Largest CONNECT in bytes: a will and a password of 64 KiB at most.
+/// Largest CONNECT in bytes.
 const CONNECT_SIZE_MAX: usize = 128 << 10;
-/// Bytes of all CONNECTs whose clients are not admitted yet.
+/// Total bytes of the CONNECTs whose clients are not admitted yet.
 const CONNECT_BYTES_MAX: usize = 16 << 20;
 
 /// Bounds of connections.
@@ -65,35 +68,35 @@ pub struct Limits {
     pub max_connections: usize,
     /// Largest packet in bytes that a client may send.
     pub max_packet_size: u32,
-    /// Largest CONNECT in bytes: its sender is not known yet.
+    /// Largest CONNECT in bytes. It is bounded separately, because its sender is not authenticated yet.
     pub connect_size_max: usize,
-    /// Bytes that the CONNECTs of all clients may take that are not admitted yet, beyond the first KiB of each.
+    /// Total bytes of the CONNECTs of clients that are not admitted yet, beyond the first KiB of each.
     pub connect_bytes_max: usize,
     /// Publishes at QoS 1 and 2 that a client may have unacknowledged; never zero.
     pub receive_maximum: u16,
-    /// Highest topic alias that a client may use.
+    /// Highest topic alias that a client may use; 0 means none.
     pub topic_alias_maximum: u16,
-    /// Bytes of packets that a client may have unanswered, publishes and requests each; above it is not read. At least
-    /// `max_packet_size`, so that one packet is always taken.
+    /// Bytes of unanswered packets of a client, for publishes and for other requests each. Above it the connection is
+    /// not read. At least `max_packet_size`, so that one packet is always accepted.
     pub held_bytes_max: usize,
     /// Filters that one connection may subscribe to.
     pub max_subscriptions: usize,
-    /// Session expiry of an MQTT 5 client with CleanStart 0, a client id of its own and no interval.
+    /// Session expiry of an MQTT 5 client with Clean Start 0, a client id of its own and no Session Expiry Interval.
     pub expiry_when_unset: Duration,
-    /// Upper bound of every session expiry, and that of an MQTT 3.1.1 client with CleanSession 0.
+    /// Upper bound of every session expiry, and the expiry of an MQTT 3.1.1 client with Clean Session 0.
     pub expiry_max: Duration,
-    /// Upper bound of the keep alive of MQTT 5 clients, in seconds; `None` takes every one, 0 (off) included.
+    /// Upper bound of the keep alive of MQTT 5 clients, in seconds; `None` accepts any, including 0 (off).
     pub keep_alive_max: Option<u16>,
-    /// How long a client has from the first byte it could send to the end of its CONNECT.
+    /// Time from the accepted socket to the complete CONNECT.
     pub connect_timeout: Duration,
-    /// How long a client may take nothing of what is written for it.
+    /// Time after which a client that reads nothing is closed.
     pub write_timeout: Duration,
-    /// How long a connection that holds too many publishes is left unread before it is closed.
+    /// Time after which an MQTT 3.1.1 client is closed that has more publishes unacknowledged than the server holds.
     pub stall_timeout: Duration,
 }
 
 impl Limits {
-    /// The bounds that a configuration sets; the timeouts are fixed.
+    /// Returns the bounds of a configuration. The timeouts are fixed.
     pub fn from_config(config: &Config) -> Self {
         Self {
             max_connections: usize::try_from(config.mqtt.max_connections).unwrap_or(usize::MAX),
@@ -114,15 +117,21 @@ impl Limits {
     }
 }
 
-/// What all connections of a node share.
+/// State shared by all connections of a node.
 pub struct Context<N, G> {
+    /// The node.
     sessions: Arc<N>,
+    /// Access control.
     guard: Arc<G>,
+    /// Counters.
     observer: Arc<dyn Observer>,
+    /// Bounds of each connection.
     limits: Limits,
+    /// One permit per client that may still connect.
     slots: Arc<Semaphore>,
-    /// Bytes that CONNECTs of clients that are not admitted may still take.
+    /// One permit per byte that CONNECTs of clients that are not admitted may still occupy.
     connect_bytes: Arc<Semaphore>,
+    /// Ends the connections when the node stops.
     drain: Drain,
 }
 
@@ -133,7 +142,7 @@ impl<N, G> std::fmt::Debug for Context<N, G> {
 }
 
 impl<N: Sessions, G: Guard> Context<N, G> {
-    /// Puts the node, its rules and its counters behind all listeners; `drain` ends their connections.
+    /// Creates the state for all listeners of a node. `drain` ends their connections.
     pub fn new(
         sessions: Arc<N>,
         guard: Arc<G>,
@@ -146,7 +155,7 @@ impl<N: Sessions, G: Guard> Context<N, G> {
         Arc::new(Self { sessions, guard, observer, limits, slots, connect_bytes, drain })
     }
 
-    /// Clients that hold a slot, connected or about to be.
+    /// Returns the number of clients that are connected or being admitted.
     pub fn connections(&self) -> usize {
         self.limits.max_connections.saturating_sub(self.slots.available_permits())
     }
@@ -164,7 +173,7 @@ impl<N: Sessions, G: Guard> Context<N, G> {
     }
 }
 
-/// Serves one client until its connection is over. Ends by itself; aborting it ends the session as a broken connection.
+/// Serves one client until its connection ends. Aborting the task ends the session as if the connection had broken.
 pub async fn serve<IO, N, G>(io: IO, peer: IpAddr, context: Arc<Context<N, G>>)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send,
@@ -181,7 +190,7 @@ where
     N: Sessions,
     G: Guard,
 {
-    // Boxed, so that an idle connection does not keep the room that its handshake needed.
+    // Boxed, so that an idle connection does not keep the memory of its handshake.
     let accepted = caught("handshake", Box::pin(handshake::accept(&mut io, peer, &context))).await;
     match accepted {
         Err(_) => context.observer.rejected(Rejected::InternalError),

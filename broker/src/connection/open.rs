@@ -1,8 +1,8 @@
-//! The loop of an accepted connection: waits for one source, takes what the others have ready, writes once.
+//! The loop of an accepted connection: waits for one event, handles everything that is ready, writes once.
 //!
-//! The handshake makes an [`Open`] and the connection task runs it to its [`Ending`]. Invariants: the session is ended
-//! exactly once, also when the task is dropped; a connection that owes more than it may is not read, and silence of the
-//! client does not count meanwhile.
+//! The handshake creates an [`Open`] and the connection task runs it to its [`Ending`]. Invariants: the session is
+//! ended exactly once, also when the task is dropped. A connection with too many unanswered packets is not read, and
+//! its keep alive does not run meanwhile.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -30,14 +30,14 @@ use super::wire::{Input, Output, Progress, offer, peek_read, progress, say_goodb
 use crate::metrics::Label as _;
 use crate::session::{Ended, Event, Session, Sessions};
 
-/// Events taken in one turn.
+/// Most events of the session that are handled in one turn.
 const EVENTS_PER_TURN: usize = 64;
-/// Requests other than publishes that a client may have unanswered before it is not read any more.
+/// Unanswered requests other than publishes above which a client is not read.
 const HELD_REQUESTS_MAX: usize = 256;
-/// A timer that has nothing to wait for.
+/// Duration of the timer while there is no deadline.
 const FAR: Duration = Duration::from_hours(24);
 
-/// What the handshake found out.
+/// Result of a successful handshake; [`Open`] documents the fields.
 pub(super) struct Parts<N: Sessions, G: Guard> {
     pub(super) session: Owned<N::Session>,
     pub(super) events: mpsc::Receiver<Event>,
@@ -52,9 +52,10 @@ pub(super) struct Parts<N: Sessions, G: Guard> {
     pub(super) keep_alive: KeepAlive,
 }
 
-/// A session that is ended when its connection is, whichever way that goes.
+/// A session that is ended when this value is dropped, so that it ends with its connection in every case.
 pub(super) struct Owned<S: Session> {
     session: S,
+    /// How the session is ended; set before the drop if the connection ended regularly.
     ended: Ended,
 }
 
@@ -78,36 +79,59 @@ impl<S: Session> Drop for Owned<S> {
     }
 }
 
-/// A connection whose CONNACK said success.
+/// A connection whose client was admitted.
 pub(super) struct Open<N: Sessions, G: Guard> {
+    /// State shared by all connections.
     pub(super) context: Arc<Context<N, G>>,
+    /// Client id, given or assigned.
     pub(super) client_id: MqttStr,
+    /// Protocol version of the client.
     pub(super) version: ProtocolVersion,
+    /// The user with its rights under the revision that was last seen.
     pub(super) principal: Arc<G::Principal>,
+    /// Requests to the node; dropping it ends the session's use by this connection.
     pub(super) session: Owned<N::Session>,
+    /// Effective session expiry; zero is a transient session.
     pub(super) expiry: Duration,
+    /// Bytes to be written.
     pub(super) output: Output,
+    /// Replies that the session has not finished.
     pub(super) replies: Replies,
+    /// Topic aliases set by the client.
     pub(super) aliases: Aliases,
+    /// Packet identifiers in use by the client.
     pub(super) packet_ids: PacketIds,
+    /// Deliveries that the client has not acknowledged.
     pub(super) deliveries: Deliveries,
-    /// The session's filters, with the QoS asked for on this connection; 0 for those of a resumed session.
+    /// Filters of the session with the QoS requested on this connection; QoS 0 for filters of a resumed session.
     pub(super) filters: HashMap<MqttStr, QoS>,
+    /// Bytes read but not decoded.
     input: Input,
+    /// Events from the node.
     events: mpsc::Receiver<Event>,
+    /// Keep alive timer.
     keep_alive: KeepAlive,
-    /// Since when more publishes are held than may be, and none was acknowledged.
+    /// Time since which too many publishes are unacknowledged and none has been acknowledged; `None` if there are not.
     pub(super) stalled: Option<Instant>,
+    /// Revision of the access rules.
     revision: watch::Receiver<u64>,
+    /// Counts the client towards `max_connections`.
     _slot: OwnedSemaphorePermit,
 }
 
+/// What ended a wait of the loop.
 enum Wake {
+    /// The socket made progress.
     Stream(Progress),
+    /// The node sent an event; `None` if it closed the channel.
     Event(Option<Event>),
+    /// A reply is ready.
     Reply(Reply),
+    /// The access rules changed.
     Rules,
+    /// The drain asks this connection to end.
     Leave,
+    /// A deadline may have passed.
     Timer,
 }
 
@@ -135,7 +159,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         })
     }
 
-    /// Serves the client until the connection is over.
+    /// Serves the client until the connection ends.
     pub(super) async fn run<IO: AsyncRead + AsyncWrite + Unpin>(mut self: Box<Self>, mut io: IO) {
         info!(principal = self.principal.name(), "connection opened");
         let ending = self.serve(&mut io).await;
@@ -156,6 +180,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
+    /// Runs the loop and returns how the connection ends.
     async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut IO) -> Ending {
         let context = Arc::clone(&self.context);
         self.revoke_subscriptions();
@@ -193,7 +218,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
-    /// Takes what is ready without waiting, then offers everything that is to be sent.
+    /// Handles everything that is ready without waiting, then writes as much as the socket accepts.
     async fn turn<IO: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut IO) -> Result<(), Ending> {
         while let Some(reply) = self.replies.next().now_or_never() {
             self.on_reply(reply)?;
@@ -223,18 +248,18 @@ impl<N: Sessions, G: Guard> Open<N, G> {
             Wake::Event(Some(event)) => return self.on_event(event),
             Wake::Event(None) => {
                 let code = ReasonCode::ServerShuttingDown;
-                return Err(Ending::told(Closed::Drain, code, "node let go of the session"));
+                return Err(Ending::told(Closed::Drain, code, "node closed the session's event channel"));
             }
             Wake::Reply(reply) => return self.on_reply(reply),
             Wake::Rules => return self.on_rules(),
             Wake::Leave => {
-                return Err(Ending::told(Closed::Drain, ReasonCode::ServerShuttingDown, "node sends its clients away"));
+                return Err(Ending::told(Closed::Drain, ReasonCode::ServerShuttingDown, "node is stopping"));
             }
         }
         Ok(())
     }
 
-    /// Handles the packets that have come, as long as more may be taken.
+    /// Handles the buffered packets while the client may be read.
     fn decode(&mut self) -> Result<(), Ending> {
         while self.is_readable() {
             let Some((packet, size)) = self.input.decode()? else { break };
@@ -245,19 +270,22 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
+    /// Returns whether further packets may be read: the output and the queues of replies have room.
     fn is_readable(&self) -> bool {
         let requests = self.replies.held_requests();
         let has_room = requests.count < HELD_REQUESTS_MAX && requests.bytes <= self.context.limits.held_bytes_max;
         self.output.has_room() && has_room && !self.holds_too_much()
     }
 
-    /// Bounds what a client may publish ahead, in bytes; in number too, as MQTT 3.1.1 has no receive maximum.
+    /// Returns whether the client's unacknowledged publishes exceed their bounds. They are bounded in number as well as
+    /// in bytes, since MQTT 3.1.1 has no receive maximum.
     fn holds_too_much(&self) -> bool {
         let (limits, held) = (&self.context.limits, self.replies.held_publishes());
         held.count > usize::from(limits.receive_maximum) || held.bytes > limits.held_bytes_max
     }
 
-    /// Only MQTT 3.1.1 clients are closed for it: those of MQTT 5 keep to the receive maximum and wait.
+    /// Starts or clears the stall timer of an MQTT 3.1.1 client. MQTT 5 clients have none: the receive maximum bounds
+    /// them.
     fn watch_held_publishes(&mut self) {
         if self.version == ProtocolVersion::V5 || !self.holds_too_much() {
             self.stalled = None;
@@ -266,6 +294,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
+    /// Returns the earliest deadline: write timeout, stall timeout or keep alive.
     fn deadline(&self) -> Instant {
         let limits = &self.context.limits;
         let write = self.output.stalled().map(|since| since + limits.write_timeout);
@@ -275,20 +304,21 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         earliest.unwrap_or_else(|| Instant::now() + FAR)
     }
 
+    /// Ends the connection if a deadline has passed.
     async fn on_timer<IO: AsyncRead + Unpin>(&mut self, io: &mut IO) -> Result<(), Ending> {
         let now = Instant::now();
         let over = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| now >= since + bound);
         if over(self.output.stalled(), self.context.limits.write_timeout) {
-            return Err(Ending::silent(Closed::WriteTimeout, "client takes nothing"));
+            return Err(Ending::silent(Closed::WriteTimeout, "client reads nothing"));
         }
         if over(self.stalled, self.context.limits.stall_timeout) {
-            let detail = "too many publishes wait for their acknowledgement";
+            let detail = "too many publishes are unacknowledged";
             return Err(Ending::silent(Closed::PublishStalled, detail));
         }
         if self.keep_alive.deadline().is_none_or(|deadline| now < deadline) || !self.is_readable() {
             return Ok(());
         }
-        // Bytes that came while this task did not run speak for the client.
+        // Bytes that arrived while this task did not run count as a sign of life.
         let read = peek_read(io, &mut self.input).await?;
         self.context.observer.bytes_received(read);
         self.decode()?;
@@ -298,18 +328,22 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
-    /// Looks at the client again under new rules.
+    /// Refreshes the principal and its subscriptions under the new rules.
     fn on_rules(&mut self) -> Result<(), Ending> {
         let fresh = self.context.guard.refresh(&self.principal, &self.client_id);
         let Some(principal) = fresh else {
-            return Err(Ending::told(Closed::Revoked, ReasonCode::NotAuthorized, "user is gone"));
+            return Err(Ending::told(
+                Closed::Revoked,
+                ReasonCode::NotAuthorized,
+                "user was removed or may no longer use the client id",
+            ));
         };
         self.principal = principal;
         self.revoke_subscriptions();
         Ok(())
     }
 
-    /// Ends the subscriptions that the rules do not allow.
+    /// Removes the subscriptions that the rules do not allow.
     fn revoke_subscriptions(&mut self) {
         let (principal, client_id) = (&self.principal, &self.client_id);
         let revoked: Vec<MqttStr> = self
@@ -329,7 +363,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     }
 }
 
-/// Resolves with the next revision of the rules; never when there will be none.
+/// Resolves when the revision of the rules changes; never if it can no longer change.
 async fn changed(mut revision: watch::Receiver<u64>) -> watch::Receiver<u64> {
     if revision.changed().await.is_err() {
         pending::<()>().await;

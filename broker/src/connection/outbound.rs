@@ -1,4 +1,4 @@
-//! What goes to the client: deliveries and other events of the session, and replies that are due.
+//! Sends packets to the client: deliveries and other events of the session, and replies that are ready.
 
 use covey_codec::packet::{Ack, AckProperties, Publish, SubAck, UnsubAck};
 use covey_codec::{Packet, PacketId, ProtocolVersion, ReasonCode};
@@ -59,15 +59,17 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         self.push(&packet)
     }
 
-    /// In MQTT 3.1.1 every acknowledgement is positive, so a refused publish is not acknowledged at all.
+    /// Checks that the acknowledgement can be sent. In MQTT 3.1.1 every acknowledgement is positive, so a refused
+    /// publish closes the connection instead.
     fn on_acknowledgement(&mut self, reason: ReasonCode) -> Result<(), Ending> {
         if self.version == ProtocolVersion::V311 && reason.is_error() {
-            return Err(Ending::silent(Closed::PublishStalled, "publish can only be refused"));
+            return Err(Ending::silent(Closed::PublishStalled, "publish was refused, which mqtt 3.1.1 cannot express"));
         }
         self.stalled = None;
         Ok(())
     }
 
+    /// Queues a PUBLISH. A message that the client cannot receive is dropped, counted and acknowledged.
     fn deliver(&mut self, delivery: Delivery) {
         let Delivery { packet_id, dup, message, subscription_identifiers } = delivery;
         let qos = message.qos;
@@ -89,7 +91,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                     self.deliveries.sent(packet_id, qos);
                 }
             }
-            // Discarded, as if the client had taken it [MQTT-3.1.2-25].
+            // Discarded, and acknowledged as if the client had received it [MQTT-3.1.2-25].
             Err(Unsent::TooLarge | Unsent::Unsayable) => {
                 self.context.observer().dropped_too_large(qos);
                 self.give_up(packet_id);
@@ -103,7 +105,10 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         }
     }
 
-    /// Queues a packet that may not be left out.
+    /// Queues a packet that must not be dropped.
+    ///
+    /// # Errors
+    /// Closes the connection if the packet exceeds the client's maximum packet size or its version cannot encode it.
     pub(super) fn push(&mut self, packet: &Packet) -> Result<(), Ending> {
         match self.output.push(packet) {
             Ok(()) => {
@@ -111,12 +116,12 @@ impl<N: Sessions, G: Guard> Open<N, G> {
                 Ok(())
             }
             Err(Unsent::TooLarge) => {
-                let detail = "answer exceeds the client's maximum packet size [MQTT-3.1.2-24]";
+                let detail = "reply exceeds the client's maximum packet size [MQTT-3.1.2-24]";
                 Err(Ending::told(Closed::PacketTooLarge, ReasonCode::PacketTooLarge, detail))
             }
             Err(Unsent::Unsayable) => {
                 let code = ReasonCode::ImplementationSpecificError;
-                Err(Ending::told(Closed::ProtocolError, code, "answer does not exist in the client's version"))
+                Err(Ending::told(Closed::ProtocolError, code, "reply cannot be encoded in the client's version"))
             }
         }
     }

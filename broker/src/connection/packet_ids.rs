@@ -1,8 +1,8 @@
-//! The packet identifiers that a client has in use on its connection, and what a packet under one of them means (2.2.1).
+//! The packet identifiers that a client has in use on its connection (MQTT 5, 2.2.1).
 //!
-//! [MQTT-2.2.1-3] demands an unused identifier for every new PUBLISH above QoS 0, SUBSCRIBE and UNSUBSCRIBE, and
-//! [MQTT-4.4.0-1] lets MQTT 5 clients send a PUBLISH again only after they have reconnected. Invariant: no identifier has
-//! two exchanges at once, so that what a client has unacknowledged is bounded by the number of identifiers in use.
+//! [MQTT-2.2.1-3] requires an unused identifier for every new PUBLISH above QoS 0, SUBSCRIBE and UNSUBSCRIBE, and
+//! [MQTT-4.4.0-1] lets MQTT 5 clients resend a PUBLISH only after a reconnect. Invariant: an identifier has at most one
+//! exchange at a time, so the number of identifiers bounds what a client has unacknowledged.
 //!
 //! ```text
 //! PUBLISH qos 1: Published --PUBACK--> free
@@ -16,47 +16,49 @@ use covey_codec::{PacketId, ProtocolVersion, QoS};
 
 use super::close::Ending;
 
-/// What an identifier is in use for.
+/// Exchange that an identifier is in use for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// A PUBLISH at this QoS whose PUBACK or PUBREC was not sent.
+    /// A PUBLISH at this QoS whose PUBACK or PUBREC has not been sent.
     Published(QoS),
-    /// A PUBLISH at QoS 2 whose PUBREC was sent.
+    /// A PUBLISH at QoS 2 whose PUBREC has been sent.
     Received,
-    /// A PUBLISH at QoS 2 whose PUBREL came.
+    /// A PUBLISH at QoS 2 whose PUBREL has been received.
     Released,
     /// A SUBSCRIBE or an UNSUBSCRIBE.
     Requested,
 }
 
-/// What has to be done with a PUBLISH.
+/// How a PUBLISH has to be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// Its exchange begins.
+    /// It is new; its exchange begins.
     Begin,
-    /// It is a repetition whose first acknowledgement is on its way.
+    /// It is a duplicate of a PUBLISH that is still being processed and will be acknowledged.
     Ignore,
-    /// It is a repetition of a QoS 2 message that was received: PUBREC has to be sent again ([MQTT-4.3.3-10]).
+    /// It is a duplicate of a QoS 2 message that was received: PUBREC has to be sent again ([MQTT-4.3.3-10]).
     Repeat,
 }
 
-/// See the module. At most one entry per identifier: 65,535 of a few bytes each.
+/// Identifiers in use. At most one entry per identifier: 65,535 of a few bytes each.
 #[derive(Debug, Default)]
 pub(super) struct PacketIds {
+    /// Exchange of each identifier in use.
     uses: BTreeMap<PacketId, Use>,
+    /// Number of entries that are [`Use::Requested`].
     requests: usize,
 }
 
 impl PacketIds {
-    /// Publishes of the client that are not completely acknowledged: what counts towards the receive maximum (4.9).
+    /// Returns the number of publishes that are not completely acknowledged, which the receive maximum bounds (4.9).
     pub(super) fn publishes(&self) -> usize {
         self.uses.len() - self.requests
     }
 
-    /// A PUBLISH came.
+    /// Handles a PUBLISH above QoS 0.
     ///
     /// # Errors
-    /// The identifier is in use for something else.
+    /// Fails if the identifier is in use for another exchange.
     pub(super) fn publish(
         &mut self,
         id: PacketId,
@@ -70,7 +72,7 @@ impl PacketIds {
                 Ok(Admission::Begin)
             }
             Some(Use::Received) if dup && qos == QoS::ExactlyOnce => Ok(Admission::Repeat),
-            // MQTT 3.1.1 does not forbid to send a PUBLISH again on the same connection.
+            // MQTT 3.1.1 allows a client to resend a PUBLISH on the same connection.
             Some(Use::Published(first)) if dup && *first == qos && version == ProtocolVersion::V311 => {
                 Ok(Admission::Ignore)
             }
@@ -78,10 +80,10 @@ impl PacketIds {
         }
     }
 
-    /// A SUBSCRIBE or UNSUBSCRIBE came.
+    /// Handles a SUBSCRIBE or UNSUBSCRIBE.
     ///
     /// # Errors
-    /// The identifier is in use.
+    /// Fails if the identifier is in use.
     pub(super) fn request(&mut self, id: PacketId) -> Result<(), Ending> {
         if self.uses.contains_key(&id) {
             return Err(in_use());
@@ -91,15 +93,16 @@ impl PacketIds {
         Ok(())
     }
 
-    /// PUBREC without an error is sent.
+    /// Records a sent PUBREC without error.
     pub(super) fn received(&mut self, id: PacketId) {
         self.uses.insert(id, Use::Received);
     }
 
-    /// PUBREL came. An identifier that is not in use may be one of an earlier connection of the session.
+    /// Handles PUBREL. An identifier that is not in use is accepted: it may be from an earlier connection of the
+    /// session.
     ///
     /// # Errors
-    /// PUBREC was not sent: the exchange would end while its PUBLISH is still under way.
+    /// Fails if PUBREC has not been sent: the exchange would end while its PUBLISH is still being processed.
     pub(super) fn release(&mut self, id: PacketId) -> Result<(), Ending> {
         match self.uses.get_mut(&id) {
             Some(known @ (Use::Received | Use::Released)) => *known = Use::Released,
@@ -111,7 +114,7 @@ impl PacketIds {
         Ok(())
     }
 
-    /// The last acknowledgement is sent: the identifier is free.
+    /// Frees an identifier whose last acknowledgement was sent.
     pub(super) fn free(&mut self, id: PacketId) {
         if self.uses.remove(&id) == Some(Use::Requested) {
             self.requests -= 1;

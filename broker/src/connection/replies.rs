@@ -1,8 +1,8 @@
-//! What a connection still has to say: one future per request that the session works on.
+//! Pending replies of a connection: one future per request that the session is processing.
 //!
-//! Invariants: the futures of all kinds run at once; within a kind the replies come out in the order of their requests,
-//! so that PUBACK and PUBREC follow the order of PUBLISH ([MQTT-4.6.0-2], [MQTT-4.6.0-3]) and PUBREL that of PUBREC
-//! ([MQTT-4.6.0-4]). A kind that was never used takes no memory.
+//! Invariants: all futures run concurrently. Within one [`Order`] the replies are returned in the order of their
+//! requests, so that PUBACK and PUBREC follow the order of PUBLISH ([MQTT-4.6.0-2], [MQTT-4.6.0-3]) and PUBREL that of
+//! PUBREC ([MQTT-4.6.0-4]). A queue that was never used allocates nothing.
 
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 
-/// Something that may be told to the client now.
+/// A reply that may be sent now.
 #[derive(Debug)]
 pub(super) enum Reply {
     PubAck(PacketId, ReasonCode),
@@ -21,11 +21,11 @@ pub(super) enum Reply {
     PubComp(PacketId, ReasonCode),
     SubAck(PacketId, Vec<ReasonCode>),
     UnsubAck(PacketId, Vec<ReasonCode>),
-    /// Subscriptions that the rules no longer allow are gone; the client is not told.
+    /// Subscriptions that the rules no longer allow were removed; nothing is sent.
     Revoked,
 }
 
-/// Whose order a reply has to keep.
+/// Queue whose order a reply has to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// PUBACK and PUBREC.
@@ -36,21 +36,26 @@ pub(super) enum Order {
     Subscription,
 }
 
-/// What waits in some queues.
+/// Size of one or more queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
+    /// Number of pending replies.
     pub(super) count: usize,
-    /// Sizes of the packets that are to be answered.
+    /// Total size of the packets to be answered, in bytes.
     pub(super) bytes: usize,
 }
 
+/// Pending replies of one order.
 #[derive(Debug, Default)]
 struct Queue {
+    /// Replies with the size of the packet that each answers.
     replies: FuturesOrdered<BoxFuture<'static, (Reply, usize)>>,
+    /// Total size of the packets to be answered, in bytes.
     bytes: usize,
 }
 
-/// The replies of one connection that are on their way.
+/// The pending replies of one connection, by [`Order`]; `None` until the first one. The connection bounds them by not
+/// reading further packets.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     publishes: Option<Queue>,
@@ -59,7 +64,8 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// Queues a reply behind the earlier ones of its order. `bytes` is what the packet that is answered takes meanwhile.
+    /// Queues a reply behind the earlier ones of its order. `bytes` is the memory that the answered packet occupies
+    /// until then.
     pub(super) fn push(&mut self, order: Order, bytes: usize, reply: impl Future<Output = Reply> + Send + 'static) {
         let queue = match order {
             Order::Publish => &mut self.publishes,
@@ -71,17 +77,17 @@ impl Replies {
         queue.replies.push_back(Box::pin(reply.map(move |reply| (reply, bytes))));
     }
 
-    /// Publishes that wait for their PUBACK or PUBREC.
+    /// Returns the publishes that wait for their PUBACK or PUBREC.
     pub(super) fn held_publishes(&self) -> Waiting {
         waiting([&self.publishes])
     }
 
-    /// Everything else that waits.
+    /// Returns the other requests that wait for their reply.
     pub(super) fn held_requests(&self) -> Waiting {
         waiting([&self.exchanges, &self.subscriptions])
     }
 
-    /// The next reply that is due; pending while there is none.
+    /// Returns the next reply that is ready; waits if there is none.
     pub(super) async fn next(&mut self) -> Reply {
         poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -1,4 +1,5 @@
-//! SUBSCRIBE and UNSUBSCRIBE: which filters the rules and the limits let through to the session (3.8 to 3.11).
+//! SUBSCRIBE and UNSUBSCRIBE (MQTT 5, 3.8 to 3.11): filters are checked against rules and limits before they reach the
+//! session.
 
 use covey_codec::packet::{Subscribe, Subscription as Wanted, Unsubscribe};
 use covey_codec::{MqttStr, ReasonCode};
@@ -36,7 +37,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         Ok(())
     }
 
-    /// Why a filter does not reach the session.
+    /// Returns the reason code if the filter is refused.
     fn refuse_subscription(&self, wanted: &Wanted) -> Option<ReasonCode> {
         if wanted.filter.as_bytes().starts_with(b"$share/") {
             return Some(ReasonCode::SharedSubscriptionsNotSupported);
@@ -52,8 +53,8 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         None
     }
 
-    /// Keeps the filter for later revisions of the rules, whatever the session says to it: asking for the end of a
-    /// subscription that does not exist does no harm.
+    /// Records the filter, so that it is checked again when the rules change. The filter stays recorded if the session
+    /// refuses it: removing a subscription that does not exist is harmless.
     fn remember(&mut self, wanted: &Wanted, identifier: Option<u32>) -> Subscription {
         let filter = wanted.filter.detached();
         let options = wanted.options;
@@ -82,7 +83,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
     }
 }
 
-/// One code per filter of the SUBSCRIBE, in its order ([MQTT-3.8.4-6]).
+/// Returns one code per filter of the SUBSCRIBE, in its order ([MQTT-3.8.4-6], [MQTT-3.9.3-1]).
 fn merge(refused: Vec<Option<ReasonCode>>, granted: Vec<ReasonCode>) -> Vec<ReasonCode> {
     let mut granted = granted.into_iter();
     let mut answer = |refusal: Option<ReasonCode>| refusal.or_else(|| granted.next());

@@ -1,7 +1,7 @@
-//! The bytes of one connection: what came and is not yet decoded, what was encoded and is not yet sent.
+//! The buffers of one connection: bytes read but not decoded, and bytes encoded but not written.
 //!
-//! Generic over the stream only in the functions that touch it. Invariant: an idle connection holds no buffer; both
-//! buffers are given back when they run empty.
+//! Only the functions that do I/O are generic over the stream. Invariant: an idle connection holds no buffer; both
+//! buffers are freed when they become empty.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,16 +15,16 @@ use covey_codec::{DecodeError, Decoder, EncodeError, Packet, ProtocolVersion, en
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-/// A read goes to the stack first, so that waiting for one takes no memory.
+/// Bytes of a read into an empty buffer. They go to the stack first, so that waiting for a read allocates nothing.
 const STACK_READ: usize = 8 * 1024;
-/// Room for what follows an incomplete packet.
+/// Bytes of a read after an incomplete packet.
 const HEAP_READ: usize = 16 * 1024;
-/// Above this many unsent bytes a connection takes no more work.
+/// Unsent bytes above which a connection handles no more events or packets.
 const HIGH_WATER: usize = 64 * 1024;
-/// How long the last packet may take to leave, and the peer to close.
+/// Time to send the last packet and for the peer to close.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Bytes that are read of a client before its CONNECT has come, or was given room in the budget: most have less.
+/// Bytes that are read before CONNECT is complete or has room in the budget. Most CONNECTs are smaller.
 pub(super) const FIRST_READ: usize = 1024;
 /// User properties of one message; each takes 64 bytes besides its text.
 const USER_PROPERTIES_MAX: usize = 256;
@@ -33,14 +33,15 @@ const USER_PROPERTIES_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Input {
     decoder: Decoder,
+    /// Bytes that are not decoded.
     bytes: BytesMut,
-    /// Bytes that may be buffered.
+    /// Most bytes that may be buffered.
     limit: usize,
 }
 
 impl Input {
-    /// Takes a CONNECT up to `connect_size_max` bytes and further packets up to `max_packet_size`. Reads no more than
-    /// [`FIRST_READ`] before [`Input::expect`] or [`Input::open`].
+    /// Creates an input for a CONNECT of up to `connect_size_max` bytes and further packets of up to `max_packet_size`.
+    /// Reads at most [`FIRST_READ`] bytes until [`Input::expect`] or [`Input::open`] is called.
     pub(super) fn new(max_packet_size: u32, connect_size_max: usize) -> Self {
         let limit = usize::try_from(max_packet_size).unwrap_or(usize::MAX);
         let decoder = Decoder::new(limit).with_connect_limit(connect_size_max);
@@ -48,29 +49,32 @@ impl Input {
         Self { decoder, bytes: BytesMut::new(), limit: FIRST_READ }
     }
 
-    /// Size in bytes of a first packet for which more has to be read than may be.
+    /// Returns the size in bytes of the first packet if it exceeds the bytes that may be buffered.
     pub(super) fn wants(&self) -> Option<usize> {
         Decoder::announced(&self.bytes).filter(|size| *size > self.limit)
     }
 
-    /// Lets a first packet of this size be read.
+    /// Allows a first packet of `size` bytes.
     pub(super) fn expect(&mut self, size: usize) {
         self.limit = size;
-        // At once: growing step by step would take up to twice the size.
+        // Reserved at once: growing step by step would take up to twice the size.
         self.bytes.reserve(size.saturating_sub(self.bytes.len()));
     }
 
-    /// The client is known: what it may send is bounded by its session.
+    /// Removes the bound of the buffer. From now on the decoder and the reply queues bound the client.
     pub(super) fn open(&mut self) {
         self.limit = usize::MAX;
     }
 
-    /// The version, as soon as the client said it.
+    /// Returns the protocol version once CONNECT has been decoded that far.
     pub(super) fn version(&self) -> Option<ProtocolVersion> {
         self.decoder.version()
     }
 
-    /// The next packet that has come as a whole, and its size in bytes.
+    /// Decodes the next packet and returns it with its size in bytes; `None` if it is incomplete.
+    ///
+    /// # Errors
+    /// Fails if the packet is malformed, violates the protocol or is too large.
     pub(super) fn decode(&mut self) -> Result<Option<(Packet, usize)>, DecodeError> {
         let before = self.bytes.len();
         if before == 0 {
@@ -84,7 +88,7 @@ impl Input {
         Ok(packet.map(|packet| (packet, size)))
     }
 
-    /// Reads once; 0 is the end of the stream.
+    /// Reads once and returns the number of bytes; 0 means the end of the stream.
     pub(super) fn poll_read<IO: AsyncRead + Unpin>(
         &mut self,
         io: &mut IO,
@@ -104,12 +108,12 @@ impl Input {
     }
 }
 
-/// Why a packet was not queued.
+/// Reason why a packet was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsent {
     /// It exceeds the client's maximum packet size [MQTT-3.1.2-24].
     TooLarge,
-    /// The version cannot say it.
+    /// The client's version cannot encode it.
     Unsayable,
 }
 
@@ -125,26 +129,30 @@ impl From<EncodeError> for Unsent {
 /// The writing half.
 #[derive(Debug)]
 pub(super) struct Output {
+    /// Encoded bytes that are not written.
     bytes: BytesMut,
     version: ProtocolVersion,
     /// Maximum packet size of the client in bytes.
     limit: usize,
-    /// The stream took everything and may still hold it back.
+    /// Whether bytes were written and not flushed.
     unflushed: bool,
-    /// Since when the stream has taken nothing of what waits.
+    /// Time since which the stream accepts no bytes although some are waiting.
     stalled: Option<Instant>,
-    /// Bytes that the stream took since they were last asked for.
+    /// Bytes written since the last call of [`Output::take_sent`].
     taken: usize,
 }
 
 impl Output {
-    /// Encodes for this version, nothing larger than `limit` bytes.
+    /// Creates an output that encodes for `version` and queues no packet larger than `limit` bytes.
     pub(super) fn new(version: ProtocolVersion, limit: Option<u32>) -> Self {
         let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         Self { bytes: BytesMut::new(), version, limit, unflushed: false, stalled: None, taken: 0 }
     }
 
-    /// Queues one packet; nothing is queued on an error.
+    /// Queues one packet.
+    ///
+    /// # Errors
+    /// Fails if the packet is too large for the client or cannot be encoded. Nothing is queued then.
     pub(super) fn push(&mut self, packet: &Packet) -> Result<(), Unsent> {
         let begin = self.bytes.len();
         encode(packet, self.version, &mut self.bytes)?;
@@ -155,17 +163,17 @@ impl Output {
         Ok(())
     }
 
-    /// Whether more work may be taken.
+    /// Returns whether further packets may be queued.
     pub(super) fn has_room(&self) -> bool {
         self.bytes.len() < HIGH_WATER
     }
 
-    /// Since when the stream has taken nothing of what waits.
+    /// Returns the time since which the stream accepts no bytes although some are waiting.
     pub(super) fn stalled(&self) -> Option<Instant> {
         self.stalled
     }
 
-    /// Bytes that the stream took since the last call.
+    /// Returns the bytes written since the last call.
     pub(super) fn take_sent(&mut self) -> usize {
         std::mem::take(&mut self.taken)
     }
@@ -174,7 +182,7 @@ impl Output {
         self.bytes.is_empty() && !self.unflushed
     }
 
-    /// Writes what the stream takes; ready when nothing waits any more.
+    /// Writes as much as the stream accepts. Ready when everything is written and flushed.
     fn poll_write<IO: AsyncWrite + Unpin>(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.bytes.is_empty() {
             match Pin::new(&mut *io).poll_write(cx, &self.bytes) {
@@ -212,18 +220,18 @@ impl Output {
     }
 }
 
-/// What the stream did.
+/// Progress of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// This many bytes came.
+    /// This many bytes were read.
     Read(usize),
-    /// The peer sends nothing more.
+    /// The peer closed its writing side.
     Ended,
-    /// Everything that waited was taken.
+    /// Everything was written.
     Written,
 }
 
-/// Waits until the stream took everything that waits, or gave bytes if `read` says that they are wanted.
+/// Waits until everything is written or, if `read` is set, until bytes were read.
 pub(super) async fn progress<IO: AsyncRead + AsyncWrite + Unpin>(
     io: &mut IO,
     input: &mut Input,
@@ -245,7 +253,7 @@ pub(super) async fn progress<IO: AsyncRead + AsyncWrite + Unpin>(
     .await
 }
 
-/// Offers what waits to the stream, without waiting for it.
+/// Writes as much as the stream accepts without waiting.
 pub(super) async fn offer<IO: AsyncWrite + Unpin>(io: &mut IO, output: &mut Output) -> io::Result<()> {
     if output.is_idle() {
         return Ok(());
@@ -257,7 +265,7 @@ pub(super) async fn offer<IO: AsyncWrite + Unpin>(io: &mut IO, output: &mut Outp
     .await
 }
 
-/// Reads once if bytes are there, without waiting.
+/// Reads once without waiting and returns the number of bytes; 0 if there are none.
 pub(super) async fn peek_read<IO: AsyncRead + Unpin>(io: &mut IO, input: &mut Input) -> io::Result<usize> {
     poll_fn(|cx| match input.poll_read(io, cx) {
         Poll::Ready(read) => Poll::Ready(read),
@@ -266,8 +274,8 @@ pub(super) async fn peek_read<IO: AsyncRead + Unpin>(io: &mut IO, input: &mut In
     .await
 }
 
-/// Sends what waits, closes the writing side and takes what still comes for a moment: a socket closed over unread bytes
-/// would reset the connection, and the peer would lose the last packet.
+/// Writes the remaining bytes, closes the writing side and reads until the peer closes, for at most [`LINGER`]. Closing
+/// a socket with unread bytes would reset the connection, and the peer would lose the last packet.
 pub(super) async fn say_goodbye<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, mut output: Output) {
     let farewell = async {
         poll_fn(|cx| output.poll_write(&mut io, cx)).await?;
@@ -276,6 +284,6 @@ pub(super) async fn say_goodbye<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, 
         while io.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    // Whatever goes wrong now, the connection is over.
+    // Errors no longer matter: the connection has ended.
     drop(timeout(LINGER, farewell).await);
 }

@@ -1,5 +1,5 @@
-//! How much processor and memory the broker may use, from the control group it runs in (version 1 or 2) or, where that
-//! sets no limit, from the machine: alerts need no exporter beside the broker.
+//! Processor and memory limits of the broker, from its control group (version 1 or 2) or, without a limit there, from
+//! the machine. Alerts therefore need no other exporter.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use prometheus::proto::MetricFamily;
 
 use super::process::{float, gauge, kilobytes};
 
-/// Reads when asked.
+/// Collector that reads the limits on each scrape.
 pub(super) struct Limits {
     descs: Vec<Desc>,
 }
@@ -36,15 +36,23 @@ fn metrics() -> Result<Vec<Box<dyn Collector>>, Error> {
     let found = Found::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
     Ok(vec![
         float("mqtt_broker_cpu_limit_cores", "Processor cores that the broker may use.", found.cpu_cores)?,
-        gauge("mqtt_broker_memory_limit_bytes", "Memory that the broker may use.", found.memory_limit)?,
-        gauge("mqtt_broker_memory_used_bytes", "Memory in use that counts against the limit.", found.memory_used)?,
+        gauge("mqtt_broker_memory_limit_bytes", "Bytes of memory that the broker may use.", found.memory_limit)?,
+        gauge(
+            "mqtt_broker_memory_used_bytes",
+            "Bytes of memory in use that count towards the limit.",
+            found.memory_used,
+        )?,
     ])
 }
 
+/// Limits and usage that were read.
 #[derive(Debug, PartialEq)]
 struct Found {
+    /// Processor cores; fractions are possible.
     cpu_cores: f64,
+    /// Bytes.
     memory_limit: u64,
+    /// Bytes, less the page cache that the kernel can reclaim.
     memory_used: u64,
 }
 
@@ -75,7 +83,7 @@ impl Found {
     }
 }
 
-/// The folders of the group that holds this process and of those around it, from the inside out: each may set a limit.
+/// Returns the directories of this process's control group and its ancestors, innermost first: each may set a limit.
 /// Inside a container the outer part of the path often does not exist.
 fn folders(groups: &str, sys: &Path, controller: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -97,19 +105,19 @@ fn text(folder: &Path, file: &str) -> Option<String> {
     fs::read_to_string(folder.join(file)).ok()
 }
 
-/// `None` for "max" too.
+/// Reads a number; `None` also for "max".
 fn number(folder: &Path, file: &str) -> Option<u64> {
     text(folder, file)?.trim().parse().ok()
 }
 
-/// Page cache that nobody used lately: the kernel takes it back before it kills.
+/// Returns the bytes of inactive page cache, which the kernel reclaims before it kills a process.
 fn reclaimable(folder: &Path) -> u64 {
     let text = text(folder, "memory.stat").unwrap_or_default();
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
     value("total_inactive_file ").or_else(|| value("inactive_file ")).unwrap_or(0)
 }
 
-/// Cores, from version 2's `cpu.max` or version 1's pair of files.
+/// Returns the quota in cores, from `cpu.max` of version 2 or the pair of files of version 1; `None` without a quota.
 fn quota(folder: &Path) -> Option<f64> {
     let (quota, period) = if let Some(text) = text(folder, "cpu.max") {
         let (quota, period) = text.trim().split_once(' ')?;

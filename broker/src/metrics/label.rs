@@ -1,37 +1,39 @@
-//! Labels with finitely many values, and families that have a metric for each of them from the start.
+//! Labels with finitely many values, and families that have a metric for each value from the start.
 //!
-//! A counter that is born above zero is invisible to `increase()`, therefore every combination exists at zero.
+//! `increase()` of Prometheus does not see the first increment of a series that did not exist before. Therefore every
+//! combination of values exists at zero.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// A label whose values are known.
+/// A label with a fixed set of values.
 pub trait Label: Copy + 'static {
     /// The name of the label.
     const NAME: &'static str;
     /// Every value, in the order of [`Label::position`].
     const ALL: &'static [Self];
 
-    /// The value as text.
+    /// Returns the value as text.
     fn text(self) -> &'static str;
 
-    /// The value's place in [`Label::ALL`].
+    /// Returns the index of the value in [`Label::ALL`].
     fn position(self) -> usize;
 }
 
 /// One metric for each value of a label.
 pub struct Family<L, M> {
+    /// Metrics in the order of [`Label::ALL`].
     metrics: Vec<M>,
     label: PhantomData<L>,
 }
 
 impl<L: Label, M> Family<L, M> {
-    /// Makes the metric of each value.
+    /// Creates the metric of each value with `make`.
     pub(super) fn new(make: impl Fn(&'static str) -> M) -> Self {
         Self { metrics: L::ALL.iter().map(|label| make(label.text())).collect(), label: PhantomData }
     }
 
-    /// The metric of a value.
+    /// Returns the metric of a value.
     #[expect(clippy::indexing_slicing, reason = "there is a metric for each value of the label")]
     pub fn get(&self, label: L) -> &M {
         &self.metrics[label.position()]
@@ -71,57 +73,58 @@ macro_rules! label {
 }
 
 label!(
-    /// Why a connection that had received its CONNACK ended.
+    /// Reason why a connection ended after its successful CONNACK.
     Closed, "reason", {
     /// The client sent DISCONNECT.
     Client = "client",
     /// The network connection broke without DISCONNECT.
     Lost = "lost",
-    /// No packet for one and a half times the keep alive.
+    /// No packet came for one and a half times the keep alive.
     KeepAliveTimeout = "keepalive_timeout",
     /// Another connection took the client id.
     TakenOver = "taken_over",
-    /// The client broke the protocol.
+    /// The client violated the protocol.
     ProtocolError = "protocol_error",
-    /// The client did what its rights do not allow.
+    /// A publish was denied that could not be refused by an acknowledgement (MQTT 3.1.1, or QoS 0).
     Auth = "auth",
-    /// The client's user was deleted, or may not have the client id any more.
+    /// The user was deleted, or may no longer use the client id.
     Revoked = "revoked",
-    /// The node stops and sends its clients away.
+    /// The node is stopping.
     Drain = "drain",
-    /// The client did not take what was written for too long.
+    /// The client read nothing for too long.
     WriteTimeout = "write_timeout",
-    /// A packet exceeded the limit of its receiver.
+    /// A packet exceeded the maximum packet size of its receiver.
     PacketTooLarge = "packet_too_large",
-    /// The node left the cluster.
+    /// The node was without a lease for too long.
     Fenced = "fenced",
-    /// A transient session did not keep up with its messages.
+    /// The queue of a transient session was full.
     QueueFull = "queue_full",
-    /// An MQTT 3.1.1 client has more publishes waiting for their acknowledgement than the server holds, or one that can
-    /// only be refused, which that version has no words for.
+    /// An MQTT 3.1.1 client had more unacknowledged publishes than the server holds, or a publish was refused, which
+    /// that version cannot express.
     PublishStalled = "publish_stalled",
     /// A task of the connection or of its session panicked.
     InternalError = "internal_error",
 });
 
 label!(
-    /// Why a socket never became a connection.
+    /// Reason why a socket was closed without a successful CONNACK.
     Rejected, "reason", {
-    /// Too many sockets, or the node is busy.
+    /// Too many sockets are open, large CONNECTs exceed their memory budget, too many password checks are queued, or
+    /// the address failed too often.
     Overload = "overload",
-    /// The node has as many clients as it may have.
+    /// The maximum number of connections is reached.
     ConnectionLimit = "connection_limit",
     /// The first packet was no usable CONNECT.
     BadProtocol = "bad_protocol",
-    /// No CONNECT in time.
+    /// No complete CONNECT came in time.
     Timeout = "timeout",
-    /// The peer went away before it was answered.
+    /// The client closed before it was answered.
     Lost = "lost",
-    /// The node does not serve clients now.
+    /// The node does not serve clients, or is stopping.
     Unavailable = "unavailable",
-    /// The client is not who it says, or may not do what it asks.
+    /// Authentication failed, or the user may not use the client id or publish the will.
     Auth = "auth",
-    /// The client id is not usable, or belongs to somebody else.
+    /// The client id is invalid, or its session belongs to another user.
     ClientId = "client_id",
     /// The task of the handshake panicked.
     InternalError = "internal_error",
@@ -137,21 +140,23 @@ label!(
 label!(
     /// Whether a session outlives its connection.
     SessionKind, "kind", {
+    /// A transient session, which ends with its connection.
     Clean = "clean",
+    /// A durable session.
     Persistent = "persistent",
 });
 
 label!(
-    /// Why a connection was ended against its client's will.
+    /// Reason why the server ended a connection on behalf of another client or of the rules.
     Kicked, "reason", {
     /// Another connection took the client id.
     TakenOver = "taken_over",
-    /// The client's user was deleted, or may not have the client id any more.
+    /// The user was deleted, or may no longer use the client id.
     AclRevoked = "acl_revoked",
 });
 
 label!(
-    /// What became of a session.
+    /// Change of a session. Not updated yet.
     SessionEvent, "event", {
     Created = "created",
     Resumed = "resumed",
@@ -159,13 +164,14 @@ label!(
 });
 
 label!(
+    /// Kind of a subscription. Shared subscriptions are not supported yet.
     SubscriptionKind, "kind", {
     Plain = "plain",
     Shared = "shared",
 });
 
 label!(
-    /// The type of a control packet.
+    /// Type of a control packet.
     PacketType, "type", {
     Connect = "connect",
     Connack = "connack",
@@ -185,37 +191,51 @@ label!(
 });
 
 label!(
+    /// Direction of a message: from or to a client.
     Direction, "direction", {
     In = "in",
     Out = "out",
 });
 
 label!(
-    /// Why a message did not reach a session that it matched, or that it did not match any.
+    /// Reason why a message was not delivered. Only `QueueFull`, `TooLarge`, `PeerUnreachable` and `Qos0Slow` are
+    /// updated yet.
     DropReason, "reason", {
+    /// The queue of the session was full.
     QueueFull = "queue_full",
+    /// The message expired in the queue.
     Expired = "expired",
+    /// No session matched the message.
     NoSubscribers = "no_subscribers",
+    /// The subscription excludes messages of its own client.
     NoLocal = "no_local",
+    /// The message exceeded the client's maximum packet size.
     TooLarge = "too_large",
+    /// A rate limit was exceeded.
     RateLimit = "rate_limit",
+    /// The rules no longer allow the subscription.
     AclRevoked = "acl_revoked",
+    /// The message could not be stored.
     StorageError = "storage_error",
+    /// The session was lost with its node.
     SessionLost = "session_lost",
+    /// A QoS 0 message was for a node that cannot be reached.
     PeerUnreachable = "peer_unreachable",
+    /// A QoS 0 message was for a connection that reads too slowly.
     Qos0Slow = "qos0_slow",
 });
 
 label!(
-    /// Which part of a delivery was measured.
+    /// Part of a delivery that is measured.
     Stage, "stage", {
-    /// From the arrival of the PUBLISH to the moment it is written for the subscriber.
+    /// From receiving the PUBLISH to sending it to the subscriber.
     Internal = "internal",
-    /// From then to the subscriber's acknowledgement.
+    /// From sending it to the subscriber's acknowledgement.
     Response = "response",
 });
 
 label!(
+    /// Action on a slow consumer.
     SlowAction, "action", {
     Flag = "flag",
     Throttle = "throttle",
@@ -223,47 +243,58 @@ label!(
 });
 
 label!(
-    /// What came of a CONNECT's credentials.
+    /// Result of the authentication of a CONNECT.
     AuthResult, "result", {
+    /// The client was authenticated.
     Success = "success",
+    /// The user is unknown or the password is wrong.
     BadCredentials = "bad_credentials",
-    /// The client id is not one of the user's.
+    /// The user may not use the client id.
     NotAuthorized = "not_authorized",
-    /// Too many passwords wait to be checked.
+    /// Too many password checks are queued.
     Busy = "busy",
     /// The address failed too often.
     RateLimit = "rate_limit",
 });
 
 label!(
-    /// What credentials were checked with.
+    /// Method by which credentials were checked.
     AuthMethod, "method", {
+    /// An argon2id success that was cached.
     Cache = "cache",
     HmacSha256 = "hmac_sha256",
     Argon2id = "argon2id",
 });
 
 label!(
+    /// Action that access rules decide on.
     AclAction, "action", {
     Publish = "publish",
     Subscribe = "subscribe",
 });
 
 label!(
+    /// Decision of access rules.
     AclResult, "result", {
+    /// An allow rule matched and no deny rule did.
     Allow = "allow",
+    /// A deny rule matched.
     Deny = "deny",
+    /// No rule matched, which denies.
     NoMatch = "no_match",
 });
 
 label!(
+    /// Kind of files on the data volume. Only `Wal` is updated yet.
     StorageKind, "kind", {
+    /// The log.
     Wal = "wal",
     Snapshot = "snapshot",
     Sessions = "sessions",
 });
 
 label!(
+    /// Operation on the data volume.
     StorageOp, "op", {
     Read = "read",
     Write = "write",
@@ -271,18 +302,19 @@ label!(
 });
 
 label!(
-    /// What readiness consists of.
+    /// A readiness check.
     Check, "check", {
     /// The log is replayed and the state is loaded.
     Disk = "disk",
-    /// A member of a cluster.
+    /// The node is a member of a cluster.
     Joined = "joined",
-    /// In touch with a majority.
+    /// The node holds a lease from a majority.
     Lease = "lease",
-    /// Access rules are loaded.
+    /// An access document is enforced.
     Access = "access",
-    /// The certificates are loaded and valid.
+    /// The peer certificate was loaded. A broker does not start without, and expiry does not make the check fail.
     Certificate = "certificate",
+    /// The broker is not stopping.
     NotDraining = "not_draining",
 });
 

@@ -1,7 +1,8 @@
 //! Every metric of a broker, as typed handles.
 //!
-//! Each part of the broker counts through its struct here; the HTTP port encodes all of them. Invariant: the number of
-//! series does not depend on clients, topics or users, and every combination of finite labels exists at zero from the start.
+//! Each part of the broker updates the metrics of its struct; the HTTP port encodes all of them. Invariant: the number
+//! of series does not depend on clients, topics or users, and every combination of finite labels exists at zero from
+//! the start.
 
 mod cgroup;
 mod label;
@@ -24,13 +25,13 @@ pub use self::label::{
 pub use self::parts::{Access, Clients, Cluster, Group, Messages, Node, Peer, Raft, Sessions, Storage, Subscribers};
 use self::register::Registrar;
 
-/// What [`Metrics::encode`] gives, for the header `Content-Type`.
+/// Value of the header `Content-Type` for [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// How often the runtime's punctuality is measured.
+/// Interval at which the lag of the runtime is measured.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
 
-/// All metrics; cheap to share.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -46,7 +47,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything. `commit` is what the program was built from.
+    /// Creates and registers all metrics. `version` and `commit` are the labels of the build info.
+    ///
+    /// # Errors
+    /// Fails if two metrics have the same name.
     pub fn new(version: &str, commit: &str) -> Result<Arc<Self>, Error> {
         let registry = Registry::new();
         registry.register(Box::new(process::Process::new()?))?;
@@ -67,12 +71,15 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// Everything in Prometheus' text format. Reads files of /proc and /sys.
+    /// Returns all metrics in the text format of Prometheus. Reads files of /proc and /sys.
+    ///
+    /// # Errors
+    /// Fails if a metric cannot be encoded.
     pub fn encode(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Measures how late the runtime wakes a task, until shutdown.
+    /// Measures until shutdown how late the runtime wakes a task.
     pub async fn measure_lag(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             let due = Instant::now() + LAG_INTERVAL;
@@ -84,7 +91,7 @@ impl Metrics {
     }
 }
 
-/// A count as a gauge's value.
+/// Converts a count to the value of a gauge; values beyond `i64::MAX` saturate.
 pub fn gauge_value(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }

@@ -9,9 +9,10 @@ use prometheus::{Counter, Error, Gauge, Opts};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Reads when asked.
+/// Collector that reads /proc on each scrape.
 pub(super) struct Process {
     descs: Vec<Desc>,
+    /// Start of the process in seconds since the Unix epoch; 0 if unknown.
     start_time: f64,
 }
 
@@ -23,17 +24,24 @@ impl Process {
     }
 
     fn read(&self) -> Result<Vec<Box<dyn Collector>>, Error> {
-        let cpu = Counter::with_opts(Opts::new("process_cpu_seconds_total", "Processor time of the process."))?;
+        let cpu = Counter::with_opts(Opts::new(
+            "process_cpu_seconds_total",
+            "Processor time used by the process, in seconds.",
+        ))?;
         cpu.inc_by(cpu_time().as_secs_f64());
         let max_fds = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Ok(vec![
             Box::new(cpu),
-            gauge("process_resident_memory_bytes", "Memory of the process in RAM.", resident_bytes().unwrap_or(0))?,
-            gauge("process_open_fds", "Open file descriptors.", open_fds())?,
-            gauge("process_max_fds", "Most file descriptors that may be open.", max_fds)?,
+            gauge(
+                "process_resident_memory_bytes",
+                "Resident memory of the process in bytes.",
+                resident_bytes().unwrap_or(0),
+            )?,
+            gauge("process_open_fds", "Number of open file descriptors.", open_fds())?,
+            gauge("process_max_fds", "Limit of open file descriptors.", max_fds)?,
             float(
                 "process_start_time_seconds",
-                "When the process began, in seconds since the epoch.",
+                "Start of the process in seconds since the Unix epoch.",
                 self.start_time,
             )?,
         ])
@@ -70,7 +78,7 @@ fn resident_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// The value of a line such as `VmRSS:  1234 kB`, in bytes.
+/// Returns the value of a line such as `VmRSS:  1234 kB`, in bytes.
 pub(super) fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -84,7 +92,7 @@ fn start_time() -> Option<f64> {
     let boot: u32 =
         fs::read_to_string("/proc/stat").ok()?.lines().find_map(|line| line.strip_prefix("btime "))?.parse().ok()?;
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name of the program, in parentheses, may contain anything; the 22nd field is the 20th after it.
+    // The program name in parentheses may contain any character. The start time is field 22, the 20th after the name.
     let ticks: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok()?;
     Some(f64::from(boot) + f64::from(ticks) / f64::from(per_second))

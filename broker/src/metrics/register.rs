@@ -1,4 +1,4 @@
-//! Makes metrics and puts them into a registry.
+//! Creates metrics and registers them.
 
 use prometheus::core::{AtomicI64, AtomicU64, Collector, GenericCounter, GenericGauge};
 use prometheus::{
@@ -8,10 +8,10 @@ use prometheus::{
 
 use super::label::{Family, Family2, Label};
 
-/// Seconds from a fraction of a millisecond to seconds: disks, networks, Raft.
+/// Histogram buckets in seconds, from half a millisecond to 2.5 s, for disks, networks and Raft.
 pub(super) const FAST: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// Registers under the broker's prefix.
+/// Registers metrics under the prefix `mqtt_broker_`.
 pub(super) struct Registrar<'a>(pub(super) &'a Registry);
 
 impl Registrar<'_> {

@@ -1,4 +1,4 @@
-//! One connection to a broker.
+//! Establishes one connection to a broker.
 
 use std::io;
 use std::sync::Arc;
@@ -22,14 +22,18 @@ use super::identity::{self, Role};
 use super::stream::Stream;
 use super::tls::Tls;
 
-/// Name resolution, TCP and TLS together.
+/// Timeout of name resolution, TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(1);
+/// Interval of HTTP/2 pings.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Time to wait for the reply to a ping before the connection is closed.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// HTTP/2 receive window of a stream in bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
+/// HTTP/2 receive window of the connection in bytes.
 const CONNECTION_WINDOW: u32 = 32 << 20;
 
-/// Why there is no connection.
+/// Error of [`connect`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("failed to resolve {host}: {source}")]
@@ -38,22 +42,22 @@ pub enum ConnectError {
     NoAddress(String),
     #[error("failed to connect: {0}")]
     Connect(io::Error),
-    #[error("failed to shake hands: {0}")]
+    #[error("tls handshake failed: {0}")]
     Tls(io::Error),
-    #[error("peer is not who it should be: {0}")]
+    #[error("peer has another identity: {0}")]
     Identity(#[from] identity::Error),
     #[error("connection timed out")]
     TimedOut,
-    /// The connection that this channel was made with is over; the pool makes the next one.
-    #[error("connection is over")]
+    /// The connection of this channel has ended. The pool makes the next one.
+    #[error("connection has ended")]
     Over,
-    #[error("failed to begin HTTP/2: {0}")]
+    #[error("failed to start HTTP/2: {0}")]
     Http(#[from] tonic::transport::Error),
 }
 
-/// A channel over exactly one connection, and the token that is cancelled when that connection ended.
+/// Returns a channel over exactly one connection, and a token that is cancelled when that connection ends.
 ///
-/// tonic would connect again by itself; then requests would run before a `Hello`.
+/// tonic reconnects channels by itself. The [`Connector`] prevents that, since requests would run before a `Hello`.
 pub(super) async fn connect(tls: &Tls, host: String, port: u16) -> Result<(Channel, CancellationToken), ConnectError> {
     let over = CancellationToken::new();
     let connector = Connector { tls: tls.clone(), host: host.into(), port, over: over.clone(), used: Arc::default() };
@@ -68,12 +72,14 @@ pub(super) async fn connect(tls: &Tls, host: String, port: u16) -> Result<(Chann
     Ok((channel, over))
 }
 
-/// Connects once.
+/// Connects once; every further call fails.
 struct Connector {
     tls: Tls,
     host: Arc<str>,
     port: u16,
+    /// Cancelled when the connection has ended or a second one is asked for.
     over: CancellationToken,
+    /// Whether the connector was called.
     used: Arc<AtomicBool>,
 }
 
@@ -93,7 +99,7 @@ impl Service<Uri> for Connector {
         let (tls, host, port, over) = (self.tls.clone(), self.host.clone(), self.port, self.over.clone());
         Box::pin(async move {
             if again {
-                // The connection takes no more requests, though streams that it has may keep it up.
+                // The connection accepts no more requests, although its streams may keep it open.
                 over.cancel();
                 return Err(ConnectError::Over);
             }
@@ -103,6 +109,7 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// Resolves the host, connects to its addresses in turn, and checks the identity of the peer.
 async fn open(tls: &Tls, host: &str, port: u16) -> Result<TlsStream<TcpStream>, ConnectError> {
     let resolved = tokio::net::lookup_host((host, port)).await;
     let addresses = resolved.map_err(|source| ConnectError::Resolve { host: host.into(), source })?;

@@ -1,18 +1,20 @@
-//! Who a certificate says that its holder is.
+//! Identity of the holder of a certificate: the URI in its subject alternative name.
 
 use covey_contract::names;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-/// What the holder of a certificate may be.
+/// Role of the holder of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
+    /// A broker of the cluster.
     Broker,
+    /// The operator.
     Operator,
 }
 
 impl Role {
-    /// The URI that the certificate has to carry.
+    /// Returns the URI that the certificate of this role carries in the cluster with this uid.
     pub fn uri(self, cluster_uid: &str) -> String {
         match self {
             Self::Broker => names::broker_uri(cluster_uid),
@@ -21,7 +23,7 @@ impl Role {
     }
 }
 
-/// Why a certificate is not the one that was asked for.
+/// Reason why a certificate is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("peer presented no certificate")]
@@ -32,7 +34,7 @@ pub enum Error {
     Uri { found: Vec<String>, wanted: String },
 }
 
-/// Checks that the certificate carries `wanted` and no other identity of this scheme: nobody is two roles.
+/// Checks that the certificate carries `wanted` and no other `covey://` URI, so that a holder has exactly one role.
 pub(super) fn check_uri(certificate: Option<&CertificateDer<'_>>, wanted: &str) -> Result<(), Error> {
     let certificate = parse(certificate.ok_or(Error::Missing)?)?;
     let names = certificate.subject_alternative_name().map_err(|error| Error::Parse(error.to_string()))?;
@@ -47,7 +49,7 @@ pub(super) fn check_uri(certificate: Option<&CertificateDer<'_>>, wanted: &str) 
     if found == [wanted] { Ok(()) } else { Err(Error::Uri { found, wanted: wanted.to_owned() }) }
 }
 
-/// End of the certificate's validity, in seconds since the epoch.
+/// Returns the end of the certificate's validity, in seconds since the Unix epoch.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<i64, Error> {
     Ok(parse(certificate)?.validity().not_after.timestamp())
 }

@@ -1,8 +1,8 @@
-//! Connections between brokers, and from the operator: who may speak to whom, and over which connection.
+//! Authenticated gRPC connections between brokers, and from the operator to brokers.
 //!
 //! The cluster runtime and the node take channels from [`Pool`]; the node serves its gRPC services with [`serve`].
-//! Invariant: both ends of every connection hold a certificate of the cluster's CA with exactly the URI that the port
-//! asks for, and nothing but `Hello` runs on a connection between brokers before a `Hello` was accepted on it.
+//! Invariant: both ends of every connection hold a certificate of the cluster's CA that carries exactly the URI of
+//! their role. On a connection between brokers every call but `Hello` is refused until a `Hello` was accepted on it.
 //!
 //! ```text
 //!  Pool::channel -> DNS -> TCP -> TLS (CA, name, URI) -> Hello -> channel, kept until its connection ends
@@ -24,15 +24,16 @@ pub use self::pool::{Error, Greet, Pool};
 pub use self::server::{Caller, serve};
 pub use self::tls::{Tls, TlsError};
 
-/// Largest gRPC message between nodes, in bytes: a 16 MiB message, what is packed with it, and framing. Stubs set it.
+/// Largest gRPC message between nodes, in bytes: a 16 MiB application message, what is batched with it, and framing.
 pub const MAX_MESSAGE: usize = 20 << 20;
 
-/// What a connection to a peer carries: each has one of its own, so that none waits behind another.
+/// Traffic class. Each class has its own connection to a peer, to avoid head-of-line blocking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
     /// Votes, heartbeats, log entries.
     Raft,
-    /// Forwarded commands, reads, messages, leases.
+    /// Forwarded proposals, reads, messages, leases.
     Data,
+    /// Snapshots of Raft groups.
     Snapshot,
 }

@@ -1,4 +1,4 @@
-//! Keeps one greeted connection per peer and purpose.
+//! Keeps one connection per peer and purpose on which `Hello` was accepted.
 //!
 //! ```text
 //!  idle --channel()--> connect, Hello --accepted--> ready --connection ends--> idle
@@ -24,64 +24,79 @@ use super::Purpose;
 use super::client::{self, ConnectError};
 use super::tls::Tls;
 
+/// Pause after the first failed attempt, and the least time between two connections.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause after repeated failures.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Timeout of `Hello`.
 const HELLO: Duration = Duration::from_secs(1);
 
-/// Sends `Hello` to a peer over a connection that nothing else uses yet, and gives its answer.
+/// Sends `Hello` to the peer with the given ordinal over a new connection, and returns its reply.
 pub type Greet = dyn Fn(u32, Channel) -> BoxFuture<'static, Result<HelloReply, Status>> + Send + Sync;
 
-/// Why there is no channel to a peer.
+/// Error of [`Pool::channel`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("failed to say hello: {0}")]
+    #[error("hello failed: {0}")]
     Hello(Box<Status>),
     #[error("hello was not answered in time")]
     HelloTimedOut,
-    /// The peer belongs elsewhere, or has seen a later incarnation of this node.
+    /// The peer is of another cluster, or has seen a later incarnation of this node.
     #[error("peer refused: {0}")]
     Refused(String),
-    /// The ordinal is there, with another disk.
+    /// The peer with the ordinal has another disk.
     #[error("node {found:016x} answers in place of node {wanted:016x}")]
     OtherNode { wanted: u64, found: u64 },
-    /// The last attempt failed a moment ago.
+    /// The pause after the last attempt is not over.
     #[error("waiting before the next attempt")]
     Pausing,
     #[error("connecting was interrupted")]
     Interrupted,
 }
 
-/// A cheap handle on all connections to peers.
+/// Handle on all connections to peers; cheap to clone.
 #[derive(Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    /// Certificates of this node.
     tls: Tls,
+    /// Host names and ports of the peers.
     peers: Peers,
+    /// Sends `Hello`.
     greet: Box<Greet>,
+    /// Connections by ordinal and purpose.
     slots: Mutex<HashMap<(u32, Purpose), Arc<Slot>>>,
 }
 
+/// The connection of one peer and purpose.
 #[derive(Default)]
 struct Slot {
+    /// The last connection on which `Hello` was accepted; it may have ended.
     ready: ArcSwapOption<Ready>,
-    /// Held by the one that connects.
+    /// Held while connecting, so that there is one attempt at a time.
     pause: tokio::sync::Mutex<Pause>,
 }
 
+/// A connection on which `Hello` was accepted.
 struct Ready {
     channel: Channel,
+    /// Node id from the reply to `Hello`.
     node: u64,
+    /// Cancelled when the connection has ended.
     over: CancellationToken,
 }
 
+/// Pause before the next attempt.
 #[derive(Default)]
 struct Pause {
+    /// End of the pause.
     until: Option<Instant>,
+    /// Length of the pause after the last failure; zero after a success.
     length: Duration,
 }
 
@@ -92,6 +107,7 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
+    /// Creates a pool without connections. `greet` sends `Hello` on each new connection.
     pub fn new(
         tls: Tls,
         peers: Peers,
@@ -100,8 +116,11 @@ impl Pool {
         Self { inner: Arc::new(Inner { tls, peers, greet: Box::new(greet), slots: Mutex::default() }) }
     }
 
-    /// A greeted channel to the broker of that ordinal; at once when there is one. `node` is who it has to be, `None` takes
-    /// whoever answers. Dropping the future does not interrupt the attempt.
+    /// Returns a channel to the broker with the given ordinal, and connects first if there is none. If `node` is set,
+    /// the peer must have this node id. Dropping the future does not abort the attempt.
+    ///
+    /// # Errors
+    /// Fails if the peer cannot be reached, refuses `Hello`, has another node id, or if the pause is not over.
     pub async fn channel(&self, node: Option<u64>, ordinal: u32, purpose: Purpose) -> Result<Channel, Error> {
         let slot = self.inner.slots.lock().entry((ordinal, purpose)).or_default().clone();
         let ready = if let Some(ready) = slot.ready() {
@@ -117,7 +136,7 @@ impl Pool {
         }
     }
 
-    /// Whether a connection to the ordinal stands that carries this purpose.
+    /// Returns whether there is a connection to the ordinal for this purpose.
     pub fn is_connected(&self, ordinal: u32, purpose: Purpose) -> bool {
         self.inner.slots.lock().get(&(ordinal, purpose)).is_some_and(|slot| slot.ready().is_some())
     }
@@ -143,7 +162,7 @@ impl Inner {
                 info!(ordinal, ?purpose, node = format_args!("{:016x}", ready.node), "connected to a peer");
                 let ready = Arc::new(ready);
                 slot.ready.store(Some(ready.clone()));
-                // Also where a connection ends as soon as it stands.
+                // A pause after a success as well, in case the connection ends immediately.
                 *pause = Pause { until: Some(Instant::now() + PAUSE_MIN), length: Duration::ZERO };
                 Ok(ready)
             }

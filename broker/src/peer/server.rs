@@ -1,4 +1,4 @@
-//! Serves gRPC to holders of one role.
+//! Serves gRPC to clients of one role.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,26 +26,33 @@ use super::identity::{self, Role};
 use super::stream::Stream;
 use super::tls::Tls;
 
-/// Calls that were given up before they were looked at.
+/// HTTP/2 streams that a peer may reset before they are accepted.
 const PENDING_RESETS: usize = 4096;
-/// A handshake that takes longer is given up.
+/// TLS handshake timeout.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at the same time; more wait in the listener's queue.
+/// Concurrent handshakes. Further connections wait in the listener's queue.
 const HANDSHAKES: usize = 64;
-/// Pause after the system refused a connection, for want of file descriptors.
+/// Pause after a failed accept, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long requests may finish after shutdown began; streams never end by themselves.
+/// Time for requests in progress after shutdown began. Streams do not end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
+/// Interval of HTTP/2 pings.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Time to wait for the reply to a ping before the connection is closed.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// HTTP/2 receive window of a stream in bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
+/// HTTP/2 receive window of the connection in bytes.
 const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Path of the only call that is allowed before `Hello` was accepted.
 const HELLO_PATH: &str = "/covey.v1.Peer/Hello";
 
-/// The other end of a connection, found in a request's extensions.
+/// The client of a connection, stored in the extensions of its requests.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// Address of the client.
     address: SocketAddr,
+    /// The accepted `Hello`; `None` before. Shared by all requests of the connection.
     hello: Arc<Mutex<Option<HelloRequest>>>,
 }
 
@@ -54,28 +61,35 @@ impl Caller {
         Self { address, hello: Arc::new(Mutex::new(None)) }
     }
 
-    /// Who sent a request that this module serves.
+    /// Returns the client that sent the request.
+    ///
+    /// # Errors
+    /// Fails if the request was not served by [`serve`].
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
         request.extensions().get::<Self>().cloned().ok_or_else(|| Status::internal("connection is not known"))
     }
 
+    /// Returns the address of the client.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Lets the connection be used: the service calls it when it accepts a `Hello`.
+    /// Allows all calls on the connection. The service calls it when it accepts a `Hello`.
     pub fn accept(&self, hello: HelloRequest) {
         *self.hello.lock() = Some(hello);
     }
 
-    /// What the caller said of itself, once it was accepted.
+    /// Returns the accepted `Hello`; `None` if none was accepted.
     pub fn hello(&self) -> Option<HelloRequest> {
         self.hello.lock().clone()
     }
 }
 
-/// Serves until shutdown, on a connection only to holders of `role`. For brokers, everything but `Hello` is refused on a
-/// connection whose `Hello` no service has accepted by [`Caller::accept`].
+/// Serves `routes` until shutdown to clients whose certificate has `role`. For brokers, every call but `Hello` is
+/// refused until the service has accepted a `Hello` on the connection by [`Caller::accept`].
+///
+/// # Errors
+/// Fails if the server fails.
 pub async fn serve(
     listener: TcpListener,
     tls: Tls,
@@ -90,7 +104,7 @@ pub async fn serve(
     let (sender, incoming) = mpsc::channel(HANDSHAKES);
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(accept(listener, tls, role, sender)));
     let serving = Server::builder()
-        // Peers are trusted; a busy machine gives up many calls at once, and the connection must outlive that.
+        // Peers are trusted. A busy node cancels many calls at once, and the connection must survive that.
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
@@ -104,6 +118,7 @@ pub async fn serve(
     }
 }
 
+/// Refuses every call but `Hello` until a `Hello` was accepted on the connection.
 async fn require_hello(request: Request, next: Next) -> Response {
     let greeted = request.extensions().get::<Caller>().is_some_and(|caller| caller.hello.lock().is_some());
     if greeted || request.uri().path() == HELLO_PATH {
@@ -117,6 +132,7 @@ async fn require_hello(request: Request, next: Next) -> Response {
 
 type Incoming = Stream<TlsStream<TcpStream>, Caller>;
 
+/// Accepts connections and sends them to the server after their handshake.
 async fn accept(listener: TcpListener, tls: Tls, role: Role, sender: mpsc::Sender<Result<Incoming, io::Error>>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
@@ -124,7 +140,7 @@ async fn accept(listener: TcpListener, tls: Tls, role: Role, sender: mpsc::Sende
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "failed to accept a connection");
+                warn!(%error, "failed to accept a connection, accepting pauses");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -133,11 +149,11 @@ async fn accept(listener: TcpListener, tls: Tls, role: Role, sender: mpsc::Sende
         tokio::spawn(async move {
             match timeout(HANDSHAKE, handshake(socket, &tls, role)).await {
                 Ok(Ok(io)) => {
-                    // Fails when the server has stopped: nobody to tell.
+                    // Fails only if the server has stopped.
                     sender.send(Ok(Stream { io, held: Caller::new(address) })).await.ok();
                 }
-                Ok(Err(error)) => warn!(%address, %error, ?role, "refused a connection"),
-                Err(_) => debug!(%address, "handshake timed out"),
+                Ok(Err(error)) => warn!(%address, %error, ?role, "connection refused"),
+                Err(_) => debug!(%address, "tls handshake timed out"),
             }
             drop(permit);
         });
@@ -146,7 +162,7 @@ async fn accept(listener: TcpListener, tls: Tls, role: Role, sender: mpsc::Sende
 
 #[derive(Debug, thiserror::Error)]
 enum HandshakeError {
-    #[error("failed to shake hands: {0}")]
+    #[error("tls handshake failed: {0}")]
     Tls(#[from] io::Error),
     #[error(transparent)]
     Identity(#[from] identity::Error),

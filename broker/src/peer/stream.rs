@@ -1,4 +1,4 @@
-//! A byte stream that carries something for as long as it lives.
+//! A byte stream that owns a value for its lifetime.
 
 use std::io;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// A stream and what belongs to it.
+/// A stream and the value that is dropped with it.
 #[derive(Debug)]
 pub(super) struct Stream<S, T> {
     pub(super) io: S,

@@ -1,4 +1,4 @@
-//! Real connections over loopback, with certificates made here.
+//! TCP connections over loopback, with generated certificates.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Writes a folder; the certificate carries the URIs.
+    /// Writes the files of a directory, with a certificate that carries the URIs.
     fn write(&self, dir: &Path, uris: &[&str]) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![names::PEER_TLS_NAME.into()]).unwrap();
@@ -72,7 +72,7 @@ impl Authority {
     }
 }
 
-/// A broker that says hello and answers `AwaitRoute`.
+/// A broker that answers `Hello` and `AwaitRoute`.
 struct Node {
     id: u64,
     refuse: bool,
@@ -137,7 +137,7 @@ struct Server {
     stop: DropGuard,
 }
 
-/// The accept loop lets go of the listener when the guard goes.
+/// Starts a server of node 7. Dropping the guard ends the accept loop, which drops the listener.
 async fn start(tls: &Tls, role: Role, refuse: bool, address: &str) -> Server {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -169,7 +169,7 @@ async fn call(channel: Channel) -> Result<String, Status> {
     Ok(PeerClient::new(channel).await_route(AwaitRouteRequest { index: 1 }).await?.into_inner().error)
 }
 
-/// Asks until the answer is there; pauses of the pool lie between.
+/// Retries until there is an answer, because the pool pauses between attempts.
 async fn eventually(pool: &Pool) -> Channel {
     for _ in 0..200 {
         match pool.channel(None, 0, Purpose::Data).await {
@@ -227,7 +227,7 @@ async fn another_ca_is_refused_by_both_sides() {
 async fn a_stranger_is_refused_by_the_server_alone() {
     let (ca, foreign) = (Authority::new(), Authority::new());
     let server = start_broker(&ca.broker(UID)).await;
-    // Trusts the server, but holds a certificate of another CA.
+    // The client trusts the server but has a certificate of another CA.
     let dir = foreign.folder(&[&names::broker_uri(UID)]);
     std::fs::write(dir.path().join(names::TLS_CA), &ca.pem).unwrap();
     let tls = Tls::load(dir.path(), UID).unwrap();
@@ -243,11 +243,11 @@ async fn another_cluster_of_the_same_ca_is_refused_by_both_sides() {
     let outcome = pool(&one, &server).channel(None, 0, Purpose::Data).await;
     assert!(matches!(&outcome, Err(Error::Connect(_))), "{outcome:?}");
     assert_eq!(server.hellos.load(Ordering::SeqCst), 0);
-    assert!(!reaches(&ca.folder(&[&names::broker_uri("u-1")]), &server).await, "the server has to see it too");
+    assert!(!reaches(&ca.folder(&[&names::broker_uri("u-1")]), &server).await, "the server has to check it too");
     assert!(reaches(&ca.folder(&[&names::broker_uri("u-2")]), &server).await);
 }
 
-/// Whether a service answers to the holder of this folder, a client that checks nothing but the CA.
+/// Returns whether the service answers a client with the files of this directory that checks nothing but the CA.
 async fn reaches(dir: &TempDir, server: &Server) -> bool {
     let read = |file: &str| std::fs::read(dir.path().join(file)).unwrap();
     let chain = CertificateDer::pem_slice_iter(&read(names::TLS_CERT)).map(Result::unwrap).collect();
@@ -299,7 +299,7 @@ async fn each_port_takes_its_own_role_only() {
     let operator = ca.folder(&[&names::operator_uri(UID)]);
     let both = ca.folder(&[&names::operator_uri(UID), &names::broker_uri(UID)]);
     for dir in [&operator, &both] {
-        assert!(matches!(Tls::load(dir.path(), UID), Err(TlsError::Own(_))), "a broker does not start with that");
+        assert!(matches!(Tls::load(dir.path(), UID), Err(TlsError::Own(_))), "a broker does not start with it");
     }
     let none = ca.folder(&[]);
     let tls = ca.broker(UID);
@@ -321,7 +321,7 @@ async fn a_lost_connection_is_greeted_again() {
     let old = eventually(&pool).await;
     let address = server.address.to_string();
     drop(server.stop);
-    // The graceful end of the server closes an idle connection.
+    // The graceful shutdown of the server closes an idle connection.
     while pool.is_connected(0, Purpose::Data) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -332,7 +332,7 @@ async fn a_lost_connection_is_greeted_again() {
     assert_eq!(server.hellos.load(Ordering::SeqCst), 1);
 }
 
-/// Carries bytes to the server until it is told to swallow them.
+/// Forwards bytes to the server until it is told to drop them.
 async fn start_wire(to: SocketAddr) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, cut) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -343,7 +343,7 @@ async fn start_wire(to: SocketAddr) -> (SocketAddr, CancellationToken) {
             let mut far = TcpStream::connect(to).await.unwrap();
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                // Kept open: no side is told.
+                // Kept open, so that neither side notices.
                 () = swallow.cancelled() => held.push((near, far)),
             }
         }
@@ -380,7 +380,7 @@ async fn new_files_are_used_by_new_connections_on_both_sides() {
     new.write(server_dir.path(), &[&uri]);
     assert!(server_tls.reload().unwrap());
     assert!(pool(&client_tls, &server).channel(None, 0, Purpose::Data).await.is_err());
-    assert_eq!(call(kept).await.unwrap(), "42", "a connection that stands goes on");
+    assert_eq!(call(kept).await.unwrap(), "42", "an existing connection goes on");
 
     new.write(client_dir.path(), &[&uri]);
     assert!(client_tls.reload().unwrap());

@@ -1,7 +1,7 @@
-//! The node's certificate, key and trusted CAs, read from a folder and read again when it changes.
+//! The node's certificate, key and trusted CAs, read from a directory and reloaded when it changes.
 //!
-//! Invariant: what is in use is a complete set whose key fits its certificate; a set that is not leaves the former one in
-//! use. Connections that exist keep what they began with, new ones use the new set.
+//! Invariant: the set in use is complete and its key fits its certificate; an unusable set leaves the former one in
+//! use. Existing connections keep the set that they started with, new ones use the new set.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use tracing::{info, warn};
 
 use super::identity::{self, Role};
 
-/// How often the folder is looked at.
+/// Interval between reads of the directory.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Why a folder cannot be used.
+/// Reason why the files in a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("failed to read {path}: {source}")]
@@ -41,7 +41,7 @@ pub enum TlsError {
     Own(#[from] identity::Error),
 }
 
-/// A cheap handle on what is in use now.
+/// Handle on the certificates in use; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tls {
     inner: Arc<Inner>,
@@ -49,19 +49,28 @@ pub struct Tls {
 
 #[derive(Debug)]
 struct Inner {
+    /// Directory of the files.
     dir: PathBuf,
+    /// Uid of the cluster, which the URIs of its certificates contain.
     cluster_uid: String,
+    /// The set in use.
     material: ArcSwap<Material>,
 }
 
+/// One usable set.
 #[derive(Debug)]
 struct Material {
+    /// Content of the files, to detect changes.
     files: Files,
+    /// Configuration of outgoing connections.
     client: Arc<ClientConfig>,
+    /// Configuration of incoming connections.
     server: Arc<ServerConfig>,
+    /// End of the certificate's validity, in seconds since the Unix epoch.
     not_after: i64,
 }
 
+/// Content of the PEM files.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
     certificate: Vec<u8>,
@@ -70,7 +79,11 @@ struct Files {
 }
 
 impl Tls {
-    /// Reads the folder. Blocks on files.
+    /// Reads the directory. Blocks on file I/O.
+    ///
+    /// # Errors
+    /// Fails if a file is missing or unusable, or if the certificate does not carry the URI of a broker of this
+    /// cluster.
     pub fn load(dir: &Path, cluster_uid: &str) -> Result<Self, TlsError> {
         let material = Files::read(dir)?.prepare(cluster_uid)?;
         let inner =
@@ -78,7 +91,10 @@ impl Tls {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Reads the folder again; whether something new is in use. After an error the former set still is. Blocks on files.
+    /// Reads the directory again and returns whether a new set is in use. Blocks on file I/O.
+    ///
+    /// # Errors
+    /// Fails as [`Tls::load`] does. The former set stays in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let files = Files::read(&self.inner.dir)?;
         if files == self.inner.material.load().files {
@@ -88,7 +104,7 @@ impl Tls {
         Ok(true)
     }
 
-    /// Follows the folder until shutdown.
+    /// Polls the directory until shutdown and reloads it when it changes. The same problem is logged once.
     pub async fn follow(self, shutdown: CancellationToken) {
         let mut problem = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
@@ -107,7 +123,7 @@ impl Tls {
         }
     }
 
-    /// When the certificate in use ends, in seconds since the epoch.
+    /// Returns the end of the validity of the certificate in use, in seconds since the Unix epoch.
     pub fn not_after(&self) -> i64 {
         self.inner.material.load().not_after
     }
@@ -120,7 +136,7 @@ impl Tls {
         self.inner.material.load().server.clone()
     }
 
-    /// The URI that a holder of the role carries in this cluster.
+    /// Returns the URI that certificates of the role carry in this cluster.
     pub(super) fn uri(&self, role: Role) -> String {
         role.uri(&self.inner.cluster_uid)
     }
@@ -158,7 +174,7 @@ fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'st
     if certificates.is_empty() { Err(TlsError::Empty(file)) } else { Ok(certificates) }
 }
 
-// No session is resumed on either side: a connection always shows a certificate that is trusted now.
+// Neither side resumes TLS sessions, so that each connection presents a certificate that is trusted now.
 
 fn build_client(
     roots: Arc<RootCertStore>,

@@ -1,10 +1,11 @@
-//! One cluster on this machine: its brokers, and the passes that bring it from what is there to what shall be.
+//! One local cluster: its brokers, and the passes that bring it from the observed to the desired state.
 //!
 //! ```text
 //!  start: state -> ports -> certificates -> broker.yaml per broker -> processes
-//!  pass:  ask every broker -> form (formation::decide) -> project access -> record it -> hand it over
+//!  pass:  status of every broker -> form (formation::decide) -> project access -> record it -> apply it
 //! ```
-//! The main loop of `covey local` owns it. Invariant: formation and access are on disk before any broker hears of them.
+//! The main loop of `covey local` owns it. Invariant: formation and access are on disk before they are sent to a
+//! broker.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,11 +32,14 @@ use super::process::{Plan, Process};
 use super::record;
 use super::users::{self, User};
 
+/// Timeout of a status request.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Timeout of applying access.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of forming the cluster.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a cluster cannot run, or not as the files say.
+/// Reason why a cluster cannot run as the files define it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
@@ -50,7 +54,7 @@ pub(super) enum Error {
     Fixed { name: String, problem: &'static str },
     #[error("failed to write a broker's configuration: {0}")]
     Config(#[from] covey_contract::config::Error),
-    #[error("failed to prepare the line to a broker: {0}")]
+    #[error("failed to create the admin client of a broker: {0}")]
     Admin(#[from] covey_operator::admin::Error),
     #[error("failed to project users: {0}")]
     Access(#[from] covey_operator::access::Error),
@@ -58,33 +62,43 @@ pub(super) enum Error {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// A broker and what it last said.
+/// A broker of the cluster.
 #[derive(Debug)]
 struct Broker {
+    /// Its process.
     process: Process,
+    /// Client of its admin service.
     client: Client,
+    /// Reply to the last status request; `None` if it did not answer.
     status: Option<StatusReply>,
 }
 
-/// A cluster that runs.
+/// A running cluster.
 #[derive(Debug)]
 pub(super) struct Cluster {
+    /// Directory of the cluster.
     folder: PathBuf,
+    /// First client port of the program (`--port`).
     port: u16,
+    /// Desired state, from the manifest.
     wanted: ValidatedCluster,
+    /// Users with their passwords.
     users: Vec<User>,
+    /// State on disk.
     state: State,
+    /// Certificate with which the program authenticates to brokers.
     credentials: Credentials,
+    /// Brokers by ordinal.
     brokers: Vec<Broker>,
-    /// The access document of record.
+    /// Access document on disk.
     document: Option<Document>,
-    /// What was last said, so that it is said once.
+    /// Message that was last logged, so that it is logged once.
     said: String,
     shutdown: CancellationToken,
 }
 
 impl Cluster {
-    /// Starts the brokers of a cluster. `placed` are the states of all clusters in the directory.
+    /// Starts the brokers of a cluster.
     pub(super) fn start(
         directory: &Directory,
         key: &Key,
@@ -126,7 +140,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Takes what the files say now.
+    /// Applies a changed manifest.
     pub(super) fn update(&mut self, key: &Key, manifests: &Manifests, manifest: &MqttCluster) -> Result<(), Error> {
         let wanted = validated(key, manifest, self.port, &self.state)?;
         self.take_users(key, manifests)?;
@@ -137,7 +151,7 @@ impl Cluster {
         let grows = wanted.replicas > self.wanted.replicas;
         let same = ValidatedCluster { replicas: wanted.replicas, ..self.wanted.clone() };
         if wanted != (ValidatedCluster { anonymous: wanted.anonymous.clone(), ..same }) {
-            tracing::warn!(cluster = key.1, "changed settings take effect when the brokers start again");
+            tracing::warn!(cluster = key.1, "changed settings take effect when the brokers are restarted");
         }
         self.wanted = wanted;
         if grows { self.start_brokers() } else { self.write_configs() }
@@ -175,7 +189,7 @@ impl Cluster {
         }
     }
 
-    /// Writes every broker's configuration; brokers that run need not know.
+    /// Writes every broker's configuration. Running brokers do not read it again.
     fn write_configs(&self) -> Result<(), Error> {
         for ordinal in 0..self.wanted.replicas {
             let folder = self.broker_folder(ordinal);
@@ -217,7 +231,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// One step from what is there to what shall be.
+    /// Runs one pass: brings the cluster one step closer to the desired state.
     pub(super) async fn pass(&mut self) -> Result<(), Error> {
         self.ask().await;
         self.form().await?;
@@ -299,7 +313,7 @@ impl Cluster {
             told.map(|broker| broker.client.initialize(&formation.cluster_id, members.clone(), INITIALIZE_TIMEOUT));
         for answer in join_all(told).await {
             if let Err(error) = answer {
-                tracing::warn!(%error, "failed to tell a broker who forms the cluster; it is told again");
+                tracing::warn!(%error, "failed to form the cluster on a broker, it is retried");
             }
         }
     }
@@ -322,20 +336,20 @@ impl Cluster {
                         status.access = Some(access);
                     }
                 }
-                Err(error) => tracing::warn!(%error, "failed to hand over access; it is tried again"),
+                Err(error) => tracing::warn!(%error, "failed to apply access to a broker, it is retried"),
             }
         });
         join_all(pushes).await;
     }
 
-    /// Says what keeps the cluster from being ready, or a user from connecting, when that changes.
+    /// Logs what keeps the cluster from being ready or a user from connecting, when that changes.
     fn say(&mut self, complaints: Vec<String>) {
         let mut sentences = complaints;
         match self.decide() {
             Decision::Foreign { disks } => {
                 let disks = disks.iter().map(|(ordinal, id)| format!("{} of cluster {id}", self.name(*ordinal)));
                 let disks: Vec<String> = disks.collect();
-                sentences.push(format!("these brokers have disks of other clusters, nothing is done: {}", disks.join(", ")));
+                sentences.push(format!("brokers have disks of other clusters, formation waits: {}", disks.join(", ")));
             }
             Decision::TooFew { members } => {
                 sentences.push(format!("the disks belong to a cluster of {members} brokers; set replicas: {members}"));
@@ -363,7 +377,7 @@ impl Cluster {
         self.said = said;
     }
 
-    /// How to connect; absent: not every broker is ready with today's access.
+    /// Returns how to connect; `None` unless every broker is ready and enforces the current access document.
     pub(super) fn report(&self) -> Option<ClusterReport> {
         let document = self.document.as_ref()?;
         let cluster_id = self.state.cluster_id.clone()?;
@@ -437,7 +451,7 @@ fn log_file(folder: &Path) -> PathBuf {
     folder.join("log")
 }
 
-/// The manifest as the operator sees it, with the ports of this machine.
+/// Validates the manifest as the operator does, and sets the local ports.
 fn validated(key: &Key, manifest: &MqttCluster, port: u16, state: &State) -> Result<ValidatedCluster, Error> {
     let mut manifest = manifest.clone();
     manifest.metadata.uid = Some(state.uid.clone());

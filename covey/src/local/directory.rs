@@ -1,14 +1,14 @@
-//! The data directory of `covey local`: what must outlive the program, and the lock that keeps a second one out.
+//! The data directory of `covey local`: state that outlives the program, and the lock against a second program.
 //!
 //! ```text
 //! <data>/lock                                       held while the program runs
 //! <data>/connect.json                               how to connect, with passwords (0600)
 //! <data>/<namespace>/<cluster>/state.json           identity, ports, formation, passwords (0600)
-//!                              peer-ca/, peer-tls/  the authority and what brokers share (0600)
+//!                              peer-ca/, peer-tls/  the authority, and the certificate that brokers share (0600)
 //!                              access/              the access document, as brokers read it
 //!                              <cluster>-<n>/       one broker: broker.yaml, log, data/
 //! ```
-//! Invariant: every file is replaced as a whole and fsynced before anything relies on it.
+//! Invariant: every file is replaced atomically and fsynced before anything relies on it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -22,14 +22,14 @@ use serde::{Deserialize, Serialize};
 
 const STATE: &str = "state.json";
 
-/// Why the directory cannot be used.
+/// Reason why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("{} is used by another `covey local`; stop that one first, or name another directory with --data", .0.display())]
     Locked(PathBuf),
     #[error("failed to {operation} {}: {source}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("failed to parse {}: {source}; it is not changed. Put a copy back, or move the directory aside to start over", path.display())]
+    #[error("failed to parse {}: {source}; it is not changed. Restore a copy, or move the directory aside to start over", path.display())]
     Parse { path: PathBuf, source: serde_json::Error },
 }
 
@@ -37,42 +37,44 @@ pub(super) fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::
     move |source| Error::Io { operation, path: path.to_owned(), source }
 }
 
-/// What is known of a cluster from one run to the next.
+/// Stored state of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct State {
-    /// What Kubernetes would call the UID of the MqttCluster.
+    /// UID, in place of the UID of the MqttCluster in Kubernetes.
     pub(super) uid: String,
-    /// First client port, counted from `--port`.
+    /// First client port, as an offset from `--port`.
     pub(super) offset: u16,
-    /// Where its client ports end, counted the same way.
+    /// End of the client ports (exclusive), as an offset from `--port`.
     pub(super) end: u16,
-    /// Fixed at birth.
+    /// Number of shards. It cannot change.
     pub(super) shards: u16,
-    /// Brokers so far; it only grows.
+    /// Number of brokers so far. It only grows.
     #[serde(default)]
     pub(super) replicas: u32,
-    /// First of the ports between the brokers and for their status; 0: not chosen.
+    /// First of the ports for peers, admin and HTTP; 0 means not chosen.
     #[serde(default)]
     pub(super) inner_port: u16,
-    /// Who forms the cluster; written before any broker is told.
+    /// Cluster id and members of the formation. Written before any broker is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) formation: Option<Formation>,
-    /// The cluster's id, once a disk carried it.
+    /// Cluster id, set once a broker reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cluster_id: Option<String>,
-    /// By name of the MqttUser.
+    /// Users by the name of their MqttUser.
     #[serde(default)]
     pub(super) users: BTreeMap<String, UserState>,
 }
 
-/// What is known of a user from one run to the next.
+/// Stored state of a user.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UserState {
+    /// UID, in place of the UID of the MqttUser in Kubernetes.
     pub(super) uid: String,
+    /// Creation time.
     pub(super) created: Timestamp,
-    /// The generated password.
+    /// Generated password.
     pub(super) password: String,
 }
 
@@ -82,7 +84,7 @@ impl std::fmt::Debug for UserState {
     }
 }
 
-/// The directory, locked.
+/// The locked directory.
 #[derive(Debug)]
 pub(super) struct Directory {
     root: PathBuf,
@@ -90,7 +92,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is absent, and locks it until this is dropped or the process dies.
+    /// Creates the directory if it does not exist, and locks it until the value is dropped or the process ends.
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
         make(root)?;
         let root = fs::canonicalize(root).map_err(io_error("open", root))?;
@@ -104,17 +106,17 @@ impl Directory {
         }
     }
 
-    /// File that says how to connect.
+    /// Returns the path of `connect.json`.
     pub(super) fn connect_file(&self) -> PathBuf {
         self.root.join("connect.json")
     }
 
-    /// Directory of a cluster.
+    /// Returns the directory of a cluster.
     pub(super) fn cluster(&self, namespace: &str, name: &str) -> PathBuf {
         self.root.join(namespace).join(name)
     }
 
-    /// States of all clusters that ever ran here.
+    /// Reads the states of all clusters that have run in this directory.
     pub(super) fn states(&self) -> Result<Vec<State>, Error> {
         let mut states = Vec::new();
         for namespace in folders(&self.root)? {
@@ -132,7 +134,7 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 impl State {
-    /// State of a cluster that never ran.
+    /// Returns the state of a new cluster.
     pub(super) fn new(offset: u16, end: u16, shards: u16) -> Self {
         Self {
             uid: uuid::Uuid::new_v4().to_string(),
@@ -147,7 +149,7 @@ impl State {
         }
     }
 
-    /// Reads a cluster's state; absent: the cluster never ran here.
+    /// Reads a cluster's state; `None` if the cluster has never run in this directory.
     pub(super) fn read(cluster: &Path) -> Result<Option<Self>, Error> {
         let path = cluster.join(STATE);
         match fs::read(&path) {
@@ -157,7 +159,7 @@ impl State {
         }
     }
 
-    /// Replaces a cluster's state on disk.
+    /// Replaces a cluster's state on disk atomically.
     pub(super) fn write(&self, cluster: &Path) -> Result<(), Error> {
         let path = cluster.join(STATE);
         let json = serde_json::to_vec_pretty(self).map_err(|source| Error::Parse { path: path.clone(), source })?;
@@ -165,12 +167,12 @@ impl State {
     }
 }
 
-/// Makes a folder, and those above it, that only this user may enter.
+/// Creates a directory and its parents, accessible to this user only.
 pub(super) fn make(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))
 }
 
-/// Replaces a file that only this user may read: the old one or the new one is there, whatever happens.
+/// Replaces a file atomically, readable by this user only: after a crash either the old or the new one is there.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("new");
     let write = || {
@@ -183,7 +185,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write().map_err(io_error("write", path))
 }
 
-/// Reads a file; absent is none.
+/// Reads a file; `None` if it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),

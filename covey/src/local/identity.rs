@@ -1,4 +1,4 @@
-//! The authority of a cluster and what it issued, kept in the cluster's folder.
+//! The certificate authority of a cluster and its certificates, stored in the cluster's directory.
 
 use std::path::{Path, PathBuf};
 
@@ -9,23 +9,24 @@ use jiff::Timestamp;
 
 use super::directory;
 
-/// Why there is no identity.
+/// Reason why there are no certificates.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
     Directory(#[from] directory::Error),
-    #[error("failed to use the authority in {}: {source}; move that folder aside to have a new one made", path.display())]
+    #[error("failed to use the authority in {}: {source}; move it aside to create a new one", path.display())]
     Unusable { path: PathBuf, source: peer_ca::Error },
     #[error(transparent)]
     Make(#[from] peer_ca::Error),
 }
 
-/// Folder with the certificate that the brokers share.
+/// Returns the directory of the certificate that the brokers share.
 pub(super) fn tls_folder(cluster: &Path) -> PathBuf {
     cluster.join("peer-tls")
 }
 
-/// Makes sure that authority and certificates exist and last, and returns what this program talks to brokers with.
+/// Creates the authority and the certificates, or renews them if necessary. Returns the credentials with which this
+/// program authenticates to brokers.
 pub(super) fn ensure(cluster: &Path, uid: &str) -> Result<Credentials, Error> {
     let now = Timestamp::now();
     let authority = authority(&cluster.join("peer-ca"), uid, now)?;
@@ -46,7 +47,7 @@ pub(super) fn ensure(cluster: &Path, uid: &str) -> Result<Credentials, Error> {
 
 fn authority(folder: &Path, uid: &str, now: Timestamp) -> Result<Authority, Error> {
     let (certificate, key) = (folder.join(names::TLS_CERT), folder.join(names::TLS_KEY));
-    // The certificate is written last: where it is, the key is.
+    // The certificate is written last, so the key exists if the certificate does.
     if let (Some(certificate), Some(key)) = (text(&certificate)?, text(&key)?) {
         let authority = Authority::from_pem(&certificate, &key);
         return authority.map_err(|source| Error::Unusable { path: folder.to_owned(), source });

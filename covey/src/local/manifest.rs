@@ -1,7 +1,7 @@
-//! Manifests from files: the documents that an API server would have taken, checked as it would have checked them.
+//! Manifests from files, checked as an API server would check them.
 //!
-//! `covey local` reads them at its start and whenever a file changes. Invariant: what [`read`] returns is valid as a
-//! whole; a file with one bad document yields sentences and no documents.
+//! `covey local` reads them at its start and whenever a file changes. Invariant: [`read`] returns a set that is valid
+//! as a whole; a file with one invalid document yields an error and no documents.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use kube::ResourceExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Namespace of objects that name none.
+/// Namespace of objects without a namespace.
 const NAMESPACE: &str = "default";
-/// Stands in for the UID while a manifest is only looked at.
+/// UID of a manifest that is only validated.
 const NO_UID: &str = "none";
 
-/// Why manifests were refused. The texts are for the person who wrote them.
+/// Reason why manifests are refused. The texts are for their author.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("failed to read {}: {source}", path.display())]
@@ -27,7 +27,7 @@ pub(super) enum Error {
     Yaml { path: PathBuf, problem: String },
     #[error("{}: {}", path.display(), problems.join("; "))]
     Invalid { path: PathBuf, problems: Vec<String> },
-    #[error("{0} is in the files twice")]
+    #[error("{0} is defined twice in the files")]
     Twice(String),
     #[error("there is no MqttCluster in the files")]
     Empty,
@@ -40,7 +40,7 @@ pub(super) enum Error {
 /// Namespace and name of an object.
 pub(super) type Key = (String, String);
 
-/// Everything that the files say, by namespace and name.
+/// All objects in the files, by namespace and name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Manifests {
     pub(super) clusters: BTreeMap<Key, MqttCluster>,
@@ -49,7 +49,7 @@ pub(super) struct Manifests {
 }
 
 impl Manifests {
-    /// The users of a cluster.
+    /// Returns the users of a cluster.
     pub(super) fn users_of(&self, cluster: &Key) -> Vec<MqttUser> {
         let of = |user: &&MqttUser| {
             user.metadata.namespace.as_deref() == Some(cluster.0.as_str()) && user.spec.cluster_ref.name == cluster.1
@@ -57,13 +57,13 @@ impl Manifests {
         self.users.values().filter(of).cloned().collect()
     }
 
-    /// The Secrets of a namespace, by name.
+    /// Returns the Secrets of a namespace, by name.
     pub(super) fn secrets_in(&self, namespace: &str) -> BTreeMap<String, Secret> {
         let within = self.secrets.iter().filter(|((found, _), _)| found == namespace);
         within.map(|((_, name), secret)| (name.clone(), secret.clone())).collect()
     }
 
-    /// Users whose cluster is not in the files.
+    /// Returns the names of the users whose cluster is not in the files.
     pub(super) fn orphans(&self) -> Vec<String> {
         let has_cluster = |user: &MqttUser| {
             let key = (user.namespace().unwrap_or_default(), user.spec.cluster_ref.name.clone());
@@ -73,7 +73,7 @@ impl Manifests {
     }
 }
 
-/// The files' texts; their equality says that nothing changed.
+/// Reads the texts of the files, which are compared to detect changes.
 pub(super) fn texts(files: &[PathBuf]) -> Result<Vec<String>, Error> {
     let text =
         |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source });
@@ -116,7 +116,7 @@ fn take(
     match (kind.as_str(), version.as_str()) {
         ("MqttCluster" | "MqttUser", "covey.io/v1alpha1") | ("Secret", "v1") => {}
         _ => problems.push(format!(
-            "{}: {what} of apiVersion {version:?} is not known here; known are MqttCluster and MqttUser of \
+            "{}: {what} of apiVersion {version:?} is not supported; supported are MqttCluster and MqttUser of \
              covey.io/v1alpha1 and Secret of v1",
             path.display()
         )),
@@ -176,7 +176,7 @@ fn check_user(user: &mut MqttUser) -> Vec<String> {
     problems
 }
 
-/// As the API server does: `stringData` goes into `data` and wins.
+/// Merges `stringData` into `data`, where it takes precedence, as the API server does.
 fn merge_strings(secret: &mut Secret) -> Vec<String> {
     let strings = secret.string_data.take().unwrap_or_default();
     let data = secret.data.get_or_insert_default();
@@ -184,7 +184,7 @@ fn merge_strings(secret: &mut Secret) -> Vec<String> {
     vec![]
 }
 
-/// The schemas of the custom resources: they know the fields, so that a misspelt one is not silently nothing.
+/// Schemas of the custom resources by kind, to reject unknown fields, which would otherwise be ignored silently.
 struct Schemas(BTreeMap<String, Value>);
 
 impl Schemas {
@@ -268,7 +268,7 @@ mod tests {
     fn bad_manifests_are_refused_with_a_sentence() {
         assert!(refused(&CLUSTER.replace("replicas: 1", "replicas: 2")).contains("replicas must not be 2"));
         assert!(refused(&CLUSTER.replace("replicas", "replica")).contains("spec.replica: there is no such field"));
-        assert!(refused(&CLUSTER.replace("MqttCluster", "Deployment")).contains("is not known here"));
+        assert!(refused(&CLUSTER.replace("MqttCluster", "Deployment")).contains("is not supported"));
         assert!(refused(&format!("{CLUSTER}---\n{CLUSTER}")).contains("twice"));
         assert!(refused("").contains("no MqttCluster"));
         let rule = "{clusterRef: {name: prod}, acl: [{allow: [Publish], topics: [\"a/#/b\"]}]}";

@@ -1,10 +1,10 @@
-//! `covey local`: the same manifests without Kubernetes, as broker processes on loopback.
+//! `covey local`: runs the clusters of manifests without Kubernetes, as broker processes on loopback.
 //!
 //! ```text
 //!  files -> manifest (checked) -> cluster (one per MqttCluster) -> process (one per broker)
-//!    ^ looked at every second         ^ a pass a second: form, project access, hand it over
+//!    ^ read every second              ^ one pass per second: form, project access, apply it
 //! ```
-//! Owns the main loop. Invariant: a file that cannot be used changes nothing; what ran goes on.
+//! Owns the main loop. Invariant: a file that cannot be used changes nothing; the running clusters go on.
 
 mod cluster;
 mod directory;
@@ -29,37 +29,40 @@ use self::directory::Directory;
 use self::manifest::{Key, Manifests};
 use self::output::{Format, Report};
 
-/// Between two passes while something is not ready.
+/// Interval of passes while something is not ready.
 const PASS_SOON: Duration = Duration::from_millis(250);
-/// Between two passes, and two looks at the files, when all is well.
+/// Interval of passes, and of reading the files, while everything is ready.
 const PASS: Duration = Duration::from_secs(1);
 
 /// Arguments of `covey local`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Manifests: MqttCluster, MqttUser and Secret documents.
+    /// Files with MqttCluster, MqttUser and Secret manifests.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where data, certificates and passwords are kept.
+    /// Directory for data, certificates and passwords.
     #[arg(long, default_value = "./.covey")]
     data: PathBuf,
     /// Port of the first broker; broker n listens on port + n.
     #[arg(long, default_value_t = covey_contract::names::PORT_MQTT)]
     port: u16,
-    /// What is printed when everything is ready.
+    /// Format of the output that is printed when everything is ready.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// Everything that runs.
+/// State of the program.
 struct Local {
     arguments: Arguments,
+    /// The locked data directory.
     directory: Directory,
+    /// Content of the files as they were last read.
     texts: Vec<String>,
+    /// Running clusters.
     clusters: BTreeMap<Key, Cluster>,
-    /// What was last written to `connect.json`.
+    /// Report that was last written to `connect.json`.
     written: Report,
-    /// What was last printed, without process ids.
+    /// Report that was last printed, without process ids.
     printed: Report,
     shutdown: CancellationToken,
 }
@@ -97,7 +100,7 @@ impl Local {
             let passes = join_all(self.clusters.values_mut().map(Cluster::pass));
             let Some(passes) = shutdown.run_until_cancelled(passes).await else { break };
             for error in passes.into_iter().filter_map(Result::err) {
-                tracing::error!(%error, "a pass failed; it is tried again");
+                tracing::error!(%error, "pass failed, it is retried");
             }
             pause = if self.publish()? { PASS } else { PASS_SOON };
         }
@@ -116,22 +119,22 @@ impl Local {
         Ok(())
     }
 
-    /// Looks whether the files changed, and takes what they say where they can be used as a whole.
+    /// Reads the files and applies them if they changed and are valid as a whole.
     fn follow_files(&mut self) {
         let texts = match manifest::texts(&self.arguments.files) {
             Ok(texts) if texts != self.texts => texts,
-            // An editor may replace a file by removing it first.
+            // An editor may remove a file before it writes the new one.
             Ok(_) | Err(_) => return,
         };
         match manifest::read(&self.arguments.files, &texts) {
             Ok(manifests) => self.take(&manifests),
-            Err(error) => tracing::error!(%error, "the changed files are not used; what ran goes on"),
+            Err(error) => tracing::error!(%error, "changed files are invalid, the running clusters are not changed"),
         }
         self.texts = texts;
     }
 
     fn take(&mut self, manifests: &Manifests) {
-        tracing::info!("the files changed");
+        tracing::info!("files changed");
         tell_orphans(manifests);
         for (key, manifest) in &manifests.clusters {
             let taken = match self.clusters.get_mut(key) {
@@ -139,15 +142,15 @@ impl Local {
                 None => self.start(key, manifests, manifest),
             };
             if let Err(error) = taken {
-                tracing::error!(cluster = key.1, %error, "this change is not taken; what ran goes on");
+                tracing::error!(cluster = key.1, %error, "change is not applied, the cluster runs as before");
             }
         }
         for (_, name) in self.clusters.keys().filter(|key| !manifests.clusters.contains_key(*key)) {
-            tracing::warn!(cluster = name, "no longer in the files; it runs until this program ends");
+            tracing::warn!(cluster = name, "cluster is gone from the files, it runs until this program ends");
         }
     }
 
-    /// Says how to connect, where all is ready; returns whether it is.
+    /// Writes and prints how to connect if everything is ready. Returns whether it is.
     fn publish(&mut self) -> anyhow::Result<bool> {
         let reports: Option<Vec<_>> = self.clusters.values().map(Cluster::report).collect();
         let Some(clusters) = reports else { return Ok(false) };
@@ -188,6 +191,6 @@ fn without_pids(report: &Report) -> Report {
 
 fn tell_orphans(manifests: &Manifests) {
     for user in manifests.orphans() {
-        tracing::warn!(user, "the MqttUser's cluster is not in the files");
+        tracing::warn!(user, "cluster of the MqttUser is not in the files, the user cannot connect");
     }
 }

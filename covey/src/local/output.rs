@@ -1,4 +1,4 @@
-//! What `covey local` prints: where to connect, as whom, and lines to paste.
+//! The output of `covey local`: addresses, users with passwords, and command lines to paste.
 
 use std::fmt::Write as _;
 
@@ -6,23 +6,24 @@ use clap::ValueEnum;
 use covey_contract::access::{Action, Effect};
 use serde::Serialize;
 
-/// How the program speaks on its standard output.
+/// Format of the standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object, once everything is ready.
     Json,
 }
 
-/// Everything that runs.
+/// All running clusters; the content of `connect.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
+    /// Clusters by namespace and name.
     pub(super) clusters: Vec<ClusterReport>,
 }
 
-/// A cluster that runs.
+/// A running cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ClusterReport {
@@ -35,18 +36,20 @@ pub(super) struct ClusterReport {
     pub(super) users: Vec<UserReport>,
 }
 
-/// A broker that runs.
+/// A broker of a running cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BrokerReport {
     pub(super) name: String,
     /// Addresses for clients, one per listener.
     pub(super) addresses: Vec<String>,
-    /// Serves `/metrics`, `/livez` and `/readyz`.
+    /// Address of `/metrics`, `/livez` and `/readyz`.
     pub(super) http: String,
-    /// Absent: it is being restarted.
+    /// Process id; `None` while the broker is being restarted.
     pub(super) pid: Option<u32>,
+    /// Path of the configuration file.
     pub(super) config: String,
+    /// Path of the log file.
     pub(super) log: String,
 }
 
@@ -55,9 +58,9 @@ pub(super) struct BrokerReport {
 #[serde(rename_all = "camelCase")]
 pub(super) struct UserReport {
     pub(super) username: String,
-    /// Absent where it is not text.
+    /// Password; `None` if it is not text.
     pub(super) password: Option<String>,
-    /// A client id that the user may take, where not every one is.
+    /// A client id that the user may use, if it may not use all.
     pub(super) client_id: Option<String>,
     /// A filter that the user may subscribe to.
     pub(super) subscribe: Option<String>,
@@ -72,12 +75,12 @@ impl std::fmt::Debug for UserReport {
 }
 
 impl Report {
-    /// For programs.
+    /// Returns the report in JSON, for programs.
     pub(super) fn json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)
     }
 
-    /// For people.
+    /// Returns the report as text, for people.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         for cluster in &self.clusters {
@@ -131,7 +134,7 @@ impl UserReport {
     }
 }
 
-/// For a POSIX shell.
+/// Quotes a word for a POSIX shell.
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -141,7 +144,7 @@ fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     text.write_fmt(line).unwrap_or_default();
 }
 
-/// Filter and topic for the ready-made lines, from the first rules that allow them.
+/// Builds the report of a user. Filter and topic are taken from the first rules that allow them.
 pub(super) fn user(user: &covey_contract::access::User, password: Option<String>) -> UserReport {
     let client_id = user.client_id_pattern.as_ref().map(|pattern| pattern.replace('*', "1"));
     let fill = |topic: &String| {
@@ -160,7 +163,7 @@ pub(super) fn user(user: &covey_contract::access::User, password: Option<String>
     }
 }
 
-/// A topic name that the filter matches.
+/// Returns a topic name that the filter matches.
 fn name_under(filter: &str) -> String {
     let levels = filter.split('/').map(|level| if matches!(level, "+" | "#") { "1" } else { level });
     levels.collect::<Vec<_>>().join("/")

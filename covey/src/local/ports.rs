@@ -1,4 +1,4 @@
-//! Which ports a cluster's brokers get. Client ports are counted from `--port`; the others are chosen once and kept.
+//! Assignment of ports to brokers. Client ports are offsets from `--port`; the others are chosen once and kept.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -6,31 +6,31 @@ use covey_contract::config::Listener;
 
 use super::directory::State;
 
-/// Ports per listener and cluster are a multiple of this, so that a cluster can grow in its place.
+/// The ports of each listener of a cluster are a multiple of this, so that the cluster can grow without moving.
 const BLOCK: u16 = 10;
-/// Inner ports per purpose (peers, admin, HTTP): a cluster has at most 99 brokers.
+/// Inner ports per purpose (peers, admin, HTTP); a cluster has at most 99 brokers.
 const ROOM: u16 = 100;
-/// Below the range from which systems take ports for outgoing connections.
+/// Range of inner ports, below the range that systems use for outgoing connections.
 const INNER: std::ops::Range<u16> = 20_000..32_000;
 /// Attempts to find free inner ports.
 const ATTEMPTS: u32 = 200;
 
-/// Why a cluster has no ports.
+/// Reason why a cluster has no ports.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("port {0} on 127.0.0.1 is in use; choose other ports with --port, or stop who uses it")]
+    #[error("port {0} on 127.0.0.1 is in use; choose other ports with --port, or stop the program that uses it")]
     Used(u16),
-    #[error("no free ports were found between 20000 and 32000 for the brokers among themselves")]
+    #[error("found no free ports between 20000 and 32000 for the connections between brokers")]
     None,
-    #[error("the ports from {0} upward do not suffice; choose a lower --port")]
+    #[error("there are not enough ports above {0}; choose a lower --port")]
     TooHigh(u16),
     #[error(
-        "{replicas} brokers do not fit into the ports that the cluster got when it was new; start it in another --data"
+        "{replicas} brokers do not fit into the ports assigned when the cluster was created; start it in another --data"
     )]
     NoRoom { replicas: u32 },
 }
 
-/// Inner ports of ordinal 0.
+/// Ports of ordinal 0 for other brokers, the operator's requests and HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inner {
     pub(super) peer: u16,
@@ -38,28 +38,28 @@ pub(super) struct Inner {
     pub(super) http: u16,
 }
 
-/// The ports that go with a kept base.
+/// Returns the inner ports of ordinal 0 for a base port.
 pub(super) fn inner(base: u16) -> Inner {
     Inner { peer: base, admin: base.saturating_add(ROOM), http: base.saturating_add(2 * ROOM) }
 }
 
-/// Client ports from one listener to the next.
+/// Returns the distance between the client ports of two listeners.
 fn stride(replicas: u32) -> u16 {
     u16::try_from(replicas).unwrap_or(u16::MAX).div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// First offset behind all clusters that are placed.
+/// Returns the first offset after all clusters in the directory.
 pub(super) fn next_offset(placed: &[State]) -> u16 {
     placed.iter().map(|state| state.end).max().unwrap_or(0)
 }
 
-/// Where a cluster's client ports end, as an offset.
+/// Returns the end of a cluster's client ports (exclusive), as an offset.
 pub(super) fn end(offset: u16, listeners: usize, replicas: u32) -> u16 {
     let listeners = u16::try_from(listeners).unwrap_or(u16::MAX);
     offset.saturating_add(stride(replicas).saturating_mul(listeners))
 }
 
-/// Moves the listeners of a manifest to where they are on this machine: `port` + offset, a block for each.
+/// Sets the ports of the listeners: `port` plus the offset of the cluster, one block for each listener.
 pub(super) fn place(listeners: &mut [Listener], port: u16, state: &State, replicas: u32) -> Result<(), Error> {
     if end(state.offset, listeners.len(), replicas) > state.end {
         return Err(Error::NoRoom { replicas });
@@ -74,7 +74,7 @@ pub(super) fn place(listeners: &mut [Listener], port: u16, state: &State, replic
     Ok(())
 }
 
-/// Checks that nobody listens on the client ports of these ordinals.
+/// Checks that the client ports of these ordinals are free.
 pub(super) fn check_clients(listeners: &[Listener], ordinals: std::ops::Range<u32>) -> Result<(), Error> {
     for listener in listeners {
         for ordinal in ordinals.clone() {
@@ -87,7 +87,7 @@ pub(super) fn check_clients(listeners: &[Listener], ordinals: std::ops::Range<u3
     Ok(())
 }
 
-/// The kept base where its ports are free, or a new one.
+/// Returns the kept base if its ports are free, else a new one.
 pub(super) fn choose_inner(kept: u16, replicas: u32, taken: &[u16]) -> Result<u16, Error> {
     let apart = |base: u16| taken.iter().all(|other| base.abs_diff(*other) >= 3 * ROOM);
     if kept != 0 && apart(kept) && is_usable(kept, replicas) {
@@ -102,7 +102,7 @@ fn is_usable(base: u16, replicas: u32) -> bool {
     [peer, admin, http].iter().all(|first| (0..replicas).all(|ordinal| is_free(at(*first, ordinal))))
 }
 
-/// The port of an ordinal.
+/// Returns the port of an ordinal, given that of ordinal 0.
 pub(super) fn at(port: u16, ordinal: u32) -> u16 {
     port.saturating_add(u16::try_from(ordinal).unwrap_or(u16::MAX))
 }

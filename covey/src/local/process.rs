@@ -1,10 +1,10 @@
-//! One broker as a child process: started, restarted when it dies, stopped with the program.
+//! One broker as a child process: it is started, restarted when it ends, and stopped with the program.
 //!
 //! ```text
 //!  start -> running -- ends by itself --> pause (200 ms, doubled up to 10 s) -> start
-//!              '------ shutdown: SIGTERM -> deadline -> SIGKILL -> gone
+//!              '------ shutdown: SIGTERM -> deadline -> SIGKILL
 //! ```
-//! Invariant: a broker does not outlive this program, however it ends (`--parent` asks the kernel for that).
+//! Invariant: a broker does not outlive this program, even if it is killed (`--parent` sets the parent death signal).
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -19,30 +19,36 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Pause before the first restart.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest pause before a restart.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A broker that ran this long is given the short pause again.
+/// Run time after which the next restart uses the shortest pause again.
 const SETTLED: Duration = Duration::from_secs(30);
-/// On top of the drain deadline: leaderships move, logs close.
+/// Time to stop in addition to the drain deadline, for the transfer of leaderships and for closing the log.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
-/// A log beyond this many bytes is put aside when its broker starts.
+/// Size in bytes above which a log file is rotated when its broker starts.
 const LOG_MAX: u64 = 16 << 20;
 
-/// What a broker is started with.
+/// Parameters of a broker process.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     /// `<cluster>-<ordinal>`.
     pub(super) name: String,
+    /// Configuration file.
     pub(super) config: PathBuf,
+    /// Log file.
     pub(super) log: PathBuf,
-    /// How long clients may take to leave when it stops.
+    /// Drain deadline of the broker.
     pub(super) drain: Duration,
 }
 
-/// A broker that is kept running.
+/// A broker process that is restarted when it ends.
 #[derive(Debug)]
 pub(super) struct Process {
+    /// Process id; 0 means that it is not running.
     pid: Arc<AtomicU32>,
+    /// Task that starts the process and waits for it.
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -54,15 +60,15 @@ impl Process {
         Self { pid, task }
     }
 
-    /// Process id; absent: it is not running now.
+    /// Returns the process id; `None` if the broker is not running.
     pub(super) fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Waits until it has ended after the shutdown.
+    /// Waits until the broker has ended after the shutdown.
     pub(super) async fn ended(self) {
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "failed to watch a broker");
+            tracing::error!(%error, "task of a broker process failed");
         }
     }
 }
@@ -73,7 +79,7 @@ async fn keep(plan: Plan, pid: Arc<AtomicU32>, shutdown: CancellationToken) {
         let started = Instant::now();
         match spawn(&plan) {
             Ok(child) => run(&plan, child, &pid, &shutdown).await,
-            Err(error) => tracing::error!(broker = plan.name, %error, "failed to start a broker"),
+            Err(error) => tracing::error!(broker = plan.name, %error, "failed to start a broker, it is retried"),
         }
         pid.store(0, Ordering::Relaxed);
         if started.elapsed() > SETTLED {
@@ -91,7 +97,7 @@ fn spawn(plan: &Plan) -> std::io::Result<Child> {
         std::fs::rename(&plan.log, plan.log.with_extension("log.1"))?;
     }
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&plan.log)?;
-    // A group of its own: Ctrl-C reaches this program alone, which then stops its brokers in order.
+    // Own process group: Ctrl-C is sent to this program only, which then stops its brokers.
     Command::new(std::env::current_exe()?)
         .arg("broker")
         .arg("--config")
@@ -111,7 +117,7 @@ async fn run(plan: &Plan, mut child: Child, pid: &AtomicU32, shutdown: &Cancella
     tracing::info!(broker = plan.name, pid = child.id(), "broker started");
     match shutdown.run_until_cancelled(child.wait()).await {
         Some(Ok(status)) => report(plan, status),
-        Some(Err(error)) => tracing::error!(broker = plan.name, %error, "failed to wait for a broker"),
+        Some(Err(error)) => tracing::error!(broker = plan.name, %error, "failed to wait for a broker, it is restarted"),
         None => stop(plan, &mut child).await,
     }
 }
@@ -119,10 +125,10 @@ async fn run(plan: &Plan, mut child: Child, pid: &AtomicU32, shutdown: &Cancella
 fn report(plan: &Plan, status: ExitStatus) {
     let said = last_word(&plan.log).unwrap_or_default();
     let log = plan.log.display();
-    tracing::warn!(broker = plan.name, %status, said, %log, "broker ended; it is started again");
+    tracing::warn!(broker = plan.name, %status, said, %log, "broker ended, it is restarted");
 }
 
-/// The sentence with which a broker that refused to start ended its log.
+/// Returns the error in the last line of the log of a broker that refused to start.
 fn last_word(log: &Path) -> Option<String> {
     let text = std::fs::read(log).ok()?;
     let text = String::from_utf8_lossy(&text);
@@ -132,11 +138,11 @@ fn last_word(log: &Path) -> Option<String> {
 async fn stop(plan: &Plan, child: &mut Child) {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
-        tracing::warn!(broker = plan.name, %error, "failed to ask a broker to stop");
+        tracing::warn!(broker = plan.name, %error, "failed to send sigterm to a broker");
     }
     let deadline = plan.drain + STOP_MARGIN;
     if tokio::time::timeout(deadline, child.wait()).await.is_err() {
-        tracing::warn!(broker = plan.name, "broker did not stop in time; it is killed");
+        tracing::warn!(broker = plan.name, "broker did not stop in time, it is killed");
         if let Err(error) = child.kill().await {
             tracing::error!(broker = plan.name, %error, "failed to kill a broker");
         }

@@ -1,4 +1,4 @@
-//! The access document of record, in the files that brokers read as a mounted Secret.
+//! The access document on disk, in the files that brokers read like a mounted Secret.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use covey_contract::access::{Document, INDEX_KEY};
 
 use super::directory::{self, Error};
 
-/// Reads the document; absent where there is none that can be read.
+/// Reads the document; `None` if there is no valid one.
 pub(super) fn read(folder: &Path) -> Result<Option<Document>, Error> {
     directory::make(folder)?;
     let mut files = BTreeMap::new();
@@ -20,7 +20,8 @@ pub(super) fn read(folder: &Path) -> Result<Option<Document>, Error> {
     Ok(covey_operator::access::read_record(&files).0)
 }
 
-/// Replaces the document. Parts come before the index: a broker that looks in between finds an incomplete set and waits.
+/// Replaces the document. Parts are written before the index: a broker that reads in between finds an incomplete set
+/// and waits.
 pub(super) fn write(folder: &Path, document: &Document) -> Result<(), Error> {
     let mut files = document.to_files();
     let index = files.remove(INDEX_KEY).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The users of a cluster: their passwords, made once and kept, and the access document that follows from them.
+//! The users of a cluster: their passwords, which are generated once and kept, and the resulting access document.
 
 use std::collections::BTreeMap;
 
@@ -14,23 +14,23 @@ use uuid::Uuid;
 
 use super::directory::UserState;
 
-/// A user and how they prove who they are.
+/// A user with its credential.
 #[derive(Debug, Clone)]
 pub(super) struct User {
     pub(super) object: MqttUser,
-    /// Absent with the sentence that says why.
+    /// Credential, or a sentence that says why there is none.
     pub(super) credential: Result<Credential, String>,
 }
 
 impl User {
-    /// The password as text, where it is text.
+    /// Returns the password; `None` if there is none or it is not text.
     pub(super) fn password(&self) -> Option<String> {
         let credential = self.credential.as_ref().ok()?;
         String::from_utf8(credential.password.clone()).ok()
     }
 }
 
-/// Brings what is kept of users in line with the manifests: a new user gets a password, a deleted one loses it.
+/// Updates the stored users to those in the manifests: a new user gets a password, a removed one is deleted.
 pub(super) fn keep(kept: &mut BTreeMap<String, UserState>, users: &[MqttUser]) {
     kept.retain(|name, _| users.iter().any(|user| user.name_any() == *name));
     for user in users {
@@ -42,7 +42,7 @@ pub(super) fn keep(kept: &mut BTreeMap<String, UserState>, users: &[MqttUser]) {
     }
 }
 
-/// Resolves every user's password, as the operator would from Secrets.
+/// Resolves every user's password as the operator does from Secrets.
 pub(super) fn resolve(
     users: &[MqttUser],
     kept: &BTreeMap<String, UserState>,
@@ -71,13 +71,14 @@ pub(super) fn resolve(
     resolved
 }
 
-/// The API server numbers versions; here the content does.
+/// Sets UID and resource version, which the API server would set. The version is a hash of the content.
 fn identify(secret: &mut Secret, uid: &str) {
     secret.metadata.uid = Some(uid.to_owned());
     secret.metadata.resource_version = Some(build::hash(&secret.data));
 }
 
-/// Projects the users into a document. argon2id takes tens of milliseconds for each password that a person brought.
+/// Projects the users into an access document. Takes an argon2id hash for each new password that was not generated, so
+/// it must run on a blocking thread.
 pub(super) fn project(
     users: &[User],
     previous: Option<&Document>,
@@ -89,7 +90,7 @@ pub(super) fn project(
     access::project(previous, seen, anonymous, &candidates, &mut access::make_verifier)
 }
 
-/// What a person has to know of users that are not in the document as they stand.
+/// Returns a sentence for each user that is not in the document as its manifest defines it.
 pub(super) fn complaints(users: &[User], projection: &Projection) -> Vec<String> {
     let mut complaints = Vec::new();
     for user in users {

@@ -1,13 +1,13 @@
-//! What exists: read from the sources, the generated CRDs, the rules and the dashboards.
+//! The names that exist, read from the sources, the generated CRDs, the alert rules and the dashboards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that a page may name.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// Files that git knows, and their folders.
+    /// Files that git tracks, and their directories.
     pub(crate) paths: BTreeSet<String>,
-    /// Rust of the product, without comments and tests, a line end being a space.
+    /// Rust code of the product without comments and tests; line ends are replaced by spaces.
     pub(crate) code: String,
     /// Identifiers in all sources, tests and scripts.
     pub(crate) words: BTreeSet<String>,
@@ -15,12 +15,13 @@ pub(crate) struct Facts {
     pub(crate) product_words: BTreeSet<String>,
     /// Names of Rust functions and of Go's tests.
     pub(crate) functions: BTreeSet<String>,
-    /// Messages that the default level writes.
+    /// Messages that are logged at the default level.
     pub(crate) logs: Vec<String>,
-    /// Names of metrics, without the prefix.
+    /// Code of the metrics, which contains their names without the prefix.
     pub(crate) metrics: String,
     /// Condition types and reasons.
     pub(crate) reasons: BTreeSet<String>,
+    /// Names of alerts.
     pub(crate) alerts: BTreeSet<String>,
     /// Titles of the dashboards' panels.
     pub(crate) panels: BTreeSet<String>,
@@ -33,7 +34,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// `files`: path and text of everything in the tree.
+    /// Collects the names from `files`: path and text of every file in the tree.
     pub(crate) fn read(files: &[(String, String)]) -> Self {
         let mut facts = Self::default();
         for (path, text) in files {
@@ -44,7 +45,7 @@ impl Facts {
             if extension(path) == "rs" {
                 facts.functions.extend(after(text, "fn "));
             }
-            // The falsehoods that the test plants are no facts.
+            // The false claims that the test contains must not count as names.
             if path.starts_with("tests/architecture") || path.starts_with("docs/") || extension(path) == "md" {
                 continue;
             }
@@ -91,7 +92,7 @@ impl Facts {
     }
 }
 
-/// What stands behind the last dot of a file's name.
+/// Returns the extension of a file name, or "".
 pub(crate) fn extension(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(_, extension)| extension)
 }
@@ -100,7 +101,7 @@ fn is_test(path: &str) -> bool {
     path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("/examples/")
 }
 
-/// Words of letters, digits and `_`.
+/// Returns the words of letters, digits and `_`.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     let all = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     all.filter(|word| !word.is_empty()).map(str::to_owned)
@@ -110,7 +111,7 @@ fn after<'a>(text: &'a str, keyword: &'a str) -> impl Iterator<Item = String> + 
     text.split(keyword).skip(1).filter_map(|rest| words(rest).next())
 }
 
-/// The code without comments and without the tests at its end; a string over several lines becomes one.
+/// Returns the code without comments and without the tests at its end. A string over several lines becomes one line.
 fn product(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
@@ -126,7 +127,7 @@ fn product(text: &str) -> String {
     code
 }
 
-/// The last string of each `info!`, `warn!` and `error!`.
+/// Returns the last string of each `info!`, `warn!` and `error!`.
 fn messages(code: &str) -> Vec<String> {
     let calls = ["info!(", "warn!(", "error!("].iter().flat_map(|call| code.split(call).skip(1));
     calls.filter_map(message).collect()
@@ -158,7 +159,7 @@ fn message(arguments: &str) -> Option<String> {
     last
 }
 
-/// Keys of block-style YAML with the keys above them, and how deep they stand.
+/// Returns the keys of block-style YAML with their parent keys and their indentation.
 fn keys(text: &str) -> Vec<(Vec<String>, usize)> {
     let mut found = Vec::new();
     let mut above: Vec<(usize, String)> = Vec::new();
@@ -175,7 +176,7 @@ fn keys(text: &str) -> Vec<(Vec<String>, usize)> {
     found
 }
 
-/// Fields of a custom resource: keys under `properties` in the schema.
+/// Returns the fields of a custom resource: the keys under `properties` in the schema.
 fn fields(crd: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (path, _) in keys(crd) {
@@ -186,7 +187,7 @@ fn fields(crd: &str) -> BTreeSet<String> {
             match key.as_str() {
                 "properties" => field.extend(rest.next().map(String::as_str)),
                 "items" => {}
-                // What a schema says about the field.
+                // Another keyword of the schema.
                 _ => {
                     field.clear();
                     break;

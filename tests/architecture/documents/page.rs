@@ -1,47 +1,47 @@
-//! A page of Markdown, cut into what is code, what is prose, and what is planned.
+//! A page of Markdown, split into code and prose.
 
-/// How a piece of text stands on the page.
+/// Kind of a piece of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Between backticks.
+    /// Text between backticks.
     Span,
     /// A line of a fenced block.
     Fence,
-    /// The rest of a line, spans taken out.
+    /// The rest of a line, without spans.
     Prose,
 }
 
 /// A piece of a page.
 #[derive(Debug, Clone)]
 pub(crate) struct Piece {
-    /// Counted from 1.
+    /// Line number, from 1.
     pub(crate) line: usize,
     pub(crate) kind: Kind,
     pub(crate) text: String,
-    /// It stands in a list of what does not exist yet, so it may name such things.
+    /// Whether it is in a section about planned things, which may name what does not exist.
     pub(crate) planned: bool,
 }
 
-/// A page and what is on it.
+/// A parsed page.
 #[derive(Debug)]
 pub(crate) struct Page {
-    /// From the root of the repository.
+    /// Path from the root of the repository.
     pub(crate) path: String,
     pub(crate) pieces: Vec<Piece>,
     /// Line and target of every link.
     pub(crate) links: Vec<(usize, String)>,
-    /// What a link after `#` may name, as GitHub makes it from the headings.
+    /// Anchors of the headings, as GitHub generates them.
     pub(crate) anchors: Vec<String>,
 }
 
-/// Headings over lists of what does not exist.
+/// Headings of sections about planned things.
 const PLANNED: [&str; 2] = ["Not yet", "Not there yet"];
 
 impl Page {
     pub(crate) fn parse(path: &str, text: &str) -> Self {
         let mut page = Self { path: path.to_owned(), pieces: Vec::new(), links: Vec::new(), anchors: Vec::new() };
         let (mut fenced, mut planned) = (false, None);
-        // A span may go over the end of a line: prose is collected until the paragraph ends.
+        // A span may continue on the next line, so lines are collected until the paragraph ends.
         let mut paragraph: Vec<(usize, &str)> = Vec::new();
         for (line, text) in (1..).zip(text.lines()) {
             if text.trim_start().starts_with("```") {
@@ -89,7 +89,7 @@ impl Page {
                 }
                 if in_span.is_some() { &mut span } else { &mut prose }.push_str(part);
             }
-            // A link's target is no prose; its text is.
+            // The text of a link is prose, its target is not.
             let prose = std::mem::take(&mut prose);
             let mut parts = prose.split("](");
             let mut left = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! A small MQTT 5 client that says exactly what it was told, and hides nothing of what the broker answers.
+//! A small MQTT 5 client that sends exactly the requested packets and returns the broker's reason codes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use tokio::net::TcpStream;
 use crate::Result;
 
 const V5: ProtocolVersion = ProtocolVersion::V5;
-/// An answer that takes longer counts as none.
+/// Time to wait for a reply.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A busy machine may fence a broker for a moment.
+/// Time to wait until a broker is available. On a busy machine a broker may lose its lease for a moment.
 const AVAILABLE: Duration = Duration::from_secs(20);
 
-/// How to connect.
+/// Parameters of a connection.
 #[derive(Clone)]
 pub struct Options {
     pub client_id: String,
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Options {
 }
 
 impl Options {
-    /// A user with a password, and a session that is kept.
+    /// Returns the options of a user with a password and a durable session.
     pub fn new(client_id: &str, username: &str, password: &str) -> Self {
         Self {
             client_id: client_id.to_owned(),
@@ -46,7 +46,7 @@ impl Options {
         }
     }
 
-    /// A client without a user.
+    /// Returns the options of a client without user name and password.
     pub fn nobody(client_id: &str) -> Self {
         Self { client_id: client_id.to_owned(), username: None, password: None, clean_start: true }
     }
@@ -58,16 +58,16 @@ pub struct Client {
     stream: TcpStream,
     decoder: Decoder,
     buffer: BytesMut,
-    /// Messages that arrived while something else was awaited.
+    /// Messages that arrived while another packet was awaited.
     messages: VecDeque<Publish>,
     next_id: u16,
 }
 
 impl Client {
-    /// Connects; whatever the CONNACK says is returned.
+    /// Connects and returns the CONNACK, whatever its reason code.
     ///
     /// # Errors
-    /// No CONNACK came.
+    /// Fails if no CONNACK comes.
     pub async fn open(address: &str, options: &Options) -> Result<(Self, ConnAck)> {
         let stream = tokio::time::timeout(ANSWER, TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
@@ -85,10 +85,10 @@ impl Client {
         }
     }
 
-    /// Connects; comes back where the broker says that it is not available now (0x88), as a client should.
+    /// Connects and returns the CONNACK. Retries while the broker is unavailable (0x88), as a client should.
     ///
     /// # Errors
-    /// No other answer came within the time.
+    /// Fails if no other CONNACK comes in time.
     pub async fn answered(address: &str, options: &Options) -> Result<(Self, ConnAck)> {
         let look = async || {
             let answered = Self::open(address, options).await;
@@ -97,20 +97,20 @@ impl Client {
         crate::wait::until("the broker is available", AVAILABLE, look).await
     }
 
-    /// Connects, and is admitted; returns whether the session was there.
+    /// Connects successfully and returns whether the session was present.
     ///
     /// # Errors
-    /// The broker refused.
+    /// Fails if the broker refuses the client.
     pub async fn admitted(address: &str, options: &Options) -> Result<(Self, bool)> {
         let (client, answer) = Self::answered(address, options).await?;
         anyhow::ensure!(answer.reason == ReasonCode::Success, "refused: {:?}", answer.reason);
         Ok((client, answer.session_present))
     }
 
-    /// Tries the addresses in turn until one admits.
+    /// Tries the addresses in turn until a broker admits the client. Returns whether the session was present.
     ///
     /// # Errors
-    /// None did within the time.
+    /// Fails if no broker admits it in time.
     pub async fn anywhere(addresses: &[String], options: &Options, limit: Duration) -> Result<(Self, bool)> {
         let mut turn = 0;
         let look = async || {
@@ -122,10 +122,10 @@ impl Client {
         crate::wait::until("some broker admits the client", limit, look).await
     }
 
-    /// Subscribes at QoS 1; returns what the SUBACK says.
+    /// Subscribes at QoS 1 and returns the reason code of the SUBACK.
     ///
     /// # Errors
-    /// No SUBACK came.
+    /// Fails if no SUBACK comes.
     pub async fn subscribe(&mut self, filter: &str) -> Result<ReasonCode> {
         let packet_id = self.id()?;
         let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
@@ -139,10 +139,10 @@ impl Client {
         answer.await
     }
 
-    /// Publishes at QoS 1; returns what the PUBACK says.
+    /// Publishes at QoS 1 and returns the reason code of the PUBACK.
     ///
     /// # Errors
-    /// No PUBACK came: whether the message was stored is not known.
+    /// Fails if no PUBACK comes. It is not known then whether the message was stored.
     pub async fn publish(&mut self, topic: &str, payload: &str) -> Result<ReasonCode> {
         let packet_id = self.id()?;
         let publish = Publish {
@@ -160,10 +160,10 @@ impl Client {
         answer.await
     }
 
-    /// The next message, acknowledged; absent: none came within the time.
+    /// Returns topic and payload of the next message, which it acknowledges; `None` if none comes in time.
     ///
     /// # Errors
-    /// The connection ended.
+    /// Fails if the connection ended.
     pub async fn message(&mut self, limit: Duration) -> Result<Option<(String, String)>> {
         let message = match self.messages.pop_front() {
             Some(message) => message,
@@ -193,10 +193,10 @@ impl Client {
         }
     }
 
-    /// Waits until the broker ends the connection; returns the reason of its DISCONNECT, where it sent one.
+    /// Waits until the broker ends the connection, and returns the reason code of its DISCONNECT, if it sent one.
     ///
     /// # Errors
-    /// It did not.
+    /// Fails if the broker does not end the connection in time.
     pub async fn closed(mut self, limit: Duration) -> Result<Option<ReasonCode>> {
         let wait = async {
             let mut reason = None;
@@ -210,10 +210,10 @@ impl Client {
         tokio::time::timeout(limit, wait).await.context("the broker did not end the connection")
     }
 
-    /// Leaves, and keeps the session.
+    /// Disconnects and keeps the session.
     ///
     /// # Errors
-    /// The connection had ended.
+    /// Fails if the connection had ended.
     pub async fn leave(mut self) -> Result<()> {
         self.send(&Packet::Disconnect(Disconnect::new(ReasonCode::NORMAL_DISCONNECTION))).await?;
         Ok(self.stream.shutdown().await?)
@@ -245,10 +245,10 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(ANSWER, wait).await.context("no answer")?
+        tokio::time::timeout(ANSWER, wait).await.context("no reply in time")?
     }
 
-    /// Safe to cancel: what was read stays in the buffer.
+    /// Returns the next packet. Cancel safe: bytes that were read stay in the buffer.
     async fn packet(&mut self, limit: Duration) -> Result<Packet> {
         let wait = async {
             loop {
@@ -262,7 +262,7 @@ impl Client {
         if limit == Duration::MAX {
             return wait.await;
         }
-        tokio::time::timeout(limit, wait).await.context("no packet")?
+        tokio::time::timeout(limit, wait).await.context("no packet in time")?
     }
 }
 

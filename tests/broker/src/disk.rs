@@ -1,14 +1,14 @@
-//! Data directories as tests see them: copied, and compared to the byte.
+//! Copies and compares data directories.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::Result;
 
-/// Every file under a folder, with its bytes.
+/// Reads every file under a directory.
 ///
 /// # Errors
-/// The file system refused.
+/// Fails if a file cannot be read.
 pub fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -16,7 +16,7 @@ pub fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
         for entry in std::fs::read_dir(&next)? {
             let path = entry?.path();
             if path.is_dir() {
-                // A folder counts too: one that appears is a change.
+                // Directories are included, so that a new one is a difference.
                 found.insert(path.strip_prefix(folder)?.join(""), vec![]);
                 folders.push(path);
             } else {
@@ -27,10 +27,10 @@ pub fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(found)
 }
 
-/// Copies a folder.
+/// Copies a directory.
 ///
 /// # Errors
-/// The file system refused.
+/// Fails if a file cannot be read or written.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for (path, bytes) in contents(from)? {
@@ -46,7 +46,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Names of the files that differ.
+/// Returns the names of the files that differ.
 pub fn differences(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<PathBuf> {
     let names = before.keys().chain(after.keys());
     let mut differing: Vec<PathBuf> = names.filter(|name| before.get(*name) != after.get(*name)).cloned().collect();

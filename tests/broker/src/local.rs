@@ -1,4 +1,4 @@
-//! A `covey local` under test.
+//! Runs `covey local` under test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -14,10 +14,10 @@ use crate::Result;
 
 const READY: Duration = Duration::from_mins(1);
 
-/// The binary under test.
+/// Returns the path of the binary under test.
 ///
 /// # Errors
-/// `COVEY_BINARY` does not name a file.
+/// Fails if `COVEY_BINARY` does not name a file.
 #[expect(clippy::disallowed_methods, reason = "a test is configured by its environment")]
 pub fn binary() -> Result<PathBuf> {
     let name = std::env::var("COVEY_BINARY").unwrap_or_default();
@@ -29,10 +29,10 @@ pub fn binary() -> Result<PathBuf> {
     Ok(PathBuf::from(name))
 }
 
-/// A port such that it and the nine behind it are free now, below the range that systems give to outgoing connections.
+/// Returns a port that is free together with the nine ports after it, below the range for outgoing connections.
 ///
 /// # Errors
-/// None was found.
+/// Fails if there is none.
 pub fn free_port() -> Result<u16> {
     let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut candidates = (0..100).map(|_| rand::random_range(600..1900) * 10);
@@ -40,20 +40,20 @@ pub fn free_port() -> Result<u16> {
     found.context("no ten free ports in a row")
 }
 
-/// One run of `covey local`. Dropping it kills the program; its brokers end with it.
+/// One run of `covey local`. Dropping it kills the program, and its brokers end with it.
 #[derive(Debug)]
 pub struct Local {
     child: Child,
     data: PathBuf,
-    /// What it printed when everything was ready.
+    /// JSON that the program printed when everything was ready.
     pub ready: Value,
 }
 
 impl Local {
-    /// Starts it and waits until everything is ready.
+    /// Starts the program and waits until everything is ready.
     ///
     /// # Errors
-    /// It ended, or was not ready in time.
+    /// Fails if the program ends or is not ready in time.
     pub async fn start(file: &Path, data: &Path, port: u16) -> Result<Self> {
         let mut child = Command::new(binary()?)
             .arg("local")
@@ -73,34 +73,34 @@ impl Local {
         Ok(Self { child, data: data.to_path_buf(), ready: serde_json::from_str(&line)? })
     }
 
-    /// How to connect, as the data directory says it now.
+    /// Reads `connect.json` from the data directory.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn connect(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&std::fs::read(self.data.join("connect.json"))?)?)
     }
 
-    /// Address of broker `ordinal`.
+    /// Returns the address of broker `ordinal`.
     pub fn address(&self, ordinal: usize) -> String {
         text(&self.ready, &format!("/clusters/0/brokers/{ordinal}/addresses/0"))
     }
 
-    /// Addresses of all brokers.
+    /// Returns the addresses of all brokers.
     pub fn addresses(&self) -> Vec<String> {
         let brokers = self.ready.pointer("/clusters/0/brokers").and_then(Value::as_array).map_or(0, Vec::len);
         (0..brokers).map(|ordinal| self.address(ordinal)).collect()
     }
 
-    /// Configuration file of broker `ordinal`.
+    /// Returns the configuration file of broker `ordinal`.
     pub fn config(&self, ordinal: usize) -> PathBuf {
         PathBuf::from(text(&self.ready, &format!("/clusters/0/brokers/{ordinal}/config")))
     }
 
-    /// The password of a user, as of now.
+    /// Returns the current password of a user.
     ///
     /// # Errors
-    /// There is no such user.
+    /// Fails if there is no such user.
     pub fn password(&self, user: &str) -> Result<String> {
         let report = self.connect()?;
         let users = report.pointer("/clusters/0/users").and_then(Value::as_array).context("no users")?;
@@ -108,30 +108,30 @@ impl Local {
         found.map(|user| text(user, "/password")).with_context(|| format!("user {user} is not in connect.json"))
     }
 
-    /// Process id of broker `ordinal`, as of now.
+    /// Returns the current process id of broker `ordinal`.
     ///
     /// # Errors
-    /// It does not run.
+    /// Fails if the broker is not running.
     pub fn pid(&self, ordinal: usize) -> Result<u32> {
         let report = self.connect()?;
         let pid = report.pointer(&format!("/clusters/0/brokers/{ordinal}/pid")).and_then(Value::as_u64);
         Ok(u32::try_from(pid.context("the broker does not run")?)?)
     }
 
-    /// SIGKILL to broker `ordinal`; returns its process id.
+    /// Sends SIGKILL to broker `ordinal` and returns its process id.
     ///
     /// # Errors
-    /// It does not run.
+    /// Fails if the broker is not running.
     pub fn kill_broker(&self, ordinal: usize) -> Result<u32> {
         let pid = self.pid(ordinal)?;
         signal(pid, Signal::KILL)?;
         Ok(pid)
     }
 
-    /// SIGTERM, and the end of everything.
+    /// Sends SIGTERM to the program and waits for its end.
     ///
     /// # Errors
-    /// It did not end in time, or not well.
+    /// Fails if the program does not end in time or ends with a failure.
     pub async fn stop(mut self) -> Result<()> {
         signal(self.child.id().context("covey local has ended already")?, Signal::TERM)?;
         let status =
@@ -140,14 +140,14 @@ impl Local {
         Ok(())
     }
 
-    /// SIGKILL to the program and to every broker, at once.
+    /// Sends SIGKILL to the program and to every broker at once.
     ///
     /// # Errors
-    /// One of them was not there.
+    /// Fails if the program cannot be killed.
     pub async fn crash(mut self) -> Result<()> {
         self.child.start_kill()?;
         for ordinal in 0..self.addresses().len() {
-            // Brokers end with the program: one that is gone already is what this wants.
+            // Brokers end with the program, so that one may be gone already.
             self.kill_broker(ordinal).unwrap_or_default();
         }
         self.child.wait().await?;
@@ -164,10 +164,10 @@ fn signal(pid: u32, signal: Signal) -> Result<()> {
     Ok(kill_process(pid, signal)?)
 }
 
-/// Runs a program of `covey` to its end, which has to come in 30 s.
+/// Runs a command of `covey` and waits at most 30 s for its end.
 ///
 /// # Errors
-/// It did not end.
+/// Fails if the command does not end in time.
 pub async fn run(arguments: &[&str]) -> Result<Output> {
     let child = Command::new(binary()?)
         .args(arguments)

@@ -1,4 +1,4 @@
-//! Bounded waits: a condition is looked at until it holds or the time is up.
+//! Bounded waits: a condition is polled until it holds or a timeout expires.
 
 use std::time::Duration;
 
@@ -6,7 +6,10 @@ use tokio::time::Instant;
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Waits until `look` yields something; fails with `what` after `limit`.
+/// Polls `look` until it returns a value.
+///
+/// # Errors
+/// Fails with `what` after `limit`.
 pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> crate::Result<T> {
     let deadline = Instant::now() + limit;
     loop {

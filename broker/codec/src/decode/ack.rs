@@ -1,4 +1,5 @@
-//! Reads PUBACK, PUBREC, PUBREL and PUBCOMP (3.4 to 3.7), and the properties that SUBACK and UNSUBACK share with them.
+//! Decodes PUBACK, PUBREC, PUBREL and PUBCOMP (3.4 to 3.7), and the properties that SUBACK and UNSUBACK share with
+//! them.
 
 use super::{Context, Sender, kind};
 use crate::error::{DecodeError, protocol};
@@ -23,7 +24,7 @@ fn reason(code: u8, kind: u8, sender: Sender) -> Result<ReasonCode, DecodeError>
     let known = match code {
         0x00 => true,
         0x92 => releases,
-        // "No matching subscribers" is sent by servers only (3.4.2.1).
+        // Only servers send "No matching subscribers" (3.4.2.1).
         0x10 => !releases && sender == Sender::Server,
         0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99 => !releases,
         _ => false,
@@ -34,7 +35,7 @@ fn reason(code: u8, kind: u8, sender: Sender) -> Result<ReasonCode, DecodeError>
         kind::PUBREL => "MQTT-3.6.2-1",
         _ => "MQTT-3.7.2-1",
     };
-    let refused = protocol(clause, "reason code is not one of this packet");
+    let refused = protocol(clause, "reason code is not valid for this packet");
     if known { ReasonCode::try_from(code).map_err(|_| refused) } else { Err(refused) }
 }
 

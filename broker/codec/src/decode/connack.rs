@@ -1,4 +1,4 @@
-//! Reads CONNACK (3.2) after its fixed header.
+//! Decodes CONNACK (3.2) after its fixed header.
 
 use crate::error::{DecodeError, malformed, protocol};
 use crate::packet::{ConnAck, ConnAckProperties, ProtocolVersion};
@@ -33,7 +33,7 @@ fn reason(code: u8) -> Result<ReasonCode, DecodeError> {
         0x00 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f => ReasonCode::try_from(code).ok(),
         _ => None,
     }
-    .ok_or_else(|| protocol("MQTT-3.2.2-8", "reason code is not one of connack"))
+    .ok_or_else(|| protocol("MQTT-3.2.2-8", "reason code is not valid for connack"))
 }
 
 fn properties(body: &mut Reader) -> Result<ConnAckProperties, DecodeError> {

@@ -1,4 +1,4 @@
-//! Reads CONNECT (3.1) after its fixed header.
+//! Decodes CONNECT (3.1) after its fixed header.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ const WILL_RETAIN: u8 = 0x20;
 const PASSWORD: u8 = 0x40;
 const USER_NAME: u8 = 0x80;
 
-/// Reads protocol name and level.
+/// Decodes protocol name and level.
 pub(super) fn version(body: &mut Reader) -> Result<ProtocolVersion, DecodeError> {
     let name = body.binary()?;
     if name.as_ref() != b"MQTT" {
@@ -27,10 +27,10 @@ pub(super) fn version(body: &mut Reader) -> Result<ProtocolVersion, DecodeError>
     }
 }
 
-/// Reads what follows the protocol level.
+/// Decodes everything after the protocol level.
 ///
-/// An empty client identifier without Clean Session passes in 3.1.1: the server answers it with return code 2
-/// [MQTT-3.1.3-8], which is not for a codec to do.
+/// An empty client identifier without Clean Session is accepted in 3.1.1: the server has to answer it with return code
+/// 2 (3.1.1: [MQTT-3.1.3-8]), which is up to the caller.
 pub(super) fn decode(body: &mut Reader, version: ProtocolVersion) -> Result<Connect, DecodeError> {
     let flags = body.u8()?;
     check_flags(flags, version)?;

@@ -1,10 +1,10 @@
-//! From bytes to packets: framing, who may send what and when, and the dispatch to the decoder of each packet.
+//! Decoding: framing, the rules of who may send which packet when, and the dispatch to the decoder of each packet.
 //!
-//! The broker keeps one [`Decoder`] per connection and feeds it the read buffer. Invariants: nothing is allocated before
-//! the bytes that pay for it have arrived, and a connection that failed once stays failed.
+//! A connection has one [`Decoder`] and passes its read buffer to it. Invariants: memory is allocated only in
+//! proportion to bytes that have arrived, and a decoder that failed once keeps failing.
 //!
 //! ```text
-//! AwaitConnect --CONNECT--> Open(version) --anything wrong--> Failed(error)
+//! AwaitConnect --CONNECT--> Open(version) --any error--> Failed(error)
 //! ```
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -40,14 +40,14 @@ pub(crate) mod kind {
     pub(crate) const AUTH: u8 = 15;
 }
 
-/// Who sent the packets that are decoded.
+/// Sender of the packets that are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sender {
     Client,
     Server,
 }
 
-/// What the decoders of packets need to know beside the bytes.
+/// Context of a packet that its decoder needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context {
     pub(crate) version: ProtocolVersion,
@@ -61,25 +61,29 @@ enum State {
     Failed(DecodeError),
 }
 
-/// The reading half of one connection.
+/// Decoder of one connection.
 #[derive(Debug)]
 pub struct Decoder {
+    /// The peer.
     sender: Sender,
     state: State,
+    /// Version of the CONNECT, even if the CONNECT was refused.
     version: Option<ProtocolVersion>,
+    /// Largest packet in bytes, including the fixed header.
     limit: usize,
-    /// Largest CONNECT.
+    /// Largest CONNECT in bytes, including the fixed header.
     connect_limit: usize,
     users: UserPropertyPolicy,
 }
 
-/// Protocol name and level: the first bytes of every CONNECT behind its fixed header.
+/// Length of protocol name and level in bytes: the beginning of every CONNECT after its fixed header.
 const VERSION_LEN: usize = 7;
 
 impl Decoder {
-    /// A server's decoder: the first packet has to be CONNECT, and says the version of the rest.
+    /// Creates the decoder of a server: the first packet must be CONNECT, which determines the version.
     ///
-    /// `max_packet_size` is in bytes and counts the fixed header; a larger packet is refused as soon as its length is known.
+    /// `max_packet_size` is in bytes and includes the fixed header. A larger packet is refused as soon as its length is
+    /// known.
     pub fn new(max_packet_size: usize) -> Self {
         Self {
             sender: Sender::Client,
@@ -91,22 +95,24 @@ impl Decoder {
         }
     }
 
-    /// Takes no CONNECT of more than `max_size` bytes: its sender is not known yet.
+    /// Refuses a CONNECT of more than `max_size` bytes. It is bounded separately, because its sender is not
+    /// authenticated yet.
     #[must_use]
     pub fn with_connect_limit(mut self, max_size: usize) -> Self {
         self.connect_limit = self.limit.min(max_size);
         self
     }
 
-    /// Keeps only the user properties that are forwarded, those of PUBLISH and of a will, and refuses a message with more
-    /// than `max` of them. The shortest has 5 bytes and takes 64; without this one packet costs 13 times its size.
+    /// Keeps only the user properties of PUBLISH and wills, which are forwarded, and refuses a message with more than
+    /// `max` of them. The shortest user property has 5 bytes on the wire and takes 64 in memory, so without this bound
+    /// a packet can take 13 times its size.
     #[must_use]
     pub fn with_forwarded_user_properties(mut self, max: usize) -> Self {
         self.users = UserPropertyPolicy::Forwarded { max };
         self
     }
 
-    /// A client's decoder, for what a server sends to it.
+    /// Creates the decoder of a client.
     pub fn client(version: ProtocolVersion, max_packet_size: usize) -> Self {
         Self {
             sender: Sender::Server,
@@ -118,15 +124,19 @@ impl Decoder {
         }
     }
 
-    /// The version of the connection, known from the CONNECT on, even from one that is refused behind its version.
+    /// Returns the version of the connection. It is known as soon as the version of the CONNECT was decoded, even if
+    /// the rest of the CONNECT is refused.
     pub fn version(&self) -> Option<ProtocolVersion> {
         self.version
     }
 
-    /// Takes one packet off the front of `bytes`; `None` asks for more bytes.
+    /// Decodes and removes one packet from the front of `bytes`. Returns `None` if the packet is incomplete.
     ///
-    /// Text and payload of the packet share memory with `bytes`. After an error every further call returns the same
-    /// error; what `bytes` holds then is of no use.
+    /// Text and payload of the packet share memory with `bytes`.
+    ///
+    /// # Errors
+    /// Fails if the packet is malformed, too large, or not allowed here. Every further call returns the same error, and
+    /// the content of `bytes` is unspecified.
     pub fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         if let State::Failed(error) = self.state {
             return Err(error);
@@ -134,8 +144,8 @@ impl Decoder {
         self.next(bytes).inspect_err(|error| self.state = State::Failed(*error))
     }
 
-    /// Size in bytes, with its fixed header, of the packet at the front of `bytes`; `None` until the header has come as a
-    /// whole, or where it is malformed.
+    /// Returns the size in bytes of the packet at the front of `bytes`, including the fixed header; `None` if the fixed
+    /// header is incomplete or malformed.
     pub fn announced(bytes: &[u8]) -> Option<usize> {
         announced(bytes).ok().flatten().map(|(size, _)| size)
     }
@@ -161,7 +171,7 @@ impl Decoder {
         Ok(Some(packet))
     }
 
-    /// Refuses a CONNECT that is too large as soon as its version has come, in which the refusal is said.
+    /// Refuses a CONNECT that is too large, but only once its version is known, which the CONNACK depends on.
     fn refuse_connect(&mut self, bytes: &BytesMut, size: usize, header: usize) -> Result<Option<Packet>, DecodeError> {
         let begin = bytes.get(header..size.min(header + VERSION_LEN)).unwrap_or_default();
         if begin.len() < VERSION_LEN.min(size - header) {
@@ -201,13 +211,13 @@ impl Decoder {
             }
             kind::CONNECT if from_client => Err(protocol("MQTT-3.1.0-2", "second connect on a connection")),
             kind::CONNACK | kind::SUBACK | kind::UNSUBACK | kind::PINGRESP if from_client => {
-                Err(protocol("2.1.2", "packet type is not for clients to send"))
+                Err(protocol("2.1.2", "clients may not send this packet type"))
             }
             kind::CONNECT | kind::SUBSCRIBE | kind::UNSUBSCRIBE | kind::PINGREQ if !from_client => {
-                Err(protocol("2.1.2", "packet type is not for servers to send"))
+                Err(protocol("2.1.2", "servers may not send this packet type"))
             }
             kind::DISCONNECT if !from_client && version == ProtocolVersion::V311 => {
-                Err(protocol("3.1.1: 3.14", "disconnect is not for servers to send in mqtt 3.1.1"))
+                Err(protocol("3.1.1: 3.14", "servers may not send disconnect in mqtt 3.1.1"))
             }
             _ => Ok(()),
         }
@@ -243,7 +253,8 @@ impl Decoder {
     }
 }
 
-/// Sizes of the packet at the front of `bytes` and of its fixed header; `None` until the header has come as a whole.
+/// Returns the sizes in bytes of the packet at the front of `bytes` and of its fixed header; `None` if the fixed header
+/// is incomplete.
 fn announced(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
     let Some((remaining, width)) = varint::read(bytes.get(1..).unwrap_or_default())? else { return Ok(None) };
     let header = 1 + width;

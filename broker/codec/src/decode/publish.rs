@@ -1,4 +1,4 @@
-//! Reads PUBLISH (3.3) after its fixed header.
+//! Decodes PUBLISH (3.3) after its fixed header.
 
 use super::{Context, Sender};
 use crate::error::{DecodeError, malformed, protocol};
@@ -7,7 +7,7 @@ use crate::property::{self, Property, Users, not_here, set};
 use crate::topic;
 use crate::wire::Reader;
 
-/// Reads the message; `flags` are the low four bits of the fixed header.
+/// Decodes the packet. `flags` are the low four bits of the fixed header.
 pub(super) fn decode(body: &mut Reader, flags: u8, context: Context) -> Result<Publish, DecodeError> {
     let (dup, retain) = (flags & 0x08 != 0, flags & 0x01 != 0);
     let qos = QoS::from_bits((flags >> 1) & 0x03).ok_or_else(|| malformed("MQTT-3.3.1-4", "qos is 3"))?;

@@ -1,4 +1,4 @@
-//! Reads DISCONNECT and AUTH (3.14, 3.15) after their fixed headers.
+//! Decodes DISCONNECT and AUTH (3.14, 3.15) after their fixed headers.
 
 use super::{Context, Sender};
 use crate::error::{DecodeError, protocol};
@@ -8,7 +8,7 @@ use crate::reason::ReasonCode;
 use crate::wire::Reader;
 
 pub(super) fn disconnect(body: &mut Reader, context: Context) -> Result<Disconnect, DecodeError> {
-    // No byte means a normal disconnection, one byte means no property length (3.14.2.1, 3.14.2.2.1).
+    // An empty body means a normal disconnection, a body of one byte has no properties (3.14.2.1, 3.14.2.2.1).
     if context.version == ProtocolVersion::V311 || body.is_empty() {
         return Ok(Disconnect::new(ReasonCode::NORMAL_DISCONNECTION));
     }
@@ -25,7 +25,7 @@ fn disconnect_reason(code: u8, sender: Sender) -> Result<ReasonCode, DecodeError
         0x87 | 0x89 | 0x8b | 0x8d..=0x8f | 0x9a..=0xa2 => sender == Sender::Server,
         _ => false,
     };
-    let refused = protocol("MQTT-3.14.2-1", "reason code is not one of disconnect from this side");
+    let refused = protocol("MQTT-3.14.2-1", "reason code is not valid for disconnect from this side");
     if known { ReasonCode::try_from(code).map_err(|_| refused) } else { Err(refused) }
 }
 
@@ -47,8 +47,8 @@ fn disconnect_properties(body: &mut Reader, sender: Sender) -> Result<Disconnect
 }
 
 pub(super) fn auth(body: &mut Reader, sender: Sender) -> Result<Auth, DecodeError> {
-    let refused = protocol("MQTT-3.15.2-1", "reason code is not one of auth from this side");
-    // Success without properties may leave out everything (3.15.2.1).
+    let refused = protocol("MQTT-3.15.2-1", "reason code is not valid for auth from this side");
+    // Success without properties may be encoded as an empty body (3.15.2.1).
     let whole = !body.is_empty();
     let code = if whole { body.u8()? } else { 0x00 };
     let known = match code {

@@ -1,4 +1,4 @@
-//! Reads SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK (3.8 to 3.11) after their fixed headers.
+//! Decodes SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK (3.8 to 3.11) after their fixed headers.
 
 use super::ack;
 use crate::error::{DecodeError, malformed, protocol};
@@ -119,7 +119,7 @@ fn reasons(
     clause: &'static str,
     allowed: impl Fn(u8) -> bool,
 ) -> Result<Vec<ReasonCode>, DecodeError> {
-    let refused = protocol(clause, "reason code is not one of this packet");
+    let refused = protocol(clause, "reason code is not valid for this packet");
     let codes = body.rest();
     if codes.is_empty() {
         return Err(protocol(clause, "acknowledgement without a reason code"));

@@ -1,4 +1,4 @@
-//! Writes CONNECT and CONNACK (3.1, 3.2) after their fixed headers.
+//! Encodes CONNECT and CONNACK (3.1, 3.2) after their fixed headers.
 
 use crate::packet::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, ProtocolVersion, QoS, Will, WillProperties,
@@ -81,7 +81,7 @@ pub(super) fn connack<S: Sink>(ack: &ConnAck, version: ProtocolVersion, out: &mu
 fn connack_properties<S: Sink>(properties: &ConnAckProperties, out: &mut S) {
     put_u32(out, id::SESSION_EXPIRY_INTERVAL, properties.session_expiry_interval);
     put_u16(out, id::RECEIVE_MAXIMUM, properties.receive_maximum);
-    // QoS 2 is said by leaving the property out (3.2.2.3.4).
+    // QoS 2 is expressed by the absence of the property (3.2.2.3.4).
     put_u8(out, id::MAXIMUM_QOS, properties.maximum_qos.filter(|qos| *qos != QoS::ExactlyOnce).map(u8::from));
     put_bool(out, id::RETAIN_AVAILABLE, properties.retain_available);
     put_u32(out, id::MAXIMUM_PACKET_SIZE, properties.maximum_packet_size);

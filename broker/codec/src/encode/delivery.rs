@@ -1,7 +1,7 @@
-//! One message for many receivers: what is the same for all is encoded once and shared.
+//! Encoding of one message for many receivers: the parts that are the same for all of them are encoded once.
 //!
-//! The broker makes one [`EncodedPublish`] per message and version, and writes it once per receiver with a [`Delivery`].
-//! The bytes equal those of [`encode`](super::encode) for the PUBLISH with the same fields.
+//! The caller creates one [`EncodedPublish`] per message and version, and writes it once per receiver with a
+//! [`Delivery`]. The bytes equal those of [`encode`](super::encode) for a PUBLISH with the same fields.
 //!
 //! ```text
 //! fixed header | topic | packet id | property length | expiry, subscription ids | other properties | payload
@@ -19,20 +19,20 @@ use crate::text::MqttStr;
 use crate::varint;
 use crate::wire::{Count, Sink};
 
-/// What of a PUBLISH is one receiver's own.
+/// Fields of a PUBLISH that differ between receivers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delivery<'a> {
-    /// Whether this repeats an earlier delivery.
+    /// DUP flag.
     pub dup: bool,
-    /// The QoS of this delivery.
+    /// QoS of this delivery.
     pub qos: QoS,
-    /// The retain flag.
+    /// RETAIN flag.
     pub retain: bool,
-    /// Present exactly at QoS 1 and 2.
+    /// Packet identifier, present exactly at QoS 1 and 2.
     pub packet_id: Option<PacketId>,
-    /// What is left of the message's lifetime, in seconds [MQTT-3.3.2-6]; left out in 3.1.1.
+    /// Remaining lifetime of the message in seconds [MQTT-3.3.2-6]; omitted in 3.1.1.
     pub message_expiry_interval: Option<u32>,
-    /// The receiver's subscriptions that matched; left out in 3.1.1.
+    /// Identifiers of the receiver's matching subscriptions; omitted in 3.1.1.
     pub subscription_identifiers: &'a [u32],
 }
 
@@ -41,15 +41,19 @@ pub struct Delivery<'a> {
 pub struct EncodedPublish {
     version: ProtocolVersion,
     topic: MqttStr,
+    /// Encoded properties that are the same for all receivers.
     properties: Bytes,
     payload: Bytes,
 }
 
 impl EncodedPublish {
-    /// Encodes topic and properties of a message; its payload is shared, not copied.
+    /// Encodes the properties of a message. The payload is shared, not copied.
     ///
-    /// `dup`, `qos`, `retain`, `packet_id`, message expiry and subscription identifiers come from each [`Delivery`]; a
-    /// topic alias is left out, being the sender's own (3.3.2.3.4).
+    /// `dup`, `qos`, `retain`, `packet_id`, message expiry and subscription identifiers come from each [`Delivery`]. A
+    /// topic alias is omitted, since it is valid only on the sender's connection (3.3.2.3.4).
+    ///
+    /// # Errors
+    /// Fails if a field or the properties are too long for the wire format.
     pub fn new(message: &Publish, version: ProtocolVersion) -> Result<Self, EncodeError> {
         let mut properties = BytesMut::new();
         if version == ProtocolVersion::V5 {
@@ -62,19 +66,29 @@ impl EncodedPublish {
         Ok(Self { version, topic, properties: properties.freeze(), payload })
     }
 
-    /// How many bytes [`EncodedPublish::write`] appends, for the check against the receiver's maximum packet size.
+    /// Returns the number of bytes that [`EncodedPublish::write`] appends, to be compared with the receiver's maximum
+    /// packet size.
+    ///
+    /// # Errors
+    /// Fails as [`EncodedPublish::write`] does.
     pub fn encoded_len(&self, delivery: &Delivery<'_>) -> Result<usize, EncodeError> {
         Ok(framed_len(self.body_len(delivery)?))
     }
 
-    /// Appends the whole PUBLISH for one receiver to `out`; after an error `out` is as it was.
+    /// Appends the PUBLISH for one receiver to `out`.
+    ///
+    /// # Errors
+    /// Fails if packet identifier and QoS do not agree or the packet is too long. `out` is unchanged then.
     pub fn write(&self, delivery: &Delivery<'_>, out: &mut BytesMut) -> Result<(), EncodeError> {
         self.write_head(delivery, out)?;
         out.raw(&self.payload);
         Ok(())
     }
 
-    /// Appends all but the payload, for a writer that sends [`EncodedPublish::payload`] behind it without a copy.
+    /// Appends everything but the payload, for a writer that sends [`EncodedPublish::payload`] after it without a copy.
+    ///
+    /// # Errors
+    /// Fails as [`EncodedPublish::write`] does.
     pub fn write_head(&self, delivery: &Delivery<'_>, out: &mut BytesMut) -> Result<(), EncodeError> {
         let len = self.body_len(delivery)?;
         out.reserve(len.saturating_add(5));
@@ -84,7 +98,7 @@ impl EncodedPublish {
         Ok(())
     }
 
-    /// The payload that follows [`EncodedPublish::write_head`].
+    /// Returns the payload that follows [`EncodedPublish::write_head`].
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }

@@ -1,8 +1,7 @@
-//! From packets to bytes: the fixed header, the shape of each packet and the dispatch by type.
+//! Encoding: the fixed header and the dispatch to the encoder of each packet.
 //!
-//! The broker encodes its answers here, tests and bench clients their requests. The body of a packet is measured and
-//! written by the same function, so that the remaining length is right. Semantic rules (who may send what) are the
-//! caller's; what the wire format cannot say is an [`EncodeError`].
+//! The body of a packet is measured and written by the same function, so that the remaining length is right. Rules of
+//! who may send which packet are up to the caller. A packet that the wire format cannot express is an [`EncodeError`].
 
 use bytes::BytesMut;
 
@@ -22,8 +21,11 @@ pub use delivery::{Delivery, EncodedPublish};
 
 /// Appends one packet to `out`.
 ///
-/// In MQTT 3.1.1 properties are left out, a SUBACK error becomes 0x80 and a CONNACK code the nearest return code. After
-/// an error `out` is as it was.
+/// In MQTT 3.1.1 properties are omitted, a SUBACK error becomes 0x80 and a CONNACK code the nearest return code.
+///
+/// # Errors
+/// Fails if the packet or its reason code does not exist in the version, if a field is too long, or if packet
+/// identifier and QoS of a PUBLISH do not agree. `out` is unchanged then.
 pub fn encode(packet: &Packet, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
     let len = body_len(packet, version)?;
     out.reserve(len.saturating_add(5));
@@ -34,13 +36,16 @@ pub fn encode(packet: &Packet, version: ProtocolVersion, out: &mut BytesMut) -> 
 }
 
 impl Packet {
-    /// How many bytes [`encode`] appends for this packet, fixed header included.
+    /// Returns the number of bytes that [`encode`] appends for this packet, including the fixed header.
+    ///
+    /// # Errors
+    /// Fails as [`encode`] does.
     pub fn encoded_len(&self, version: ProtocolVersion) -> Result<usize, EncodeError> {
         Ok(framed_len(body_len(self, version)?))
     }
 }
 
-/// A body's length with its fixed header.
+/// Returns the length of a packet with this length of body.
 fn framed_len(body: usize) -> usize {
     let (_, width) = varint::bytes(u32::try_from(body).unwrap_or(varint::MAX));
     1 + width + body

@@ -1,4 +1,4 @@
-//! Writes PUBLISH and its acknowledgements (3.3 to 3.7) after their fixed headers.
+//! Encodes PUBLISH and its acknowledgements (3.3 to 3.7) after their fixed headers.
 
 use crate::error::EncodeError;
 use crate::packet::{Ack, AckProperties, PacketId, ProtocolVersion, Publish, PublishProperties, QoS};
@@ -13,7 +13,7 @@ pub(super) fn check_packet_id(qos: QoS, packet_id: Option<PacketId>) -> Result<(
     Ok(())
 }
 
-/// The low four bits of the fixed header.
+/// Returns the low four bits of the fixed header.
 pub(super) fn flags(dup: bool, qos: QoS, retain: bool) -> u8 {
     u8::from(dup) << 3 | u8::from(qos) << 1 | u8::from(retain)
 }
@@ -35,7 +35,7 @@ fn publish_properties<S: Sink>(properties: &PublishProperties, out: &mut S) {
     message_properties(properties, out);
 }
 
-/// The properties that are a receiver's own.
+/// Encodes the properties that differ between receivers.
 pub(super) fn receiver_properties<S: Sink>(message_expiry_interval: Option<u32>, identifiers: &[u32], out: &mut S) {
     put_u32(out, id::MESSAGE_EXPIRY_INTERVAL, message_expiry_interval);
     for identifier in identifiers {
@@ -44,7 +44,8 @@ pub(super) fn receiver_properties<S: Sink>(message_expiry_interval: Option<u32>,
     }
 }
 
-/// The properties that go unchanged to every receiver [MQTT-3.3.2-4], [MQTT-3.3.2-15] to [MQTT-3.3.2-20].
+/// Encodes the properties that are forwarded unaltered to every receiver [MQTT-3.3.2-4], [MQTT-3.3.2-15] to
+/// [MQTT-3.3.2-20].
 pub(super) fn message_properties<S: Sink>(properties: &PublishProperties, out: &mut S) {
     put_u8(out, id::PAYLOAD_FORMAT_INDICATOR, properties.payload_format_indicator.map(|format| format as u8));
     put_text(out, id::RESPONSE_TOPIC, properties.response_topic.as_ref());

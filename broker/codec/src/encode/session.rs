@@ -1,4 +1,4 @@
-//! Writes DISCONNECT and AUTH (3.14, 3.15) after their fixed headers.
+//! Encodes DISCONNECT and AUTH (3.14, 3.15) after their fixed headers.
 
 use crate::packet::{Auth, AuthProperties, Disconnect, DisconnectProperties, ProtocolVersion};
 use crate::property::{id, put_binary, put_list, put_text, put_u32, put_user};

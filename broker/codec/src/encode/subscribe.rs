@@ -1,4 +1,4 @@
-//! Writes SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK (3.8 to 3.11) after their fixed headers.
+//! Encodes SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK (3.8 to 3.11) after their fixed headers.
 
 use super::publish::ack_properties;
 use crate::packet::{
@@ -44,7 +44,7 @@ pub(super) fn suback<S: Sink>(ack: &SubAck, version: ProtocolVersion, out: &mut 
         put_list(out, |s| ack_properties(&ack.properties, s), |s| ack_properties(&ack.properties, s));
     }
     for reason in &ack.reasons {
-        // 3.1.1 has one failure code (3.1.1: 3.9.3).
+        // 3.1.1 has a single failure code (3.1.1: 3.9.3).
         let failed = version == ProtocolVersion::V311 && reason.is_error();
         out.u8(if failed { ReasonCode::UnspecifiedError.into() } else { (*reason).into() });
     }

@@ -1,4 +1,4 @@
-//! CONNECT and CONNACK: how a connection begins (3.1, 3.2).
+//! CONNECT and CONNACK (3.1, 3.2).
 
 use std::fmt;
 
@@ -8,29 +8,29 @@ use super::{PayloadFormat, ProtocolVersion, QoS, UserProperties};
 use crate::reason::ReasonCode;
 use crate::text::MqttStr;
 
-/// A client's wish to connect. Its `Debug` output hides the password and authentication data.
+/// CONNECT. Its `Debug` output hides the password and authentication data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
-    /// The version of this connection.
+    /// Protocol version of the connection.
     pub protocol_version: ProtocolVersion,
-    /// Clean Start, in 3.1.1 Clean Session.
+    /// Clean Start; Clean Session in 3.1.1.
     pub clean_start: bool,
-    /// The keep alive in seconds; 0 turns it off.
+    /// Keep alive in seconds; 0 turns it off.
     pub keep_alive: u16,
-    /// The client identifier; empty asks the server to choose one.
+    /// Client identifier; empty asks the server to assign one.
     pub client_id: MqttStr,
-    /// The message to publish when the connection ends badly.
+    /// Will message, which the server publishes if the connection ends without a normal DISCONNECT.
     pub will: Option<Will>,
-    /// The user name.
+    /// User name.
     pub username: Option<MqttStr>,
-    /// The password; in 3.1.1 only with a user name [MQTT-3.1.2-22].
+    /// Password; in 3.1.1 only with a user name (3.1.1: [MQTT-3.1.2-22]).
     pub password: Option<Bytes>,
     /// MQTT 5 properties.
     pub properties: ConnectProperties,
 }
 
 impl Connect {
-    /// A CONNECT with Clean Start, without keep alive, will, credentials and properties.
+    /// Creates a CONNECT with Clean Start and without keep alive, will, credentials and properties.
     pub fn new(protocol_version: ProtocolVersion, client_id: MqttStr) -> Self {
         Self {
             protocol_version,
@@ -63,23 +63,23 @@ impl fmt::Debug for Connect {
 /// The properties of a CONNECT (3.1.2.11).
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConnectProperties {
-    /// How many seconds the session outlives the connection; `u32::MAX` is for ever, absent is 0.
+    /// Seconds that the session outlives the connection; `u32::MAX` means it does not expire, absent means 0.
     pub session_expiry_interval: Option<u32>,
-    /// How many QoS 1 and 2 messages the client takes unacknowledged; never zero, absent is 65,535.
+    /// QoS 1 and 2 messages that the client accepts unacknowledged; never zero, absent means 65,535.
     pub receive_maximum: Option<u16>,
-    /// The largest packet in bytes that the client takes; never zero, absent is unlimited.
+    /// Largest packet in bytes that the client accepts; never zero, absent means unlimited.
     pub maximum_packet_size: Option<u32>,
-    /// The highest topic alias that the client takes; absent is 0.
+    /// Highest topic alias that the client accepts; absent means 0.
     pub topic_alias_maximum: Option<u16>,
-    /// Whether the client asks for response information; absent is no.
+    /// Whether the client requests response information; absent means no.
     pub request_response_information: Option<bool>,
-    /// Whether the client takes reason strings on every packet; absent is yes.
+    /// Whether the server may send reason strings and user properties on every packet; absent means yes.
     pub request_problem_information: Option<bool>,
     /// Name and value pairs.
     pub user_properties: UserProperties,
-    /// The method of an extended authentication.
+    /// Method of an extended authentication.
     pub authentication_method: Option<MqttStr>,
-    /// The method's first data; only with a method.
+    /// First data of the method; only with a method.
     pub authentication_data: Option<Bytes>,
 }
 
@@ -99,16 +99,16 @@ impl fmt::Debug for ConnectProperties {
     }
 }
 
-/// The message that the server publishes for a client that is gone (3.1.2.5).
+/// Will message (3.1.2.5).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Will {
-    /// The topic name.
+    /// Topic name.
     pub topic: MqttStr,
-    /// The message.
+    /// Payload.
     pub payload: Bytes,
-    /// Its QoS.
+    /// QoS of the publication.
     pub qos: QoS,
-    /// Whether it is retained.
+    /// Whether the will is published as a retained message.
     pub retain: bool,
     /// MQTT 5 properties.
     pub properties: WillProperties,
@@ -117,26 +117,26 @@ pub struct Will {
 /// The properties of a will (3.1.3.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WillProperties {
-    /// How many seconds the server waits before it publishes; absent is 0.
+    /// Delay before the server publishes the will, in seconds; absent means 0.
     pub will_delay_interval: Option<u32>,
-    /// What the payload claims to be.
+    /// Declared format of the payload.
     pub payload_format_indicator: Option<PayloadFormat>,
-    /// The message's lifetime in seconds from its publication.
+    /// Lifetime of the message in seconds, from its publication.
     pub message_expiry_interval: Option<u32>,
-    /// The kind of the payload in the application's words.
+    /// Content type, defined by the application.
     pub content_type: Option<MqttStr>,
-    /// Where a response is wanted; a topic name without wildcards.
+    /// Topic name for a response, without wildcards.
     pub response_topic: Option<MqttStr>,
-    /// What a response must repeat.
+    /// Data that a response repeats.
     pub correlation_data: Option<Bytes>,
     /// Name and value pairs.
     pub user_properties: UserProperties,
 }
 
-/// The server's answer to a CONNECT.
+/// CONNACK, the server's reply to a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnAck {
-    /// Whether the server had a session for the client; never with an error [MQTT-3.2.2-6].
+    /// Whether the server resumed a session; never set with an error [MQTT-3.2.2-6].
     pub session_present: bool,
     /// The result.
     pub reason: ReasonCode,
@@ -145,7 +145,7 @@ pub struct ConnAck {
 }
 
 impl ConnAck {
-    /// An answer without properties.
+    /// Creates a CONNACK without properties.
     pub fn new(session_present: bool, reason: ReasonCode) -> Self {
         Self { session_present, reason, properties: ConnAckProperties::default() }
     }
@@ -154,38 +154,38 @@ impl ConnAck {
 /// The properties of a CONNACK (3.2.2.3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnAckProperties {
-    /// The session expiry in seconds, where it differs from what the client asked.
+    /// Session expiry in seconds, if it differs from the requested one.
     pub session_expiry_interval: Option<u32>,
-    /// How many QoS 1 and 2 messages the server takes unacknowledged; never zero.
+    /// QoS 1 and 2 messages that the server accepts unacknowledged; never zero, absent means 65,535.
     pub receive_maximum: Option<u16>,
-    /// The highest QoS that the server takes, at most QoS 1; absent is QoS 2.
+    /// Highest QoS that the server accepts, QoS 0 or 1; absent means QoS 2.
     pub maximum_qos: Option<QoS>,
-    /// Whether the server takes retained messages; absent is yes.
+    /// Whether the server accepts retained messages; absent means yes.
     pub retain_available: Option<bool>,
-    /// The largest packet in bytes that the server takes; never zero.
+    /// Largest packet in bytes that the server accepts; never zero, absent means unlimited.
     pub maximum_packet_size: Option<u32>,
-    /// The identifier that the server chose for a client without one.
+    /// Client identifier that the server assigned.
     pub assigned_client_identifier: Option<MqttStr>,
-    /// The highest topic alias that the server takes; absent is 0.
+    /// Highest topic alias that the server accepts; absent means 0.
     pub topic_alias_maximum: Option<u16>,
-    /// A sentence for people, not to be parsed.
+    /// Human-readable explanation.
     pub reason_string: Option<MqttStr>,
     /// Name and value pairs.
     pub user_properties: UserProperties,
-    /// Whether filters may have wildcards; absent is yes.
+    /// Whether filters may contain wildcards; absent means yes.
     pub wildcard_subscription_available: Option<bool>,
-    /// Whether subscriptions may have identifiers; absent is yes.
+    /// Whether subscriptions may have identifiers; absent means yes.
     pub subscription_identifiers_available: Option<bool>,
-    /// Whether shared subscriptions are supported; absent is yes.
+    /// Whether shared subscriptions are supported; absent means yes.
     pub shared_subscription_available: Option<bool>,
-    /// The keep alive in seconds that the client has to use.
+    /// Keep alive in seconds that the client has to use; absent means that of the CONNECT.
     pub server_keep_alive: Option<u16>,
-    /// A hint for response topics.
+    /// Basis for response topics.
     pub response_information: Option<MqttStr>,
     /// Another server to use.
     pub server_reference: Option<MqttStr>,
-    /// The method of an extended authentication.
+    /// Method of an extended authentication.
     pub authentication_method: Option<MqttStr>,
-    /// The method's data.
+    /// Data of the method.
     pub authentication_data: Option<Bytes>,
 }

@@ -1,7 +1,7 @@
-//! What MQTT says: one type per control packet, the same for both versions.
+//! The control packets: one type per packet, the same for both versions.
 //!
-//! The fields of a packet are what its sender meant; a property that was absent is `None` or empty, and a 3.1.1 packet
-//! has default properties and the reason codes of MQTT 5. The decoder makes them, the encoder writes them.
+//! A property that is absent on the wire is `None` or empty. A packet of 3.1.1 has default properties and the reason
+//! codes of MQTT 5.
 
 use std::num::NonZeroU16;
 
@@ -22,10 +22,10 @@ pub use subscribe::{
 
 use crate::text::MqttStr;
 
-/// A list of user properties, in the order of the wire (1.5.7); keys may repeat.
+/// Names and values of user properties, in the order of the wire (1.5.7). Names may repeat.
 pub type UserProperties = Vec<(MqttStr, MqttStr)>;
 
-/// The version of MQTT that a connection speaks.
+/// Protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProtocolVersion {
     /// MQTT 3.1.1, protocol level 4.
@@ -34,7 +34,7 @@ pub enum ProtocolVersion {
     V5,
 }
 
-/// How surely a message is delivered (4.3).
+/// Quality of service of a message (4.3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum QoS {
@@ -48,7 +48,7 @@ pub enum QoS {
 }
 
 impl QoS {
-    /// The QoS of a two-bit field; `None` for the forbidden 3.
+    /// Returns the QoS of a two-bit field; `None` for 3 and above.
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits {
             0 => Some(Self::AtMostOnce),
@@ -65,17 +65,17 @@ impl From<QoS> for u8 {
     }
 }
 
-/// The identifier of an unfinished exchange; never zero ([MQTT-2.2.1-3], in 3.1.1 [MQTT-2.3.1-1]).
+/// Packet identifier of an exchange; never zero ([MQTT-2.2.1-3], in 3.1.1 [MQTT-2.3.1-1]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketId(pub NonZeroU16);
 
 impl PacketId {
-    /// The identifier of this value; `None` for zero.
+    /// Returns the identifier with this value; `None` for zero.
     pub fn new(value: u16) -> Option<Self> {
         NonZeroU16::new(value).map(Self)
     }
 
-    /// The value on the wire.
+    /// Returns the value on the wire.
     pub fn get(self) -> u16 {
         self.0.get()
     }
@@ -84,34 +84,34 @@ impl PacketId {
 /// One control packet of either version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
-    /// A client asks to connect (3.1).
+    /// Connection request of a client (3.1).
     Connect(Box<Connect>),
-    /// The server answers a CONNECT (3.2).
+    /// Reply to a CONNECT (3.2).
     ConnAck(Box<ConnAck>),
-    /// A message (3.3).
+    /// Application message (3.3).
     Publish(Publish),
-    /// The answer to a QoS 1 message (3.4).
+    /// Acknowledgement of a QoS 1 message (3.4).
     PubAck(Ack),
-    /// The first answer to a QoS 2 message (3.5).
+    /// First acknowledgement of a QoS 2 message (3.5).
     PubRec(Ack),
-    /// The release of a QoS 2 message (3.6).
+    /// Release of a QoS 2 message (3.6).
     PubRel(Ack),
-    /// The end of a QoS 2 exchange (3.7).
+    /// Completion of a QoS 2 exchange (3.7).
     PubComp(Ack),
-    /// A client asks for subscriptions (3.8).
+    /// Request for subscriptions (3.8).
     Subscribe(Subscribe),
-    /// The answer to a SUBSCRIBE (3.9).
+    /// Reply to a SUBSCRIBE (3.9).
     SubAck(SubAck),
-    /// A client drops subscriptions (3.10).
+    /// Request to remove subscriptions (3.10).
     Unsubscribe(Unsubscribe),
-    /// The answer to an UNSUBSCRIBE (3.11).
+    /// Reply to an UNSUBSCRIBE (3.11).
     UnsubAck(UnsubAck),
-    /// A client shows that it lives (3.12).
+    /// Keep alive request of a client (3.12).
     PingReq,
-    /// The answer to a PINGREQ (3.13).
+    /// Reply to a PINGREQ (3.13).
     PingResp,
-    /// The last packet of a connection (3.14); from a server only in MQTT 5.
+    /// Last packet of a connection (3.14); from a server only in MQTT 5.
     Disconnect(Disconnect),
-    /// One step of an extended authentication (3.15); MQTT 5 only.
+    /// Step of an extended authentication (3.15); MQTT 5 only.
     Auth(Auth),
 }

@@ -1,4 +1,4 @@
-//! DISCONNECT and AUTH: how a connection ends and proves itself (3.14, 3.15).
+//! DISCONNECT and AUTH (3.14, 3.15).
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use super::UserProperties;
 use crate::reason::ReasonCode;
 use crate::text::MqttStr;
 
-/// The last packet of a connection.
+/// DISCONNECT, the last packet of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
-    /// Why; in 3.1.1 always [`ReasonCode::NORMAL_DISCONNECTION`].
+    /// Reason of the end; in 3.1.1 always [`ReasonCode::NORMAL_DISCONNECTION`].
     pub reason: ReasonCode,
     /// MQTT 5 properties.
     pub properties: DisconnectProperties,
 }
 
 impl Disconnect {
-    /// A DISCONNECT without properties.
+    /// Creates a DISCONNECT without properties.
     pub fn new(reason: ReasonCode) -> Self {
         Self { reason, properties: DisconnectProperties::default() }
     }
@@ -27,9 +27,9 @@ impl Disconnect {
 /// The properties of a DISCONNECT (3.14.2.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DisconnectProperties {
-    /// A new session expiry in seconds; only from a client [MQTT-3.14.2-2].
+    /// New session expiry in seconds; only from a client [MQTT-3.14.2-2].
     pub session_expiry_interval: Option<u32>,
-    /// A sentence for people, not to be parsed.
+    /// Human-readable explanation.
     pub reason_string: Option<MqttStr>,
     /// Name and value pairs.
     pub user_properties: UserProperties,
@@ -37,7 +37,7 @@ pub struct DisconnectProperties {
     pub server_reference: Option<MqttStr>,
 }
 
-/// One step of an extended authentication.
+/// AUTH, a step of an extended authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
     /// Success, Continue authentication or Re-authenticate.
@@ -49,11 +49,11 @@ pub struct Auth {
 /// The properties of an AUTH (3.15.2.2). Its `Debug` output hides the authentication data.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct AuthProperties {
-    /// The method.
+    /// Authentication method.
     pub authentication_method: Option<MqttStr>,
-    /// The method's data.
+    /// Data of the method.
     pub authentication_data: Option<Bytes>,
-    /// A sentence for people, not to be parsed.
+    /// Human-readable explanation.
     pub reason_string: Option<MqttStr>,
     /// Name and value pairs.
     pub user_properties: UserProperties,

@@ -1,4 +1,4 @@
-//! The corpus of malformed and of unusual but valid packets, and the test that walks it.
+//! The corpus of malformed packets and of unusual but valid ones, and the tests that check it.
 
 use std::collections::HashSet;
 
@@ -8,12 +8,12 @@ use covey_codec::{DecodeError, Decoder, MqttStr, Packet, ProtocolVersion, encode
 
 const LIMIT: usize = 1 << 20;
 
-/// Where a packet of the corpus stands.
+/// Position of a packet of the corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum On {
     /// First on the connection.
     New,
-    /// From a client that has connected.
+    /// From a connected client.
     Client,
     /// From a server.
     Server,
@@ -72,7 +72,7 @@ fn unhex(hex: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// A decoder in the state where a packet of this kind is read.
+/// Returns a decoder in the state in which it accepts a packet at this position.
 pub(crate) fn decoder(version: ProtocolVersion, on: On) -> Decoder {
     match on {
         On::Server => Decoder::client(version, LIMIT),
@@ -88,11 +88,11 @@ pub(crate) fn decoder(version: ProtocolVersion, on: On) -> Decoder {
     }
 }
 
-/// Reads exactly one packet from exactly these bytes.
+/// Decodes one packet that takes up all bytes.
 pub(crate) fn read(version: ProtocolVersion, on: On, bytes: &[u8]) -> Result<Packet, DecodeError> {
     let mut buffer = BytesMut::from(bytes);
     let packet = decoder(version, on).decode(&mut buffer)?;
-    assert!(buffer.is_empty(), "bytes are left behind the packet: {bytes:02x?}");
+    assert!(buffer.is_empty(), "bytes are left after the packet: {bytes:02x?}");
     Ok(packet.expect("the packet is complete"))
 }
 

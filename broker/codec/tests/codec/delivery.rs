@@ -1,4 +1,4 @@
-//! A PUBLISH encoded once for many receivers equals one encoded for each.
+//! A PUBLISH that is encoded once for many receivers equals one that is encoded for each.
 
 use bytes::BytesMut;
 use covey_codec::packet::Publish;

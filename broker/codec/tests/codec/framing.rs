@@ -1,4 +1,4 @@
-//! Where one packet ends and the next begins, and what is refused before it has arrived.
+//! Framing of packets, and refusals before a packet is complete.
 
 use bytes::BytesMut;
 use covey_codec::packet::{Ack, Connect, Disconnect, Publish};
@@ -103,7 +103,7 @@ fn text_and_payload_share_the_read_buffer() {
     assert!(!inside.contains(&publish.topic.detached().as_bytes().as_ptr()));
 }
 
-/// A CONNECT of `c` with this many empty user properties.
+/// Returns a CONNECT of client id `c` with this many empty user properties.
 fn connect_with(version: ProtocolVersion, user_properties: usize) -> BytesMut {
     let mut connect = Connect::new(version, MqttStr::new("c").unwrap());
     connect.properties.user_properties = vec![(MqttStr::default(), MqttStr::default()); user_properties];
@@ -126,7 +126,7 @@ fn connect_above_its_own_limit_is_refused_when_its_version_is_known() {
     assert_eq!(Decoder::announced(&whole[..3]), Some(size));
     let mut decoder = Decoder::new(1000).with_connect_limit(size);
     assert!(decoder.decode(&mut whole).unwrap().is_some());
-    // The limit of the other packets is not that of CONNECT.
+    // Other packets have their own limit.
     let mut publish = BytesMut::from(&[0x30, 0xc8, 0x01][..]);
     assert_eq!(decoder.decode(&mut publish), Ok(None));
 }
@@ -147,7 +147,7 @@ fn only_forwarded_user_properties_are_kept_and_they_are_counted() {
     let packet = decoder.decode(&mut publish(2)).unwrap().unwrap();
     let Packet::Publish(publish_of_two) = packet else { panic!("{packet:?}") };
     assert_eq!(publish_of_two.properties.user_properties.len(), 2);
-    // A skipped property is checked all the same: this one has a value with U+0000.
+    // A property that is not kept is still checked: this value contains U+0000.
     let mut subscribe = BytesMut::from(&b"\x82\x0d\x00\x01\x06\x26\x00\x00\x00\x01\x00\x00\x01a\x00"[..]);
     let mut checking = Decoder::new(10_000).with_forwarded_user_properties(2);
     checking.decode(&mut connect_with(ProtocolVersion::V5, 0)).unwrap();

@@ -1,4 +1,4 @@
-//! The codec against its corpus, against itself, against other codecs and against mutations.
+//! Tests of the codec: a corpus, round trips, other codecs, mutated packets.
 
 #![cfg(test)]
 

@@ -1,6 +1,7 @@
-//! Valid packets with a few bytes changed: nothing panics, and what is accepted means one thing.
+//! Packets with a few changed bytes: the decoder never panics, and a packet that it accepts survives a round trip.
 //!
-//! `COVEY_MUTATIONS` sets how many (200,000 without it), `COVEY_SEED` where to begin; a failure prints its seed.
+//! `COVEY_MUTATIONS` sets the number of mutations (default 200,000), `COVEY_SEED` the first seed. A failure prints its
+//! seed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,7 +13,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use crate::corpus::{self, On, decoder};
 use crate::strategy;
 
-/// A small generator that anyone can repeat: SplitMix64.
+/// SplitMix64, a small reproducible generator.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(pub(crate) u64);
 
@@ -25,7 +26,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not zero.
+    /// Returns a number below `bound`, which must not be zero.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
     }
@@ -35,7 +36,7 @@ impl Random {
     }
 }
 
-/// Bytes to begin with: the whole corpus and a fixed set of generated packets.
+/// Returns the packets to mutate: the whole corpus and a fixed set of generated packets.
 pub(crate) fn seeds() -> Vec<(ProtocolVersion, On, Vec<u8>)> {
     let mut seeds: Vec<_> = corpus::entries().into_iter().map(|e| (e.version, e.on, e.bytes)).collect();
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
@@ -48,7 +49,8 @@ pub(crate) fn seeds() -> Vec<(ProtocolVersion, On, Vec<u8>)> {
     seeds
 }
 
-/// Changes, adds, removes or repeats up to four pieces; mostly repairs the remaining length, so that the body is read.
+/// Changes, adds, removes or repeats up to four pieces. Mostly corrects the remaining length, so that the body is
+/// decoded.
 pub(crate) fn mutate(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for _ in 0..=random.below(4) {
@@ -72,7 +74,7 @@ pub(crate) fn mutate(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     if random.below(4) > 0 { with_right_length(&out) } else { out }
 }
 
-/// Replaces the remaining length by the right one, taking the first byte below 0x80 as its end.
+/// Replaces the remaining length by the correct one. The first byte below 0x80 is taken as its end.
 fn with_right_length(bytes: &[u8]) -> Vec<u8> {
     let width = bytes.iter().skip(1).take(4).take_while(|byte| **byte >= 0x80).count() + 1;
     let body = bytes.get(1 + width..).unwrap_or_default();
@@ -90,7 +92,7 @@ fn with_right_length(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One number from the environment, in which a test may be asked for more.
+/// Returns a number from the environment, or the default.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
     std::env::vars().find(|(key, _)| key == name).map_or(default, |(_, value)| value.parse().unwrap())
 }
@@ -108,7 +110,7 @@ fn judge(version: ProtocolVersion, on: On, bytes: &[u8], tally: &mut Tally) {
         Ok(Some(packet)) => {
             tally.accepted += 1;
             let used = bytes.len() - buffer.len();
-            // A mutated CONNECT may have become one of the other version.
+            // A mutation may have changed the version of a CONNECT.
             let version = if let Packet::Connect(connect) = &packet { connect.protocol_version } else { version };
             let mut again = BytesMut::new();
             encode(&packet, version, &mut again).unwrap();

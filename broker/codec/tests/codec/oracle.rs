@@ -1,8 +1,8 @@
-//! Two other codecs, mqtt-proto and rmqtt-codec, asked the same questions.
+//! Comparison with two other codecs, mqtt-proto and rmqtt-codec, as oracles.
 //!
-//! An oracle reads a packet and writes it again; what it wrote is read by us and has to mean the same. Every disagreement
-//! is listed with its clause in `tests/corpus/disagreements.txt`; over the corpus, one that is listed but gone is an error
-//! too. The oracles know neither who sent a packet nor what came before it on the connection.
+//! An oracle decodes a packet and encodes it again. Our decoder must decode the result to the same packet. Every
+//! disagreement is listed with its clause in `tests/corpus/disagreements.txt`; for the corpus, an entry of the list
+//! that no longer occurs is an error too. The oracles know neither the sender of a packet nor the packets before it.
 
 use std::collections::BTreeSet;
 use std::panic::catch_unwind;
@@ -34,10 +34,10 @@ impl Oracle {
     }
 }
 
-/// What an oracle says of exactly one packet.
+/// Verdict of an oracle on one packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
-    /// Accepts it, and writes it as these bytes.
+    /// Accepts the packet and encodes it to these bytes.
     Accepts(Vec<u8>),
     Refuses,
     Panics,
@@ -78,7 +78,7 @@ where
     Some(out.to_vec())
 }
 
-/// The lines of the list that begin with `kind`.
+/// Returns the lines of the list that begin with `kind`.
 fn listed(kind: &str) -> BTreeSet<String> {
     let text = include_str!("../corpus/disagreements.txt");
     text.lines()
@@ -134,7 +134,7 @@ fn disagreements_over_the_corpus_are_those_that_are_listed() {
     assert_listed("corpus", &found);
 }
 
-/// Why an oracle may disagree over a packet that we accept.
+/// Returns the known difference between the oracle and our codec for a packet that we accept.
 fn excuse(oracle: Oracle, version: ProtocolVersion, packet: &Packet) -> Option<&'static str> {
     match (oracle, packet) {
         (Oracle::MqttProto, Packet::Publish(publish)) => {
@@ -173,7 +173,7 @@ fn excuse(oracle: Oracle, version: ProtocolVersion, packet: &Packet) -> Option<&
     }
 }
 
-/// A packet without the properties that say what their absence says: rmqtt-codec does not keep those.
+/// Removes the properties whose value equals the default, which rmqtt-codec does not keep.
 fn plain(mut packet: Packet) -> Packet {
     match &mut packet {
         Packet::Connect(connect) => {
@@ -214,7 +214,8 @@ fn plain_connack(properties: &mut ConnAckProperties) {
     drop_default(&mut properties.shared_subscription_available, true);
 }
 
-/// Holds an oracle to a packet that we accept: it is accepted with the same meaning, or the difference is excused.
+/// Compares the oracle with our decoder for a packet that we accept. Returns the known difference, or `None` if the
+/// oracle accepts the packet with the same meaning; panics on an unknown difference.
 fn compare(oracle: Oracle, version: ProtocolVersion, on: On, bytes: &[u8], packet: &Packet) -> Option<String> {
     let same = match ask(oracle, version, bytes) {
         Verdict::Accepts(again) => {
@@ -257,7 +258,7 @@ fn oracles_are_laxer_about_mutated_packets_where_it_is_listed_and_stricter_nowhe
         let ours = corpus::decoder(*version, *on).decode(&mut buffer);
         for oracle in ORACLES {
             match &ours {
-                // An oracle is asked about one whole packet of a version that it knows beforehand.
+                // An oracle decodes one complete packet of a known version.
                 Ok(Some(Packet::Connect(connect))) if connect.protocol_version != *version => {}
                 Ok(Some(packet)) if buffer.is_empty() => {
                     differs.extend(compare(oracle, *version, *on, &mutated, packet));
@@ -273,7 +274,7 @@ fn oracles_are_laxer_about_mutated_packets_where_it_is_listed_and_stricter_nowhe
             }
         }
     }
-    // Which of the listed ones are met depends on the mutations.
+    // Which of the listed disagreements occur depends on the mutations.
     laxer.append(&mut differs);
     laxer.extend(listed("laxer").union(&listed("differs")).cloned());
     assert_listed("", &laxer.union(&listed("corpus")).cloned().collect());

@@ -1,4 +1,4 @@
-//! What is written is read back as it was, for every packet of both versions and both directions.
+//! Round trips of every packet of both versions and both directions.
 
 use bytes::BytesMut;
 use covey_codec::encode;

@@ -1,4 +1,4 @@
-//! Packets that are valid by construction.
+//! Strategies that generate valid packets.
 
 use bytes::Bytes;
 use covey_codec::packet::*;
@@ -10,7 +10,7 @@ use proptest::strategy::Union;
 
 use crate::corpus::On;
 
-/// A packet and where it may stand.
+/// A packet and the position where it is allowed.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
     pub(crate) version: ProtocolVersion,
@@ -18,7 +18,7 @@ pub(crate) struct Sample {
     pub(crate) packet: Packet,
 }
 
-/// Which side sends.
+/// Sender of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
     Client,
@@ -29,7 +29,7 @@ pub(crate) fn version() -> impl Strategy<Value = ProtocolVersion> {
     select(vec![ProtocolVersion::V311, ProtocolVersion::V5])
 }
 
-/// Any packet of either side in either version.
+/// Generates any packet of either side in either version.
 pub(crate) fn sample() -> impl Strategy<Value = Sample> {
     (version(), select(vec![On::New, On::Client, On::Server])).prop_flat_map(|(version, on)| {
         let packet = match on {
@@ -87,7 +87,7 @@ fn both(from: From) -> Vec<BoxedStrategy<Packet>> {
     ]
 }
 
-/// What is left of a packet in MQTT 3.1.1.
+/// Reduces a packet to what MQTT 3.1.1 can express.
 fn without_v5(mut packet: Packet) -> Packet {
     match &mut packet {
         Packet::Publish(publish) => {

@@ -1,4 +1,4 @@
-//! A client that says exactly what the test tells it to.
+//! A test client that sends exactly the packets that the test passes to it.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ pub(super) fn id(value: u16) -> PacketId {
     PacketId::new(value).unwrap()
 }
 
-/// A CONNECT of client id `c` with Clean Start.
+/// Returns a CONNECT of client id `c` with Clean Start.
 pub(super) fn connect(version: ProtocolVersion) -> Connect {
     Connect::new(version, text("c"))
 }
 
-/// A PUBLISH to `t`; packet id 0 is for QoS 0.
+/// Returns a PUBLISH to `t`; packet id 0 means none, for QoS 0.
 pub(super) fn publish(qos: QoS, packet_id: u16) -> Publish {
     let payload = Bytes::from_static(b"payload");
     Publish { qos, topic: text("t"), packet_id: PacketId::new(packet_id), payload, ..Publish::default() }
@@ -79,13 +79,13 @@ impl Client {
         self.io.write_all(bytes).await.unwrap();
     }
 
-    /// Takes what is there, whole packets or not; the number of bytes.
+    /// Reads whatever bytes are available, and returns their number.
     pub(super) async fn take_some(&mut self) -> usize {
         let mut bytes = [0; 512];
         self.io.read(&mut bytes).await.unwrap()
     }
 
-    /// The next packet; `None` when the server closed.
+    /// Returns the next packet; `None` if the server closed the connection.
     pub(super) async fn next(&mut self) -> Option<Packet> {
         loop {
             if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
@@ -98,10 +98,10 @@ impl Client {
         }
     }
 
-    /// The next packet, which has to come soon.
+    /// Returns the next packet, which must arrive within 500 ms.
     pub(super) async fn recv(&mut self) -> Packet {
         let next = timeout(Duration::from_millis(500), self.next()).await;
-        next.expect("no packet came").expect("the server closed")
+        next.expect("no packet arrived in time").expect("the server closed the connection")
     }
 
     pub(super) async fn connack(&mut self) -> ConnAck {
@@ -118,14 +118,14 @@ impl Client {
         }
     }
 
-    /// The server says nothing for a while.
+    /// Asserts that the server sends nothing for `duration`.
     pub(super) async fn expect_silence(&mut self, duration: Duration) {
         if let Ok(next) = timeout(duration, self.next()).await {
             panic!("expected silence, got {next:?}");
         }
     }
 
-    /// The server closes without a word; returns how long that took.
+    /// Asserts that the server closes without a packet; returns how long that took.
     pub(super) async fn expect_close(&mut self) -> Duration {
         let begin = Instant::now();
         let next = timeout(Duration::from_hours(1), self.next()).await.expect("the server did not close");
@@ -133,18 +133,18 @@ impl Client {
         begin.elapsed()
     }
 
-    /// The server closes, in MQTT 5 with this DISCONNECT before.
+    /// Asserts that the server closes, in MQTT 5 after this DISCONNECT; returns how long that took.
     pub(super) async fn expect_end(&mut self, reason: ReasonCode) -> Duration {
         let begin = Instant::now();
         if self.version == ProtocolVersion::V5 {
-            let next = timeout(Duration::from_hours(1), self.next()).await.expect("the server said nothing");
+            let next = timeout(Duration::from_hours(1), self.next()).await.expect("the server sent nothing");
             assert_eq!(next, Some(Packet::Disconnect(Disconnect::new(reason))));
         }
         self.expect_close().await;
         begin.elapsed()
     }
 
-    /// Everything sent before has been handled when this returns.
+    /// Waits until everything sent before has been handled.
     pub(super) async fn ping(&mut self) {
         self.send(Packet::PingReq).await;
         assert_eq!(self.recv().await, Packet::PingResp);

@@ -1,4 +1,4 @@
-//! Messages for a client (4.3) and what the session tells it.
+//! Deliveries to a client (4.3) and other events of the session.
 
 use covey_codec::packet::{Ack, Connect, Publish, PublishProperties};
 use covey_codec::{Packet, QoS, ReasonCode};
@@ -9,7 +9,7 @@ use super::{BOTH, Bench, SECOND, V5};
 use crate::connection::Closed;
 use crate::session::{Close, Delivery, Ended, Event, Message};
 
-/// A message to `t` with a payload of this length.
+/// Returns a message to `t` with a payload of this length.
 pub(super) fn delivery(qos: QoS, packet_id: Option<u16>, length: usize) -> Box<Delivery> {
     let properties = PublishProperties::default();
     let message = Message { topic: text("t"), payload: vec![1; length].into(), qos, retain: false, properties };

@@ -53,7 +53,7 @@ fn disconnect(reason: ReasonCode, expiry: Option<u32>) -> Packet {
     Packet::Disconnect(Disconnect { reason, properties })
 }
 
-/// A client whose session expiry is `expiry` sends a DISCONNECT.
+/// Connects a client with session expiry `expiry` and sends a DISCONNECT.
 async fn leave(bench: &Bench, expiry: u32, packet: Packet) -> Client {
     let mut hello = connect(V5);
     hello.properties.session_expiry_interval = Some(expiry);
@@ -241,7 +241,7 @@ async fn a_panic_ends_only_the_connection_that_it_is_in() {
     client.send(Packet::Publish(Publish { topic: text("panic"), ..publish(QoS::AtMostOnce, 0) })).await;
     client.expect_close().await;
     assert!(bench.counts.has(Count::Closed(Closed::InternalError)));
-    assert_eq!(bench.fake.ended(), [WILL_STAYS], "its session ended as that of a broken connection");
+    assert_eq!(bench.fake.ended(), [WILL_STAYS], "its session ends like that of a broken connection");
     other.ping().await;
     let mut client = bench.socket(V5);
     client

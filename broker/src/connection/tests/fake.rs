@@ -1,4 +1,4 @@
-//! A node, its rules and its counters in memory, steered by the test.
+//! An in-memory node with rules and counters that the test controls.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::connection::{Closed, Guard, Observer, Principal, Rejected};
 use crate::session::{ConnectRequest, Connected, Ended, Event, Message, Published, Session, Sessions, Subscription};
 
-/// What a connection asked of its session, in order.
+/// A call of a connection to its session.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Call {
     Publish(Box<Message>, Option<PacketId>),
@@ -25,22 +25,28 @@ pub(super) enum Call {
     End(Ended),
 }
 
-/// What the node answers and what it was asked.
+/// Recorded calls, and the replies that the test chose.
 #[derive(Debug)]
 pub(super) struct State {
+    /// Requests for sessions, in order.
     pub(super) requests: Vec<ConnectRequest>,
+    /// Calls of all sessions, in order.
     pub(super) calls: Vec<Call>,
-    /// Answers wait until [`Fake::settle`] lets them go, one entry per call.
+    /// Whether replies wait for [`Fake::settle`].
     pub(super) hold: bool,
+    /// Gates of the calls made while `hold` was set; `None` once settled.
     pub(super) held: Vec<Option<oneshot::Sender<()>>>,
+    /// Reason code with which sessions are refused.
     pub(super) refuse: Option<ReasonCode>,
+    /// Session Present of new sessions.
     pub(super) present: bool,
-    /// Of a resumed session.
+    /// Filters of a resumed session.
     pub(super) filters: Vec<MqttStr>,
+    /// Outcome of publishes.
     pub(super) published: Published,
     /// Whether packet ids of PUBREC and PUBREL are in use.
     pub(super) known: bool,
-    /// One per session, the newest last.
+    /// Event channels, one per session, the newest last.
     events: Vec<mpsc::Sender<Event>>,
 }
 
@@ -90,7 +96,7 @@ impl Fake {
         self.calls().into_iter().filter_map(ended).collect()
     }
 
-    /// Lets the answer to the held call of this number go.
+    /// Releases the reply to the held call at index `number`.
     pub(super) fn settle(&self, number: usize) {
         self.state.lock().held[number].take().unwrap().send(()).unwrap();
     }
@@ -100,7 +106,7 @@ impl Fake {
         events.send(event).await.unwrap();
     }
 
-    /// Events that the connection has not taken yet.
+    /// Returns the number of events that the connection has not received.
     pub(super) fn waiting_events(&self) -> usize {
         let state = self.state.lock();
         let events = state.events.last().unwrap();
@@ -130,7 +136,7 @@ impl Fake {
     }
 }
 
-/// The fake as the connections see it: sessions need to reach it after the call.
+/// Shared handle on the fake, which its sessions hold as well.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Node(pub(super) Arc<Fake>);
 
@@ -163,7 +169,7 @@ impl Session for FakeSession {
         message: Message,
         packet_id: Option<PacketId>,
     ) -> impl Future<Output = Published> + Send + 'static {
-        assert_ne!(message.topic, "panic", "as the test wants it");
+        assert_ne!(message.topic, "panic", "requested by the test");
         let published = self.0.state.lock().published;
         self.0.answer(Call::Publish(Box::new(message), packet_id), published)
     }
@@ -198,7 +204,7 @@ impl Session for FakeSession {
     }
 }
 
-/// Users with passwords, and topics and filters that nobody may use.
+/// Users with passwords, and topics and filters that are denied to all of them.
 #[derive(Debug)]
 pub(super) struct Rules {
     users: Mutex<HashMap<String, Vec<u8>>>,
@@ -260,7 +266,7 @@ impl Guard for Rules {
         _peer: IpAddr,
     ) -> Result<Arc<User>, ReasonCode> {
         let Some(name) = username else { return Ok(self.user("")) };
-        assert_ne!(client_id, "panic", "as the test wants it");
+        assert_ne!(client_id, "panic", "requested by the test");
         if client_id == "not-yours" {
             return Err(ReasonCode::NotAuthorized);
         }
@@ -278,7 +284,7 @@ impl Guard for Rules {
     }
 }
 
-/// What was counted.
+/// An event that was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Count {
     Opened,

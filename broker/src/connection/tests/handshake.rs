@@ -12,7 +12,7 @@ use super::fake::{Call, Count};
 use super::{BOTH, Bench, SECOND, V5, V311, limits};
 use crate::connection::{Closed, Limits, Rejected};
 
-/// The nearest that the version has; what a client's decoder makes of a CONNACK.
+/// Returns the reason code that a client of this version decodes from a CONNACK: the nearest one that the version has.
 fn nearest(version: ProtocolVersion, code: ReasonCode) -> ReasonCode {
     if version == V5 {
         return code;
@@ -158,7 +158,7 @@ async fn session_expiry_is_bounded_completed_and_stated() {
         connect
     };
     let three = |clean_start| Connect { clean_start, ..connect(V311) };
-    // What was asked, what holds, what CONNACK states.
+    // Requested expiry, effective expiry, expiry in CONNACK.
     let cases = [
         (five(false, "c", None), 7200, Some(7200)),
         (five(true, "c", None), 0, Some(0)),
@@ -294,7 +294,7 @@ async fn an_accepted_connection_is_counted_once_each_way() {
     assert_eq!(bench.counts.all(), [Count::Opened, Count::Closed(Closed::Lost)]);
 }
 
-/// A CONNECT of about this many bytes.
+/// Returns a CONNECT of about this many bytes.
 fn large(version: ProtocolVersion, bytes: usize) -> Vec<u8> {
     let password = Some(Bytes::from(vec![b'x'; bytes]));
     let packet = Connect { username: Some(text("ann")), password, ..connect(version) };

@@ -1,4 +1,4 @@
-//! Both versions on one real TCP port.
+//! Both protocol versions on one TCP port.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -48,7 +48,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A node with its connections.
+/// A fake node and the connections that it serves.
 struct Bench {
     fake: Arc<Fake>,
     rules: Arc<Rules>,
@@ -75,19 +75,19 @@ impl Bench {
         Self { fake: node.0, rules, counts, drain, context }
     }
 
-    /// A stream whose other end is served; `room` bytes fit into it each way.
+    /// Returns a stream whose other end is served. It buffers `room` bytes in each direction.
     fn stream(&self, room: usize) -> DuplexStream {
         let (near, far) = tokio::io::duplex(room);
         self.drain.tasks().spawn(serve(far, PEER, Arc::clone(&self.context)));
         near
     }
 
-    /// A client that has said nothing yet.
+    /// Returns a client that has sent nothing yet.
     fn socket(&self, version: ProtocolVersion) -> Client {
         Client::new(self.stream(256 * 1024), version)
     }
 
-    /// Sends the CONNECT and takes its answer.
+    /// Sends the CONNECT and returns the client with the CONNACK.
     async fn try_connect(&self, connect: Connect) -> (Client, ConnAck) {
         let mut client = self.socket(connect.protocol_version);
         client.send(Packet::Connect(Box::new(connect))).await;
@@ -105,7 +105,7 @@ impl Bench {
         self.connect_with(connect(version)).await
     }
 
-    /// Every connection is over and has been counted.
+    /// Waits until every connection has ended and has been counted.
     async fn all_over(&self) {
         self.drain.tasks().close();
         self.drain.tasks().wait().await;

@@ -1,4 +1,4 @@
-//! Packet identifiers that a client uses twice (2.2.1), and how much it may have unanswered.
+//! Packet identifiers that a client uses twice (2.2.1), and the bounds of unanswered packets.
 
 use covey_codec::packet::{Ack, Publish};
 use covey_codec::{Packet, ProtocolVersion, QoS, ReasonCode};
@@ -9,7 +9,7 @@ use super::fake::{Call, Count};
 use super::{BOTH, Bench, SECOND, V5, V311, limits};
 use crate::connection::{Closed, Limits};
 
-/// A client whose requests stay unanswered.
+/// Returns a client whose requests stay unanswered.
 async fn held(bench: &Bench, version: ProtocolVersion) -> Client {
     let client = bench.connect(version).await;
     bench.fake.set(|state| state.hold = true);
@@ -114,7 +114,7 @@ async fn every_answer_frees_its_identifier() {
     }
 }
 
-/// A publish whose packet has about this many bytes.
+/// Returns a PUBLISH of about this many bytes.
 fn large(packet_id: u16, bytes: usize) -> Packet {
     Packet::Publish(Publish { payload: vec![0; bytes].into(), ..publish(QoS::AtLeastOnce, packet_id) })
 }

@@ -248,7 +248,7 @@ async fn a_resent_qos_2_publish_gets_pubrec_again_and_reaches_the_session_once_4
         client.expect_ack(Packet::PubComp, 9, ReasonCode::Success).await;
         client.send(Packet::Publish(publish(QoS::ExactlyOnce, 9))).await;
         client.expect_ack(Packet::PubRec, 9, ReasonCode::Success).await;
-        assert_eq!(published(&bench.fake.calls()).len(), 2, "the identifier was free");
+        assert_eq!(published(&bench.fake.calls()).len(), 2, "the identifier is free");
     }
 }
 

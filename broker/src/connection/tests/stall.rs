@@ -1,4 +1,4 @@
-//! What a connection does when the node or the client does not keep up.
+//! Connections whose node or client is too slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,7 +66,7 @@ async fn a_client_that_takes_nothing_is_closed_after_the_write_timeout() {
         bench.fake.tell(Event::Deliver(delivery(QoS::AtMostOnce, None, 60 * 1024))).await;
     }
     sleep(SECOND).await;
-    assert_eq!(bench.fake.waiting_events(), 8, "a connection that cannot send takes no more work");
+    assert_eq!(bench.fake.waiting_events(), 8, "a connection that cannot send handles no more events");
     bench.all_over().await;
     assert_eq!(begin.elapsed(), 10 * SECOND);
     assert!(bench.counts.has(Count::Closed(Closed::WriteTimeout)));

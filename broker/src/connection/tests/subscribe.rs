@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE (3.8 to 3.11), and rules that change under them.
+//! SUBSCRIBE and UNSUBSCRIBE (3.8 to 3.11), and subscriptions whose rules change.
 
 use covey_codec::packet::{
     AckProperties, Connect, RetainHandling, Subscribe, SubscribeProperties, Subscription as Wanted,

@@ -1,4 +1,4 @@
-//! Who may do what: deny by default, and rules that change while brokers run.
+//! Access rules: deny by default, and changes while brokers run.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn changed_rules_and_deleted_users_hold_on_every_broker_within_five_second
         };
         wait::until("the changed rules hold", left, holds).await?;
     }
-    // The dispatcher goes; the worker stays.
+    // Remove the dispatcher, keep the worker.
     let documents: Vec<&str> =
         text.split("\n---\n").filter(|document| !document.contains("name: dispatcher")).collect();
     assert_eq!(documents.len(), 2);

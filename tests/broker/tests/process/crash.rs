@@ -1,4 +1,4 @@
-//! What was acknowledged survives kill -9: of one broker under load, and of everything at once.
+//! Acknowledged messages survive SIGKILL: of one broker under load, and of all processes at once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use covey_tests::{Result, wait};
 use super::{folder, quickstart};
 
 const MESSAGES: u32 = 500;
-/// Publishing takes 5 s, an election less than 1 s; the rest is for slow machines.
+/// Publishing takes 5 s and an election less than 1 s; the rest is reserve for slow machines.
 const LIMIT: Duration = Duration::from_mins(2);
 const SOME_BROKER: Duration = Duration::from_secs(30);
 
-/// Publishes numbers until each is acknowledged, on whichever broker admits it; 100 a second.
+/// Publishes each number until it is acknowledged, on any broker that admits the client, at 100 per second.
 async fn publish_all(addresses: Vec<String>, options: Options, numbers: std::ops::Range<u32>) -> Result<()> {
     let (mut client, _) = Client::anywhere(&addresses, &options, SOME_BROKER).await?;
     for number in numbers {
@@ -27,8 +27,8 @@ async fn publish_all(addresses: Vec<String>, options: Options, numbers: std::ops
     client.leave().await
 }
 
-/// Receives until every number arrived, with one session over as many connections as it takes; the first arrivals, in
-/// order. `sessions_lost` counts reconnects that did not find the session.
+/// Receives until every number has arrived, with one session over any number of connections. Returns the numbers in the
+/// order of their first arrival, and the number of reconnects that did not find the session.
 async fn receive_all(addresses: &[String], options: &Options, expected: usize) -> Result<(Vec<u32>, u32)> {
     let (mut arrivals, mut seen, mut lost) = (Vec::new(), BTreeSet::new(), 0);
     let mut client: Option<Client> = None;
@@ -71,7 +71,7 @@ async fn acknowledged_messages_survive_the_death_of_a_broker_under_load() -> Res
     let publish = publish_all(local.addresses(), dispatcher, 0..MESSAGES);
     let kill = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        // The worker's and the publisher's first broker, whichever shards it leads.
+        // The first broker of both clients, whichever shards it leads.
         let killed = local.kill_broker(0)?;
         let again = async || local.pid(0).ok().filter(|pid| *pid != killed);
         wait::until("the broker runs again by itself", Duration::from_secs(30), again).await
@@ -83,8 +83,8 @@ async fn acknowledged_messages_survive_the_death_of_a_broker_under_load() -> Res
     killed?;
     let (arrivals, lost) = received?;
     published?;
-    assert_eq!(arrivals, (0..MESSAGES).collect::<Vec<_>>(), "first arrivals are not in order");
-    assert_eq!(lost, 0, "the session was not there on a reconnect");
+    assert_eq!(arrivals, (0..MESSAGES).collect::<Vec<_>>(), "first arrivals are in the order of publishing");
+    assert_eq!(lost, 0, "every reconnect finds the session");
     local.stop().await
 }
 
@@ -103,6 +103,6 @@ async fn sessions_and_queues_survive_the_death_of_everything() -> Result<()> {
     publish_all(local.addresses(), dispatcher, 50..60).await?;
     let (arrivals, lost) = receive_all(&local.addresses(), &worker, 60).await?;
     assert_eq!(arrivals, (0..60).collect::<Vec<_>>());
-    assert_eq!(lost, 0, "the session is not there after the restart");
+    assert_eq!(lost, 0, "the session survives the restart");
     local.stop().await
 }

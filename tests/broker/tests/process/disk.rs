@@ -1,4 +1,4 @@
-//! A foreign or corrupt disk is refused, says what to do, and is not touched.
+//! A foreign or corrupt disk is refused with the next step, and is not changed.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use covey_tests::local::{Local, free_port, run};
 
 use super::{folder, manifest};
 
-/// A stopped one-broker cluster that has stored something: its configuration and its data directory.
+/// Runs and stops a cluster of one broker that stores messages. Returns its configuration file and its data directory.
 async fn stopped(folder: &super::Bench) -> Result<(PathBuf, PathBuf)> {
     let file = manifest(folder, 1)?;
     let local = Local::start(&file, &folder.path().join("data"), free_port()?).await?;
@@ -28,8 +28,8 @@ async fn stopped(folder: &super::Bench) -> Result<(PathBuf, PathBuf)> {
     Ok((config, data))
 }
 
-/// Starts a broker on a copy of `data`, changed by `spoil`; it has to end with a failure, name `named`, say what to do
-/// and leave every byte as it was.
+/// Starts a broker on a copy of `data` that `spoil` has changed. Asserts that it fails, names the file `named` and
+/// changes no file. Returns its output.
 async fn refused(
     config: &Path,
     data: &Path,
@@ -74,7 +74,7 @@ async fn foreign_and_corrupt_disks_are_refused_and_not_touched() -> Result<()> {
     let said = refused(&config, &data, "prod-0", "log", |disk, text| flip_bit(disk).map(|()| text)).await?;
     assert!(said.contains(".seg"), "the file is not named: {said}");
     assert!(said.contains("move"), "the next step is not named: {said}");
-    // The disk itself is good: what refuses is the change, not the copy.
+    // The original disk is accepted, so the refusals are due to the changes.
     let config = config.display().to_string();
     let arguments = ["broker", "--config", &config, "--name", "prod-0"];
     let ended = tokio::time::timeout(std::time::Duration::from_secs(5), run(&arguments)).await;
@@ -82,7 +82,7 @@ async fn foreign_and_corrupt_disks_are_refused_and_not_touched() -> Result<()> {
     Ok(())
 }
 
-/// Flips a bit in the middle of what is written of the first segment.
+/// Flips a bit in the middle of the written part of the first segment.
 fn flip_bit(disk: &Path) -> Result<()> {
     let mut segments: Vec<PathBuf> = std::fs::read_dir(disk.join("log"))?
         .map(|entry| entry.map(|entry| entry.path()))

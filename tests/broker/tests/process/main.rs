@@ -1,4 +1,4 @@
-//! Promises of the whole program, shown on processes: `covey local` and the brokers that it runs.
+//! Process tests of the whole program: `covey local` and the brokers that it runs.
 
 mod access;
 mod crash;
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use covey_tests::Result;
 use tempfile::TempDir;
 
-/// The example of the README.
+/// Returns the path of the example in the README.
 fn quickstart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/quickstart.yaml")
 }
 
-/// A folder for a test's manifests and data, and the machine to itself: clusters beside each other would measure the
-/// machine, not the program.
+/// Directory for a test's manifests and data. Only one exists at a time, because clusters of parallel tests would slow
+/// each other down.
 struct Bench {
     folder: TempDir,
     _alone: tokio::sync::MutexGuard<'static, ()>,
@@ -36,10 +36,10 @@ async fn folder() -> Result<Bench> {
     Ok(Bench { folder: tempfile::Builder::new().prefix("covey-test-").tempdir()?, _alone: alone })
 }
 
-/// The example with `replicas` brokers, in a file that a test may change.
+/// Writes the example with `replicas` brokers to a file that the test may change.
 fn manifest(folder: &Bench, replicas: u32) -> Result<PathBuf> {
     let text = std::fs::read_to_string(quickstart())?;
-    anyhow::ensure!(text.contains("replicas: 3"), "the example says how many brokers it wants");
+    anyhow::ensure!(text.contains("replicas: 3"), "the example has no line `replicas: 3`");
     let path = folder.path().join("cluster.yaml");
     std::fs::write(&path, text.replace("replicas: 3", &format!("replicas: {replicas}")))?;
     Ok(path)

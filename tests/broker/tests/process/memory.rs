@@ -1,4 +1,4 @@
-//! What clients can make a broker hold, in bytes of its resident memory.
+//! Bounds of the resident memory that clients can make a broker use.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use tokio::net::TcpStream;
 use super::{folder, manifest};
 
 const V5: ProtocolVersion = ProtocolVersion::V5;
-/// How much a broker may grow: the budget of unfinished CONNECTs is 16 MiB, and allocators keep some of what they had.
+/// Growth in bytes that a broker is allowed: the budget of unfinished CONNECTs is 16 MiB, and the allocator keeps freed
+/// memory.
 const GROWTH: u64 = 64 << 20;
-/// A step of a client that is refused may fail at any time, and must not last.
+/// Timeout of one step of a client that is being refused.
 const STEP: Duration = Duration::from_secs(2);
 
-/// Resident memory of a process in bytes.
+/// Returns the resident memory of a process in bytes.
 fn resident(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -28,7 +29,7 @@ fn resident(pid: u32) -> Result<u64> {
     Ok(kib << 10)
 }
 
-/// The highest of some readings over the next second.
+/// Returns the highest resident memory in bytes over the next second.
 async fn peak(pid: u32) -> Result<u64> {
     let mut peak = 0;
     for _ in 0..20 {
@@ -38,7 +39,7 @@ async fn peak(pid: u32) -> Result<u64> {
     Ok(peak)
 }
 
-/// A CONNECT with the shortest of all user properties in this number and a password that is wrong.
+/// Returns a CONNECT with this number of empty user properties and a wrong password.
 fn connect(user_properties: usize) -> Result<Bytes> {
     let mut connect = Connect::new(V5, MqttStr::new("flood")?);
     connect.username = Some(MqttStr::new("dispatcher")?);
@@ -49,7 +50,7 @@ fn connect(user_properties: usize) -> Result<Bytes> {
     Ok(bytes.freeze())
 }
 
-/// Opens sockets and sends the bytes on each, as far as the broker takes them.
+/// Opens sockets and sends the bytes on each, as far as the broker reads them.
 async fn sockets(address: &str, count: usize, bytes: &[u8]) -> Result<Vec<TcpStream>> {
     let mut sockets = Vec::new();
     for _ in 0..count {
@@ -66,7 +67,7 @@ async fn clients_that_are_not_admitted_cannot_fill_the_memory() -> Result<()> {
     let folder = folder().await?;
     let local = Local::start(&manifest(&folder, 1)?, &folder.path().join("data"), free_port()?).await?;
     let (address, pid) = (local.address(0), local.pid(0)?);
-    // 250 KB and 100 KB, on either side of the limit of CONNECT.
+    // 250 KB and 100 KB, above and below the limit of CONNECT.
     let (large, small) = (connect(50_000)?, connect(20_000)?);
     let before = resident(pid)?;
     let mut kept = Vec::new();
@@ -76,7 +77,7 @@ async fn clients_that_are_not_admitted_cannot_fill_the_memory() -> Result<()> {
     }
     let grown = peak(pid).await?.saturating_sub(before);
     assert!(grown < GROWTH, "the broker grew by {} MiB", grown >> 20);
-    // Whoever sends a small CONNECT gets in meanwhile.
+    // A client with a small CONNECT is admitted meanwhile.
     let dispatcher = Options::new("d", "dispatcher", &local.password("dispatcher")?);
     let (client, _) = Client::admitted(&address, &dispatcher).await?;
     client.leave().await?;
@@ -84,7 +85,7 @@ async fn clients_that_are_not_admitted_cannot_fill_the_memory() -> Result<()> {
     local.stop().await
 }
 
-/// A publish at QoS 1 under packet identifier 1.
+/// Returns a PUBLISH at QoS 1 with packet identifier 1.
 fn publish(payload: usize) -> Result<Bytes> {
     let publish = Publish {
         qos: QoS::AtLeastOnce,
@@ -98,7 +99,7 @@ fn publish(payload: usize) -> Result<Bytes> {
     Ok(bytes.freeze())
 }
 
-/// The last whole packet before the broker ends the connection.
+/// Returns the last complete packet before the broker ends the connection.
 async fn last_packet(mut stream: impl AsyncRead + Unpin) -> Option<Packet> {
     let (mut decoder, mut bytes, mut last) = (Decoder::client(V5, 1 << 20), BytesMut::new(), None);
     loop {
@@ -116,7 +117,7 @@ async fn a_publisher_that_reuses_a_packet_identifier_is_ended_and_fills_nothing(
     let folder = folder().await?;
     let local = Local::start(&manifest(&folder, 1)?, &folder.path().join("data"), free_port()?).await?;
     let (address, pid) = (local.address(0), local.pid(0)?);
-    // The messages are for somebody, and take their way through the log.
+    // With a subscriber, the messages go through the log.
     let worker = Options::new("deploy.1", "worker", &local.password("worker")?);
     let (mut client, _) = Client::admitted(&address, &worker).await?;
     client.subscribe("jobs/#").await?;
@@ -128,25 +129,26 @@ async fn a_publisher_that_reuses_a_packet_identifier_is_ended_and_fills_nothing(
     encode(&Packet::Connect(Box::new(hello)), V5, &mut bytes)?;
     let mut socket = TcpStream::connect(&address).await?;
     socket.write_all(&bytes).await?;
-    // Type, remaining length, flags, reason; then the properties.
+    // CONNACK: type, remaining length, flags, reason; then the properties.
     let [_, remaining, _, reason] = socket.read_u32().await?.to_be_bytes();
     assert_eq!(reason, u8::from(ReasonCode::Success));
     let mut properties = vec![0; usize::from(remaining).saturating_sub(2)];
     socket.read_exact(&mut properties).await?;
     let before = resident(pid)?;
-    // The small one comes with the end of the large one: before that can be acknowledged.
+    // The small one arrives together with the end of the large one, before the large one can be acknowledged.
     let mut both = BytesMut::new();
     both.put_slice(&publish(250_000)?);
     both.put_slice(&publish(10)?);
     let (reading, mut writing) = socket.into_split();
     let last = tokio::spawn(last_packet(reading));
     for _ in 0..300 {
-        // Refused or left unread from some point on.
+        // At some point the broker closes the connection or stops reading.
         if !matches!(tokio::time::timeout(STEP, writing.write_all(&both)).await, Ok(Ok(()))) {
             break;
         }
     }
-    let last = tokio::time::timeout(STEP, last).await.context("the broker took 75 MB under one identifier")??;
+    let last =
+        tokio::time::timeout(STEP, last).await.context("the broker accepted 75 MB with one packet identifier")??;
     let Some(Packet::Disconnect(disconnect)) = last else { bail!("expected DISCONNECT, got {last:?}") };
     assert_eq!(disconnect.reason, ReasonCode::ProtocolError);
     let grown = peak(pid).await?.saturating_sub(before);

@@ -1,4 +1,4 @@
-//! The main job, from the files of the example.
+//! The quickstart example: formation, delivery, growth and refused manifests.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ async fn a_second_program_on_one_directory_is_refused() -> Result<()> {
     let output = run(&arguments).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("another `covey local`"), "{said}");
-    // The same for a broker's own directory.
+    // The same holds for the data directory of a broker.
     let output = run(&["broker", "--config", &local.config(0).display().to_string(), "--name", "prod-0"]).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("uses this data directory"), "{said}");
