@@ -17,6 +17,10 @@ pub const INDEX_KEY: &str = "index.json";
 /// Bytes of users in one key of the Secret, unless a single user is larger. A Secret holds at most 1 MiB.
 pub const PART_BYTES: usize = 256 * 1024;
 
+/// Longest password in bytes. Brokers hash no longer one, so that a client cannot make hashing expensive; the operator
+/// refuses a longer one, because no client could log in with it.
+pub const MAX_PASSWORD_BYTES: usize = 1024;
+
 /// Users of one cluster at one revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use argon2::password_hash::PasswordVerifier as _;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params};
+use covey_contract::access::MAX_PASSWORD_BYTES;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -20,8 +21,6 @@ const FIRST_GUESS: Duration = Duration::from_millis(25);
 const MOST_MEMORY: u32 = 256 * 1024;
 /// Most passes of one hash.
 const MOST_PASSES: u32 = 16;
-/// Longest password in bytes. A longer one counts as wrong and is not hashed.
-const LONGEST_PASSWORD: usize = 1024;
 
 /// A parsed argon2id verifier.
 #[derive(Debug, Clone)]
@@ -48,7 +47,7 @@ impl Argon2id {
 
     /// Returns whether the password matches. Takes milliseconds of processor time.
     fn matches(&self, password: &[u8]) -> bool {
-        password.len() <= LONGEST_PASSWORD && Argon2::default().verify_password(password, &*self.hash).is_ok()
+        password.len() <= MAX_PASSWORD_BYTES && Argon2::default().verify_password(password, &*self.hash).is_ok()
     }
 
     /// Returns the PHC string, which differs between any two verifiers.
@@ -151,7 +150,7 @@ mod tests {
         let verifiers = vec![verifier(b"old"), verifier(b"new")];
         assert_eq!(hashing.find(b"new", verifiers.clone()).await, Ok(Some(1)));
         assert_eq!(hashing.find(b"other", verifiers).await, Ok(None));
-        let long = vec![b'x'; LONGEST_PASSWORD + 1];
+        let long = vec![b'x'; MAX_PASSWORD_BYTES + 1];
         assert_eq!(hashing.find(&long, vec![verifier(&long)]).await, Ok(None));
     }
 

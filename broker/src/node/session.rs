@@ -99,7 +99,8 @@ impl NodeSession {
         }
         let (routed, receiver) = oneshot::channel();
         let qos_0_bytes = qos_0_bytes(&message);
-        if queue.qos_0_bytes + qos_0_bytes > QOS_0_BYTES && !queue.waiting.is_empty() {
+        let is_qos_0 = message.qos == QoS::AtMostOnce;
+        if is_qos_0 && queue.qos_0_bytes + qos_0_bytes > QOS_0_BYTES && !queue.waiting.is_empty() {
             self.node.metrics.dropped_unreachable();
             return Err(receiver);
         }

@@ -352,7 +352,8 @@ mod tests {
     async fn a_release_that_conflicts_is_tried_again_on_the_object_as_it_is_now() {
         let (applied, server) = apply_with(2).await;
         assert_eq!(applied.unwrap().managed_fields().len(), 1);
-        assert_eq!((server.lock().applied, server.lock().released), (3, true));
+        let server = server.lock();
+        assert_eq!((server.applied, server.released), (3, true));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use covey_contract::access::MAX_PASSWORD_BYTES;
 use covey_contract::names;
 use covey_crds::MqttUser;
 use covey_crds::condition::reason;
@@ -14,8 +15,6 @@ use kube::{Resource as _, ResourceExt as _};
 use crate::access::{Credential, Origin};
 
 const PASSWORD: &str = "password";
-/// Longest password that CONNECT can carry, in bytes.
-const MAX_PASSWORD: usize = 65_535;
 
 /// What is wrong with the source of a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,7 +116,7 @@ fn check(password: &[u8]) -> Result<(), &'static str> {
         _ if password.iter().any(u8::is_ascii_control) => {
             Err("contains a control character, which clients would have to send as part of the password")
         }
-        _ if password.len() > MAX_PASSWORD => Err("has more than the 65535 bytes that MQTT can carry"),
+        _ if password.len() > MAX_PASSWORD_BYTES => Err("has more than 1024 bytes, which brokers do not hash"),
         _ => Ok(()),
     }
 }
@@ -177,7 +176,7 @@ mod tests {
     #[test]
     fn a_password_that_no_client_would_send_is_refused_and_names_its_secret() {
         let user = user("a", "acl: []");
-        let (longest, too_long) = ("x".repeat(MAX_PASSWORD), "x".repeat(MAX_PASSWORD + 1));
+        let (longest, too_long) = ("x".repeat(MAX_PASSWORD_BYTES), "x".repeat(MAX_PASSWORD_BYTES + 1));
         for (bad, sentence) in [
             ("", "key password of Secret a-mqtt is empty"),
             ("secret\n", "ends in a line break"),
@@ -187,7 +186,7 @@ mod tests {
             ("sec\nret", "contains a control character"),
             ("\tsecret", "contains a control character"),
             ("secret\u{7f}", "contains a control character"),
-            (too_long.as_str(), "65535 bytes"),
+            (too_long.as_str(), "more than 1024 bytes"),
         ] {
             let problem = read(&user, &stored(generated(&user, bad), "1")).unwrap_err();
             assert_eq!(problem.reason(), reason::INVALID_PASSWORD);
