@@ -1,6 +1,4 @@
-//! The plain HTTP port: metrics, liveness and readiness. Prometheus and the kubelet ask, the node sets the checks.
-//!
-//! Invariant: ready means that every check holds; all begin as failing.
+//! The plain HTTP port: metrics, liveness and readiness. Prometheus and the kubelet ask.
 
 use std::io;
 use std::sync::Arc;
@@ -12,62 +10,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
-use crate::metrics::{self, Check, Label as _, Metrics};
+use crate::metrics::{self, Label as _, Metrics};
+use crate::readiness::Readiness;
 
 /// How long answers may be finished after shutdown began.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// A cheap handle on what readiness consists of; anybody may set a check.
-#[derive(Debug, Clone)]
-pub struct Readiness {
-    failing: Arc<watch::Sender<Vec<Check>>>,
-    metrics: Arc<Metrics>,
-}
-
-impl Readiness {
-    /// Everything fails until it is set.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { failing: Arc::new(watch::Sender::new(Check::ALL.to_vec())), metrics }
-    }
-
-    /// Notes whether a check holds.
-    pub fn set(&self, check: Check, holds: bool) {
-        self.failing.send_if_modified(|failing| {
-            let before = failing.len();
-            failing.retain(|other| *other != check);
-            if !holds {
-                failing.push(check);
-                failing.sort_unstable_by_key(|check| check.position());
-            }
-            // Under the lock of the channel, so that the gauges never disagree with it.
-            self.metrics.node.readiness.get(check).set(i64::from(holds));
-            self.metrics.node.ready.set(i64::from(failing.is_empty()));
-            let changed = failing.len() != before;
-            if changed {
-                info!(check = check.text(), holds, ready = failing.is_empty(), "readiness changed");
-            }
-            changed
-        });
-    }
-
-    /// The checks that do not hold.
-    pub fn failing(&self) -> Vec<Check> {
-        self.failing.borrow().clone()
-    }
-
-    pub fn is_ready(&self) -> bool {
-        self.failing.borrow().is_empty()
-    }
-
-    /// Follows the checks that do not hold.
-    pub fn subscribe(&self) -> watch::Receiver<Vec<Check>> {
-        self.failing.subscribe()
-    }
-}
 
 /// Serves until shutdown.
 pub async fn serve(
@@ -110,6 +59,7 @@ mod tests {
     use tokio_util::sync::DropGuard;
 
     use super::*;
+    use crate::metrics::Check;
 
     struct Server {
         address: std::net::SocketAddr,

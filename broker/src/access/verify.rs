@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::hashing::{Argon2id, Busy, Hashing};
 use super::limit::Failures;
+use super::observer::{AuthMethod, Observer};
 use super::users::{Principal, Proof, Users};
-use crate::metrics::{AuthMethod, Metrics};
 
 /// Successes in one generation of the cache; there are two.
 const CACHED: usize = 32_768;
@@ -38,18 +38,18 @@ pub(super) struct Passwords {
     cache: Mutex<Generations>,
     failures: Failures,
     hashing: Hashing,
-    metrics: Arc<Metrics>,
+    observer: Arc<dyn Observer>,
 }
 
 impl Passwords {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             key: rand::random(),
             cache: Mutex::default(),
             failures: Failures::default(),
             hashing: Hashing::new(workers),
-            metrics,
+            observer,
         }
     }
 
@@ -105,7 +105,7 @@ impl Passwords {
     }
 
     fn observe(&self, method: AuthMethod, begin: Instant) {
-        self.metrics.access.auth_duration.get(method).observe(begin.elapsed().as_secs_f64());
+        self.observer.checked(method, begin.elapsed());
     }
 
     /// What the cache knows a success by; another password, user or verifier gives another ticket.
@@ -195,6 +195,7 @@ mod tests {
     use covey_contract::access::{Document, FORMAT, User, Verifier};
 
     use super::*;
+    use crate::access::tests::Counts;
 
     #[test]
     fn every_user_and_none_costs_the_same_hashes() {
@@ -206,9 +207,9 @@ mod tests {
             client_id_pattern: None,
             rules: vec![],
         };
-        let metrics = Metrics::new("0", "0").unwrap();
+        let observer: Arc<dyn Observer> = Arc::new(Counts::default());
         let users =
-            |users: Vec<User>| Users::compile(&Document { format: FORMAT, revision: 1, users }, &metrics).unwrap();
+            |users: Vec<User>| Users::compile(&Document { format: FORMAT, revision: 1, users }, &observer).unwrap();
         let some = users(vec![user("none", 0), user("one", 1), user("two", 2)]);
         for name in ["none", "one", "two", "unknown"] {
             let proofs = some.get(name).map_or(&[][..], |principal| &principal.proofs);

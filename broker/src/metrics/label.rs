@@ -5,6 +5,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use covey_mqtt::connection::{Closed, Rejected};
+
+use crate::access::{AuthMethod, AuthResult};
+
 /// A label whose values are known.
 pub trait Label: Copy + 'static {
     /// The name of the label.
@@ -44,15 +48,23 @@ impl<L, M> fmt::Debug for Family<L, M> {
     }
 }
 
-/// Defines an enum whose variants are the values of a label.
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident, $label:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name {
-            $($(#[$vdoc])* $variant,)+
-        }
+/// Makes a label of an enum. The texts stand here, or are those of the enum.
+macro_rules! label_of {
+    ($name:ident, $label:literal) => {
+        impl Label for $name {
+            const NAME: &'static str = $label;
+            const ALL: &'static [Self] = <$name>::ALL;
 
+            fn text(self) -> &'static str {
+                <$name>::text(self)
+            }
+
+            fn position(self) -> usize {
+                self as usize
+            }
+        }
+    };
+    ($name:ident, $label:literal, { $($variant:ident = $text:literal,)+ }) => {
         impl Label for $name {
             const NAME: &'static str = $label;
             const ALL: &'static [Self] = &[$(Self::$variant),+];
@@ -70,61 +82,34 @@ macro_rules! label {
     };
 }
 
-label!(
-    /// Why a connection that had received its CONNACK ended.
-    Closed, "reason", {
-    /// The client sent DISCONNECT.
-    Client = "client",
-    /// The network connection broke without DISCONNECT.
-    Lost = "lost",
-    /// No packet for one and a half times the keep alive.
-    KeepAliveTimeout = "keepalive_timeout",
-    /// Another connection took the client id.
-    TakenOver = "taken_over",
-    /// The client broke the protocol.
-    ProtocolError = "protocol_error",
-    /// The client did what its rights do not allow.
-    Auth = "auth",
-    /// The client's user was deleted, or may not have the client id any more.
-    Revoked = "revoked",
-    /// The node stops and sends its clients away.
-    Drain = "drain",
-    /// The client did not take what was written for too long.
-    WriteTimeout = "write_timeout",
-    /// A packet exceeded the limit of its receiver.
-    PacketTooLarge = "packet_too_large",
-    /// The node left the cluster.
-    Fenced = "fenced",
-    /// A transient session did not keep up with its messages.
-    QueueFull = "queue_full",
-    /// An MQTT 3.1.1 client has more publishes waiting for their acknowledgement than the server holds, or one that can
-    /// only be refused, which that version has no words for.
-    PublishStalled = "publish_stalled",
-    /// A task of the connection or of its session panicked.
-    InternalError = "internal_error",
+/// Defines an enum whose variants are the values of a label.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $label:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)+
+        }
+
+        label_of!($name, $label, { $($variant = $text,)+ });
+    };
+}
+
+label_of!(Closed, "reason");
+label_of!(Rejected, "reason");
+
+label_of!(AuthResult, "result", {
+    Success = "success",
+    BadCredentials = "bad_credentials",
+    NotAuthorized = "not_authorized",
+    Busy = "busy",
+    RateLimit = "rate_limit",
 });
 
-label!(
-    /// Why a socket never became a connection.
-    Rejected, "reason", {
-    /// Too many sockets, or the node is busy.
-    Overload = "overload",
-    /// The node has as many clients as it may have.
-    ConnectionLimit = "connection_limit",
-    /// The first packet was no usable CONNECT.
-    BadProtocol = "bad_protocol",
-    /// No CONNECT in time.
-    Timeout = "timeout",
-    /// The peer went away before it was answered.
-    Lost = "lost",
-    /// The node does not serve clients now.
-    Unavailable = "unavailable",
-    /// The client is not who it says, or may not do what it asks.
-    Auth = "auth",
-    /// The client id is not usable, or belongs to somebody else.
-    ClientId = "client_id",
-    /// The task of the handshake panicked.
-    InternalError = "internal_error",
+label_of!(AuthMethod, "method", {
+    Cache = "cache",
+    HmacSha256 = "hmac_sha256",
+    Argon2id = "argon2id",
 });
 
 label!(
@@ -220,27 +205,6 @@ label!(
     Flag = "flag",
     Throttle = "throttle",
     Disconnect = "disconnect",
-});
-
-label!(
-    /// What came of a CONNECT's credentials.
-    AuthResult, "result", {
-    Success = "success",
-    BadCredentials = "bad_credentials",
-    /// The client id is not one of the user's.
-    NotAuthorized = "not_authorized",
-    /// Too many passwords wait to be checked.
-    Busy = "busy",
-    /// The address failed too often.
-    RateLimit = "rate_limit",
-});
-
-label!(
-    /// What credentials were checked with.
-    AuthMethod, "method", {
-    Cache = "cache",
-    HmacSha256 = "hmac_sha256",
-    Argon2id = "argon2id",
 });
 
 label!(

@@ -1,0 +1,469 @@
+//! A session as its connection uses it: publishes in order, subscriptions, acknowledgements.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+
+use covey_codec::{MqttStr, PacketId, QoS, ReasonCode};
+use covey_core::retained;
+use covey_core::shard::{self, End, Once, Operation, Outcome, Subscribed, WantRetained};
+use covey_core::topic::Filter;
+use covey_mqtt::session::{Close, Ended, Message, Published, Session, Subscription};
+use covey_supervise::caught;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::Node;
+use super::held::{Held, Outbox, Registry};
+use super::message;
+use super::publish::{Outbound, Pending};
+use super::say::reply;
+use super::transient;
+use super::wire::ToShard;
+
+/// One session, held by one connection.
+#[derive(Debug, Clone)]
+pub struct NodeSession {
+    pub(super) node: Arc<Node>,
+    pub(super) held: Arc<Held>,
+    pub(super) queue: Arc<Mutex<Queue>>,
+}
+
+/// Bytes of QoS 0 messages of one session that may wait behind a retained or a QoS 2 message; those beyond are dropped and
+/// counted. One message is always taken.
+const QOS_0_BYTES: usize = 1 << 20;
+/// What a message takes beside its text and payload.
+const MESSAGE_OVERHEAD: usize = 256;
+const USER_PROPERTY_OVERHEAD: usize = size_of::<(MqttStr, MqttStr)>();
+
+/// Publishes that wait for something before they can be routed, so that all behind them wait too.
+///
+/// What a client may have unacknowledged is bounded by its connection; QoS 0 by [`QOS_0_BYTES`].
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Bytes of the QoS 0 messages among them.
+    qos_0_bytes: usize,
+    draining: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    message: Message,
+    packet: Option<PacketId>,
+    routed: oneshot::Sender<Routed>,
+}
+
+/// A publish whose place in the order is fixed.
+#[derive(Debug)]
+enum Routed {
+    Pending(Pending),
+    /// The retained group is full.
+    Refused,
+    /// A QoS 2 packet id that was received before.
+    Repeated,
+}
+
+impl NodeSession {
+    fn outbound(&self, message: &Message, retained_index: u64, once: Option<Once>) -> Outbound {
+        Outbound {
+            topic: message.topic.as_str().into(),
+            qos: message.qos as u8,
+            retain: message.retain,
+            publisher: self.held.client.clone(),
+            expiry: message.properties.message_expiry_interval,
+            retained_index,
+            once,
+            body: message::encode(message),
+        }
+    }
+
+    /// Routes at once where nothing stands in the way, else queues.
+    fn begin(&self, message: Message, packet: Option<PacketId>) -> Result<Routed, oneshot::Receiver<Routed>> {
+        let mut queue = self.queue.lock();
+        let at_once = queue.waiting.is_empty() && !queue.draining && !message.retain && packet.is_none();
+        if at_once && let Ok(pending) = self.node.route(&self.outbound(&message, 0, None), self.held.epoch) {
+            return Ok(Routed::Pending(pending));
+        }
+        let (routed, receiver) = oneshot::channel();
+        let qos_0_bytes = qos_0_bytes(&message);
+        if queue.qos_0_bytes + qos_0_bytes > QOS_0_BYTES && !queue.waiting.is_empty() {
+            self.node.metrics.dropped_unreachable();
+            return Err(receiver);
+        }
+        queue.qos_0_bytes += qos_0_bytes;
+        queue.waiting.push_back(Waiting { message, packet, routed });
+        if !queue.draining {
+            queue.draining = true;
+            let session = self.clone();
+            self.spawn("queued publishes", async move { session.drain().await });
+        }
+        Err(receiver)
+    }
+
+    /// Starts a task of this session: its panic ends the client's connection, whose requests would wait for ever.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let session = self.clone();
+        self.node.spawn(name, async move {
+            if caught(name, task).await.is_err() {
+                session.node.registry.close(&session.held, Close::Failed);
+            }
+        });
+    }
+
+    /// Routes what waits, in order; gives up when the epoch ends.
+    async fn drain(self) {
+        loop {
+            let next = {
+                let mut queue = self.queue.lock();
+                let next = queue.waiting.pop_front();
+                queue.qos_0_bytes -= next.as_ref().map_or(0, |next| qos_0_bytes(&next.message));
+                queue.draining = next.is_some();
+                next
+            };
+            let Some(waiting) = next else { return };
+            let Some(routed) = self.route_in_turn(&waiting.message, waiting.packet).await else { return };
+            reply(waiting.routed, routed);
+        }
+    }
+
+    /// `None` when the epoch ended.
+    async fn route_in_turn(&self, message: &Message, packet: Option<PacketId>) -> Option<Routed> {
+        let epoch = self.held.epoch;
+        self.node.lease.held(epoch).await.ok()?;
+        let once = match packet {
+            None => None,
+            Some(packet) => match self.receive(packet).await? {
+                Received::Again => return Some(Routed::Repeated),
+                Received::Once(once) => once,
+            },
+        };
+        let mut index = 0;
+        if message.retain {
+            match self.retain(message).await? {
+                (_, retained::Outcome::Full) => return Some(Routed::Refused),
+                (stored, _) => index = stored,
+            }
+        }
+        let outbound = self.outbound(message, index, once);
+        loop {
+            self.node.lease.held(epoch).await.ok()?;
+            if let Ok(pending) = self.node.route(&outbound, epoch) {
+                return Some(Routed::Pending(pending));
+            }
+        }
+    }
+
+    /// A QoS 2 publish: the packet id is taken before anything is routed.
+    async fn receive(&self, packet: PacketId) -> Option<Received> {
+        if let Outbox::Transient { receiving, .. } = &mut *self.held.outbox.lock() {
+            return Some(if receiving.insert(packet) { Received::Once(None) } else { Received::Again });
+        }
+        let operation =
+            Operation::Receive { client: self.held.client.clone(), owner: self.held.owner, packet: packet.get() };
+        match self.shard().call(operation).await.ok()? {
+            Outcome::Receiving { number, floor, incarnation } => {
+                let key = format!("q:{}:{incarnation}", self.held.client).into_boxed_str();
+                Some(Received::Once(Some(Once { key, number, floor })))
+            }
+            _ => None,
+        }
+    }
+
+    async fn retain(&self, message: &Message) -> Option<(u64, retained::Outcome)> {
+        let write = retained::Write {
+            node: self.node.id,
+            epoch: self.held.epoch,
+            number: 0,
+            topic: message.topic.as_str().into(),
+            qos: message.qos as u8,
+            expiry: message.properties.message_expiry_interval,
+            empty: message.payload.is_empty(),
+            body: message::encode(message),
+        };
+        self.node.writer.store(write).await.ok()
+    }
+
+    fn shard(&self) -> &super::shard::Client {
+        self.node.shard_of(&self.held.client)
+    }
+
+    async fn subscribe_durable(&self, wanted: Vec<Subscription>) -> Vec<ReasonCode> {
+        let subscriptions = wanted.iter().map(to_shard).collect();
+        let (client, owner) = (self.held.client.clone(), self.held.owner);
+        let count = wanted.len();
+        match self.shard().call(Operation::Subscribe { client, owner, subscriptions }).await {
+            Ok(Outcome::Subscribed(granted)) => granted
+                .into_iter()
+                .map(|granted| match granted {
+                    Subscribed::Granted { qos, .. } => granted_qos(qos),
+                    Subscribed::LimitReached => ReasonCode::QuotaExceeded,
+                })
+                .collect(),
+            Ok(_) => vec![ReasonCode::UnspecifiedError; count],
+            // The epoch ended: the connection is about to be closed and nothing may be said.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn subscribe_transient(&self, wanted: Vec<Subscription>) -> Vec<ReasonCode> {
+        let (mut codes, mut change, mut awaited) = (Vec::new(), 0, Vec::new());
+        let limit = self.node.config.sessions.max_subscriptions as usize;
+        for wanted in &wanted {
+            let Ok(filter) = Filter::new(wanted.filter.clone()) else {
+                codes.push(ReasonCode::TopicFilterInvalid);
+                continue;
+            };
+            let Outbox::Transient { subscriptions, awaiting, .. } = &mut *self.held.outbox.lock() else { continue };
+            if subscriptions.len() >= limit && !subscriptions.contains_key(&wanted.filter) {
+                codes.push(ReasonCode::QuotaExceeded);
+                continue;
+            }
+            let (at, is_new) = self.node.filters.insert(&filter, self.held.local, to_local(wanted));
+            subscriptions.insert(wanted.filter.clone(), filter.clone());
+            if wanted.retain_handling == 0 || (wanted.retain_handling == 1 && is_new) {
+                awaiting.insert(wanted.filter.clone(), (filter, HashMap::new()));
+                awaited.push(wanted.clone());
+            }
+            change = change.max(at);
+            codes.push(granted_qos(wanted.qos as u8));
+        }
+        let known = self.node.known_everywhere(self.held.epoch, change).await;
+        if known.is_err() {
+            return std::future::pending().await;
+        }
+        if !awaited.is_empty() {
+            let session = self.clone();
+            self.spawn("retained messages", async move { session.send_retained(awaited).await });
+        }
+        codes
+    }
+
+    /// Retained messages for new subscriptions of a transient session, skipping copies older than a live one.
+    async fn send_retained(&self, wanted: Vec<Subscription>) {
+        for wanted in wanted {
+            let found = self.node.retained_for(wanted.filter.as_str()).await;
+            // Held until they are sent: a newer live copy comes before, and is noted, or after.
+            let mut outbox = self.held.outbox.lock();
+            let Outbox::Transient { awaiting, queue, .. } = &mut *outbox else { return };
+            let Some((_, newest)) = awaiting.remove(&wanted.filter) else { continue };
+            let fresh = found
+                .into_iter()
+                .filter(|found| newest.get(&found.topic).is_none_or(|index| *index < found.retained_index));
+            for delivery in fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)) {
+                Registry::send_retained(&self.held, queue, delivery);
+            }
+        }
+    }
+}
+
+/// What a message takes while it waits, in bytes; 0 for one that is promised.
+fn qos_0_bytes(message: &Message) -> usize {
+    if message.qos != QoS::AtMostOnce {
+        return 0;
+    }
+    let properties = &message.properties;
+    let texts = [&properties.response_topic, &properties.content_type].into_iter().flatten().map(MqttStr::len);
+    let user = properties.user_properties.iter().map(|(name, value)| name.len() + value.len() + USER_PROPERTY_OVERHEAD);
+    let data = properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
+    let sum = texts.chain(user).sum::<usize>() + data;
+    MESSAGE_OVERHEAD + message.topic.len() + message.payload.len() + sum
+}
+
+/// What a QoS 2 packet id turned out to be.
+enum Received {
+    Again,
+    Once(Option<Once>),
+}
+
+impl Session for NodeSession {
+    fn publish(
+        &self,
+        message: Message,
+        packet_id: Option<PacketId>,
+    ) -> impl Future<Output = Published> + Send + 'static {
+        let begun = self.begin(message, packet_id);
+        let (session, lease, epoch) = (self.clone(), self.node.lease.clone(), self.held.epoch);
+        async move {
+            let routed = match begun {
+                Ok(routed) => Some(routed),
+                Err(receiver) => receiver.await.ok(),
+            };
+            let published = match routed {
+                Some(Routed::Pending(pending)) => pending.outcome().await,
+                Some(Routed::Refused) => Some(Published::QuotaExceeded),
+                Some(Routed::Repeated) => Some(Published::Delivered),
+                None => None,
+            };
+            // A refused QoS 2 publish is over ([MQTT-4.3.3-7]): the next one under its id is another message.
+            if let (Some(Published::QuotaExceeded), Some(id)) = (&published, packet_id) {
+                session.release(id).await;
+            }
+            // Nothing is said without a lease, and nothing at all when nobody knows what became of the message.
+            match (published, lease.held(epoch).await) {
+                (Some(published), Ok(())) => published,
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    fn release(&self, packet_id: PacketId) -> impl Future<Output = bool> + Send + 'static {
+        let session = self.clone();
+        async move {
+            let here = match &mut *session.held.outbox.lock() {
+                Outbox::Transient { receiving, .. } => Some(receiving.remove(&packet_id)),
+                Outbox::Durable(_) => None,
+            };
+            let known = if let Some(known) = here {
+                known
+            } else {
+                let (client, owner) = (session.held.client.clone(), session.held.owner);
+                let operation = Operation::Release { client, owner, packet: packet_id.get() };
+                match session.shard().call(operation).await {
+                    Ok(outcome) => outcome == Outcome::Known(true),
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            session.when_leased(known).await
+        }
+    }
+
+    fn subscribe(&self, subscriptions: Vec<Subscription>) -> impl Future<Output = Vec<ReasonCode>> + Send + 'static {
+        let session = self.clone();
+        async move {
+            let codes = if session.held.is_durable() {
+                session.subscribe_durable(subscriptions).await
+            } else {
+                session.subscribe_transient(subscriptions).await
+            };
+            session.when_leased(codes).await
+        }
+    }
+
+    fn unsubscribe(&self, filters: Vec<MqttStr>) -> impl Future<Output = Vec<ReasonCode>> + Send + 'static {
+        let session = self.clone();
+        async move {
+            let code = |existed| if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
+            let here = session.unsubscribe_transient(&filters);
+            let existed = if let Some(existed) = here {
+                existed
+            } else {
+                let (client, owner) = (session.held.client.clone(), session.held.owner);
+                let filters: Vec<Box<str>> = filters.iter().map(|filter| filter.as_str().into()).collect();
+                match session.shard().call(Operation::Unsubscribe { client, owner, filters }).await {
+                    Ok(Outcome::Unsubscribed(existed)) => existed,
+                    _ => std::future::pending().await,
+                }
+            };
+            session.when_leased(existed.into_iter().map(code).collect()).await
+        }
+    }
+
+    fn acknowledge(&self, packet_id: PacketId) {
+        let held = &self.held;
+        let mut outbox = held.outbox.lock();
+        match &mut *outbox {
+            Outbox::Durable(durable) => {
+                if let Some(sequence) = durable.acknowledge(packet_id) {
+                    drop(outbox);
+                    let (client, owner) = (held.client.clone(), held.owner);
+                    self.shard().tell(ToShard::Settle { client, owner, sequences: vec![sequence] });
+                }
+            }
+            Outbox::Transient { queue, .. } => {
+                if queue.acknowledge(packet_id) {
+                    let events = queue.pump();
+                    drop(outbox);
+                    Registry::send(held, events);
+                }
+            }
+        }
+    }
+
+    fn received(&self, packet_id: PacketId) -> impl Future<Output = bool> + Send + 'static {
+        let session = self.clone();
+        async move {
+            let sequence = match &*session.held.outbox.lock() {
+                Outbox::Durable(durable) => durable.sequence(packet_id).ok_or(false),
+                Outbox::Transient { queue, .. } => Err(queue.is_flying(packet_id)),
+            };
+            match sequence {
+                Err(known) => known,
+                Ok(sequence) => {
+                    let (client, owner) = (session.held.client.clone(), session.held.owner);
+                    match session.shard().call(Operation::Received { client, owner, sequence }).await {
+                        Ok(Outcome::Known(known)) => session.when_leased(known).await,
+                        _ => std::future::pending().await,
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&self, ended: Ended) {
+        let held = &self.held;
+        let shard = self.shard();
+        shard.let_go(&held.client, held.owner);
+        // A session that was lost or fenced has nothing to end.
+        if !self.node.registry.remove(held) {
+            return;
+        }
+        let expiry = ended.expiry.map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
+        let end = End { client: held.client.clone(), owner: held.owner, expiry, drop_will: ended.drop_will };
+        // It is sent until it is answered; nobody waits.
+        drop(shard.call(Operation::End(end)));
+    }
+}
+
+impl NodeSession {
+    async fn when_leased<T>(&self, value: T) -> T {
+        match self.node.lease.held(self.held.epoch).await {
+            Ok(()) => value,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// `None` for a durable session.
+    fn unsubscribe_transient(&self, filters: &[MqttStr]) -> Option<Vec<bool>> {
+        let Outbox::Transient { subscriptions, awaiting, .. } = &mut *self.held.outbox.lock() else { return None };
+        let remove = |filter: &MqttStr| {
+            awaiting.remove(filter);
+            subscriptions.remove(filter).is_some_and(|filter| self.node.filters.remove(&filter, self.held.local))
+        };
+        Some(filters.iter().map(remove).collect())
+    }
+}
+
+fn to_shard(wanted: &Subscription) -> shard::Subscription {
+    shard::Subscription {
+        filter: wanted.filter.as_str().into(),
+        options: shard::Options {
+            qos: wanted.qos as u8,
+            no_local: wanted.no_local,
+            retain_as_published: wanted.retain_as_published,
+            identifier: wanted.identifier,
+        },
+        retained: match wanted.retain_handling {
+            0 => WantRetained::Always,
+            1 => WantRetained::IfNew,
+            _ => WantRetained::Never,
+        },
+    }
+}
+
+fn to_local(wanted: &Subscription) -> transient::Options {
+    transient::Options {
+        qos: wanted.qos as u8,
+        no_local: wanted.no_local,
+        retain_as_published: wanted.retain_as_published,
+        identifier: wanted.identifier,
+    }
+}
+
+fn granted_qos(qos: u8) -> ReasonCode {
+    match qos {
+        0 => ReasonCode::Success,
+        1 => ReasonCode::GrantedQos1,
+        _ => ReasonCode::GrantedQos2,
+    }
+}
