@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use covey_contract::proto::admin_server::AdminServer;
 use covey_contract::proto::{self, admin_server::Admin};
+use covey_node::{Membership, Node};
+use covey_raft::{GroupId, MAX_MESSAGE, NodeId};
 use tonic::{Request, Response, Status};
-
-use crate::cluster::{GroupId, NodeId};
-use crate::node::{Membership, Node};
 
 /// Parts of the status that do not come from the node.
 pub trait Facts: Send + Sync + 'static {
@@ -42,7 +41,7 @@ impl std::fmt::Debug for AdminService {
 impl AdminService {
     /// Returns the gRPC routes of the admin port.
     pub fn into_routes(self) -> tonic::service::Routes {
-        tonic::service::Routes::new(AdminServer::new(self).max_decoding_message_size(crate::peer::MAX_MESSAGE))
+        tonic::service::Routes::new(AdminServer::new(self).max_decoding_message_size(MAX_MESSAGE))
     }
 
     fn status_now(&self) -> proto::StatusReply {

@@ -1,6 +1,4 @@
 //! The plain HTTP port: `/metrics` for Prometheus, `/livez` and `/readyz` for the kubelet.
-//!
-//! Invariant: the broker is ready only while every check holds. All checks fail until they are set.
 
 use std::io;
 use std::sync::Arc;
@@ -12,65 +10,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
-use crate::metrics::{self, Check, Label as _, Metrics};
+use crate::metrics::{self, Label as _, Metrics};
+use crate::readiness::Readiness;
 
 /// Time for responses in progress after shutdown began.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// Handle on the readiness checks; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Readiness {
-    /// Checks that fail, in the order of [`Check::ALL`].
-    failing: Arc<watch::Sender<Vec<Check>>>,
-    /// Gauges that mirror the checks.
-    metrics: Arc<Metrics>,
-}
-
-impl Readiness {
-    /// Returns a handle with every check failing.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { failing: Arc::new(watch::Sender::new(Check::ALL.to_vec())), metrics }
-    }
-
-    /// Sets whether a check holds.
-    pub fn set(&self, check: Check, holds: bool) {
-        self.failing.send_if_modified(|failing| {
-            let before = failing.len();
-            failing.retain(|other| *other != check);
-            if !holds {
-                failing.push(check);
-                failing.sort_unstable_by_key(|check| check.position());
-            }
-            // Under the lock of the channel, so that the gauges always agree with it.
-            self.metrics.node.readiness.get(check).set(i64::from(holds));
-            self.metrics.node.ready.set(i64::from(failing.is_empty()));
-            let changed = failing.len() != before;
-            if changed {
-                info!(check = check.text(), holds, ready = failing.is_empty(), "readiness changed");
-            }
-            changed
-        });
-    }
-
-    /// Returns the checks that fail.
-    pub fn failing(&self) -> Vec<Check> {
-        self.failing.borrow().clone()
-    }
-
-    /// Returns whether every check holds.
-    pub fn is_ready(&self) -> bool {
-        self.failing.borrow().is_empty()
-    }
-
-    /// Returns a receiver of the failing checks.
-    pub fn subscribe(&self) -> watch::Receiver<Vec<Check>> {
-        self.failing.subscribe()
-    }
-}
 
 /// Serves the HTTP port until shutdown.
 ///
@@ -116,6 +62,7 @@ mod tests {
     use tokio_util::sync::DropGuard;
 
     use super::*;
+    use crate::metrics::Check;
 
     struct Server {
         address: std::net::SocketAddr,

@@ -11,6 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_contract::config::{Config, Listener as ListenerConfig};
+use covey_log::marker::{self, Directory, Expected};
+use covey_log::segment::{self, Expect, Log};
+use covey_mqtt::connection::{Context, Drain, Limits};
+use covey_mqtt::listener::Listener;
+use covey_node::{self as node, Identity, Membership, Node, NodeSessions, Parts};
+use covey_peer::{self as peer, Pool, Role, Tls, TlsError};
+use covey_raft::{StartError, Tuning};
+use covey_supervise::{Supervisor, count_panics};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,19 +26,12 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::access::{self, Access};
+use crate::adapters::{Counting, Door, NodeFacts};
 use crate::admin::AdminService;
-use crate::cluster::{StartError, Tuning};
-use crate::connection::{Context, Drain, Limits};
-use crate::gauges::Gauges;
-use crate::glue::{Counting, Door, NodeFacts};
-use crate::http::{self, Readiness};
-use crate::listener::Listener;
+use crate::http;
 use crate::metrics::{Check, Metrics, StorageKind};
-use crate::node::{self, Identity, Membership, Node, NodeSessions, Parts};
-use crate::peer::{self, Pool, Role, Tls, TlsError};
-use crate::storage::marker::{self, Directory, Expected};
-use crate::storage::segment::{self, Expect, Log};
-use crate::supervise::{Supervisor, count_panics};
+use crate::readiness::{Judge, Readiness};
+use crate::sampling::Sampling;
 
 /// Time for other nodes to take over leaderships when the node stops.
 const HANDOVER: Duration = Duration::from_secs(5);
@@ -155,7 +156,8 @@ async fn start(options: Options) -> Result<Broker, Error> {
     let ordinal = ordinal_of(&name)?;
     let config = Arc::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &commit)?;
-    count_panics(metrics.node.task_panics.clone());
+    let panics = metrics.node.task_panics.clone();
+    count_panics(move || panics.inc());
     // First, so that a second process on this disk fails on its lock and not on a port.
     let directory = take_disk(&config, &name)?;
     let host = Host::new(metrics);
@@ -213,7 +215,7 @@ async fn open_node(opening: Opening) -> Result<Opened, Error> {
         data: config.paths.data.clone(),
         mount: config.paths.access.clone(),
         anonymous: config.anonymous,
-        metrics: metrics.clone(),
+        observer: Arc::new(Counting(metrics.clone())),
     });
     let (node, membership) = node::start(Parts {
         config: config.clone(),
@@ -305,18 +307,19 @@ impl Broker {
             let stopped = self.drain.stopped().clone();
             host.tasks.spawn(host.supervisor.clone().lasting("listener", stopped, bound.run()));
         }
-        let gauges = Gauges {
+        let judge =
+            Judge { node: self.node.clone(), metrics: host.metrics.clone(), readiness: host.readiness.clone(), access };
+        host.spawn("readiness", judge.run(host.stop.clone()));
+        let sampling = Sampling {
             node: self.node.clone(),
             metrics: host.metrics.clone(),
-            readiness: host.readiness.clone(),
-            access,
             tls,
             log: self.log.clone(),
             data: config.paths.data.clone(),
             listener: config.listeners.first().map_or_else(|| "none".to_owned(), listener_name),
             connections: Arc::new(move || context.connections()),
         };
-        host.spawn("gauges", gauges.run(host.stop.clone()));
+        host.spawn("sampling", sampling.run(host.stop.clone()));
         Ok(())
     }
 

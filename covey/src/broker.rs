@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use covey_broker::run::Options;
+use covey_broker::Options;
 use covey_contract::config::Config;
 use covey_contract::names;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> an
     arguments.parent.map(end_with).transpose()?;
     let config = Config::load(&arguments.config)?;
     let commit = option_env!("COVEY_COMMIT").unwrap_or("unknown").to_owned();
-    covey_broker::run::run(Options { config, name: arguments.name, commit }, shutdown).await?;
+    covey_broker::run(Options { config, name: arguments.name, commit }, shutdown).await?;
     Ok(())
 }
 

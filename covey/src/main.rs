@@ -17,7 +17,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 struct Cli {
-    /// Log filter, for example `info,covey_broker::node=debug`.
+    /// Log filter, for example `info,covey_node=debug`.
     #[arg(long, env = "COVEY_LOG", default_value = "info,openraft=error,fjall=warn,lsm_tree=warn", global = true)]
     log: String,
     /// Log in JSON, one object per line.

@@ -1,5 +1,5 @@
-//! Architecture rules as tests: dependencies between crates (deny.toml), libraries that the inner crates must not
-//! reach, directories that may use a library, licences, and the size of files.
+//! Architecture rules that the compiler does not check: dependencies between crates (deny.toml), libraries that the
+//! inner crates must not reach, licences and sources of dependencies, and the size of files.
 
 mod documents;
 
@@ -195,52 +195,6 @@ fn every_licence_is_allowed_and_every_source_is_the_registry() -> Result<()> {
     Ok(())
 }
 
-/// Path prefixes of the Rust sources that may use a library.
-const MAY_NAME: [(&str, &[&str]); 4] = [
-    ("openraft", &["broker/src/cluster"]),
-    (
-        "tonic",
-        &[
-            "broker/contract",
-            "broker/src/cluster",
-            "broker/src/admin",
-            "broker/src/node",
-            "broker/src/peer",
-            "operator/src/admin",
-            // Tests act as the other end of a connection.
-            "broker/tests/raft",
-            "operator/tests",
-            "tests",
-        ],
-    ),
-    ("kube", &["crds", "operator", "covey", "tests"]),
-    ("tokio", &["broker/src", "broker/contract", "broker/tests", "broker/examples", "operator", "covey", "tests"]),
-];
-
-#[test]
-fn libraries_are_named_only_where_they_belong() -> Result<()> {
-    let mut broken = Vec::new();
-    for (path, text) in sources()? {
-        for (library, allowed) in MAY_NAME {
-            let belongs = allowed.iter().any(|prefix| path.starts_with(prefix));
-            if let Some(line) = text.lines().position(|line| !belongs && names(line, library)) {
-                broken.push(format!("{path}:{} uses {library}", line + 1));
-            }
-        }
-    }
-    assert_eq!(broken, Vec::<String>::new());
-    Ok(())
-}
-
-#[test]
-fn a_library_is_recognised_by_its_path_only() {
-    assert!(names("use openraft::Raft;", "openraft"));
-    assert!(names("    x: openraft::RaftMetrics,", "openraft"));
-    assert!(!names("// use openraft::Raft;", "openraft"));
-    assert!(!names("use my_openraft::Raft;", "openraft"));
-    assert!(!names("openraft is a library", "openraft"));
-}
-
 #[test]
 fn files_are_short_and_say_what_they_own() -> Result<()> {
     let mut broken = Vec::new();
@@ -260,17 +214,6 @@ fn files_are_short_and_say_what_they_own() -> Result<()> {
     }
     assert_eq!(broken, Vec::<String>::new());
     Ok(())
-}
-
-/// Returns whether a line of code names a library by a path. Comments are ignored.
-fn names(line: &str, library: &str) -> bool {
-    let code = line.split("//").next().unwrap_or_default();
-    code.match_indices(&format!("{library}::")).any(|(at, _)| {
-        !code
-            .get(..at)
-            .and_then(|head| head.chars().next_back())
-            .is_some_and(|before| before.is_alphanumeric() || before == '_')
-    })
 }
 
 /// Returns path and text of every Rust source that git tracks, with paths relative to the root.

@@ -13,6 +13,7 @@
 
 mod hashing;
 mod limit;
+mod observer;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -36,12 +37,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::observer::{AuthMethod, AuthResult, Observer};
 pub use self::users::Principal;
 
 use self::source::{Candidate, Mount};
 use self::users::Users;
 use self::verify::{Outcome, Passwords};
-use crate::metrics::{AuthResult, Metrics, gauge_value};
 
 /// Interval between reads of the mounted Secret.
 const POLL: Duration = Duration::from_secs(1);
@@ -55,8 +56,7 @@ pub struct Options {
     pub mount: PathBuf,
     /// Whether clients without user name and password get the rights of the user "".
     pub anonymous: bool,
-    /// Metrics that logins, access checks and document loads update.
-    pub metrics: Arc<Metrics>,
+    pub observer: Arc<dyn Observer>,
 }
 
 /// Reason why a client is refused.
@@ -129,7 +129,7 @@ impl Access {
     /// Blocks on file I/O.
     pub fn open(options: Options) -> Self {
         let inner = Inner {
-            passwords: Passwords::new(options.metrics.clone()),
+            passwords: Passwords::new(options.observer.clone()),
             options,
             users: ArcSwapOption::empty(),
             revision: watch::Sender::new(0),
@@ -223,7 +223,7 @@ impl Access {
             Outcome::Busy => (Err(Failure::Busy), AuthResult::Busy),
             Outcome::Limited => (Err(Failure::Busy), AuthResult::RateLimit),
         };
-        self.inner.options.metrics.access.auth.get(counted).inc();
+        self.inner.options.observer.authenticated(counted);
         result
     }
 
@@ -262,7 +262,7 @@ impl Inner {
             return;
         }
         let compiled = candidate.document.and_then(|document| {
-            let users = Users::compile(&document, &self.options.metrics)?;
+            let users = Users::compile(&document, &self.options.observer)?;
             Ok((document, users))
         });
         match compiled {
@@ -286,9 +286,7 @@ impl Inner {
         if self.rejected.load().as_ref().is_some_and(|rejected| rejected.0 <= revision) {
             self.note_rejected(None);
         }
-        let metrics = &self.options.metrics.access;
-        metrics.revision.set(gauge_value(revision));
-        metrics.reload_timestamp.set(jiff::Timestamp::now().as_second());
+        self.options.observer.enforced(revision);
         if keep == Keep::Yes
             && let Err(error) = source::write_copy(&self.options.data, document)
         {
@@ -301,7 +299,7 @@ impl Inner {
         let problem = error.to_string();
         if loading.problems.insert(problem.clone()) {
             warn!(revision = revision.unwrap_or(0), %error, "access document refused, the rules in force stay");
-            self.options.metrics.access.load_failures.inc();
+            self.options.observer.load_failed();
         }
         // The kubelet or the operator is still writing the other parts.
         let incomplete = matches!(error, DocumentError::Incomplete(_));
@@ -312,7 +310,7 @@ impl Inner {
 
     fn note_rejected(&self, rejected: Option<(u64, String)>) {
         let revision = rejected.as_ref().map_or(0, |(revision, _)| *revision);
-        self.options.metrics.access.rejected_revision.set(gauge_value(revision));
+        self.options.observer.rejected(revision);
         self.rejected.store(rejected.map(Arc::new));
     }
 }

@@ -1,9 +1,8 @@
 //! Sources of access documents: the mounted Secret, the operator's requests and the copy on the data disk.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 
 use covey_contract::access::{Document, Error, INDEX_KEY, Index};
 use serde::Deserialize;
@@ -75,10 +74,5 @@ pub(super) fn read_copy(data: &Path) -> Option<Candidate> {
 
 /// Replaces the copy on the data disk atomically: after a crash either the old or the new one is there.
 pub(super) fn write_copy(data: &Path, document: &Document) -> io::Result<()> {
-    let new: PathBuf = data.join(format!("{COPY}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&document.to_json())?;
-    file.sync_all()?;
-    fs::rename(&new, data.join(COPY))?;
-    File::open(data)?.sync_all()
+    covey_log::fs::replace(&data.join(COPY), &document.to_json(), 0o600)
 }

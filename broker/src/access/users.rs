@@ -12,7 +12,7 @@ use covey_core::access::{Action, ClientIdPattern, Decision, Effect, Identity, Ru
 use covey_core::topic::{Name, Subscription};
 
 use super::hashing::Argon2id;
-use crate::metrics::{AclAction, AclResult, Metrics};
+use super::observer::Observer;
 
 /// A verifier of a password.
 #[derive(Debug)]
@@ -44,16 +44,16 @@ impl Users {
     ///
     /// # Errors
     /// Returns an error that names the first user that does not compile.
-    pub(super) fn compile(document: &Document, metrics: &Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn compile(document: &Document, observer: &Arc<dyn Observer>) -> Result<Self, Error> {
         let compile = |user: &User| {
-            let compiled = Principal::compile(user, metrics);
+            let compiled = Principal::compile(user, observer);
             compiled.map(Arc::new).map_err(|problem| Error::User { user: user.name.clone(), problem })
         };
         let list: Vec<Arc<Principal>> = document.users.iter().map(compile).collect::<Result<_, _>>()?;
         let named = list.iter().find(|principal| principal.name.is_empty());
         let anonymous = match named {
             Some(principal) => principal.clone(),
-            None => Arc::new(Principal::without_rights("", metrics)),
+            None => Arc::new(Principal::without_rights("", observer)),
         };
         let argon2id =
             |principal: &Principal| principal.proofs.iter().filter(|proof| matches!(proof, Proof::Argon2id(_))).count();
@@ -100,8 +100,7 @@ pub struct Principal {
     rules: Rules,
     /// Verifiers of the user's passwords.
     pub(super) proofs: Vec<Proof>,
-    /// Counts the decisions.
-    metrics: Arc<Metrics>,
+    observer: Arc<dyn Observer>,
 }
 
 impl fmt::Debug for Principal {
@@ -111,11 +110,17 @@ impl fmt::Debug for Principal {
 }
 
 impl Principal {
-    fn without_rights(name: &str, metrics: &Arc<Metrics>) -> Self {
-        Self { name: name.into(), pattern: None, rules: Rules::default(), proofs: Vec::new(), metrics: metrics.clone() }
+    fn without_rights(name: &str, observer: &Arc<dyn Observer>) -> Self {
+        Self {
+            name: name.into(),
+            pattern: None,
+            rules: Rules::default(),
+            proofs: Vec::new(),
+            observer: observer.clone(),
+        }
     }
 
-    fn compile(user: &User, metrics: &Arc<Metrics>) -> Result<Self, String> {
+    fn compile(user: &User, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let rules = user.rules.iter().map(Parts::new).collect::<Result<Vec<_>, _>>()?;
         let rules = Rules::compile(rules.iter().map(Parts::borrow)).map_err(|error| error.to_string())?;
         // No password authenticates as the user without a name.
@@ -124,7 +129,7 @@ impl Principal {
             pattern: user.client_id_pattern.as_deref().map(ClientIdPattern::new),
             rules,
             proofs: verifiers.map(Proof::new).collect::<Result<_, _>>()?,
-            ..Self::without_rights(&user.name, metrics)
+            ..Self::without_rights(&user.name, observer)
         })
     }
 
@@ -148,7 +153,7 @@ impl Principal {
         let decision = topic.parse::<Name>().map_or(Decision::NoMatch, |topic| {
             self.rules.decide_publish(self.identity(client_id), &topic, qos, retain)
         });
-        self.count(AclAction::Publish, decision)
+        self.count(Action::Publish, decision)
     }
 
     /// Returns whether the user may receive every topic that the filter matches. A shared subscription is checked by
@@ -158,20 +163,15 @@ impl Principal {
         let decision = asked.map_or(Decision::NoMatch, |asked| {
             self.rules.decide_subscribe(self.identity(client_id), &asked.filter, qos)
         });
-        self.count(AclAction::Subscribe, decision)
+        self.count(Action::Subscribe, decision)
     }
 
     fn identity<'a>(&'a self, client_id: &'a str) -> Identity<'a> {
         Identity { username: &self.name, client_id }
     }
 
-    fn count(&self, action: AclAction, decision: Decision) -> bool {
-        let result = match decision {
-            Decision::Allowed(_) => AclResult::Allow,
-            Decision::Denied(_) => AclResult::Deny,
-            Decision::NoMatch => AclResult::NoMatch,
-        };
-        self.metrics.access.checks.get(action).get(result).inc();
+    fn count(&self, action: Action, decision: Decision) -> bool {
+        self.observer.decided(action, decision);
         decision.is_allowed()
     }
 }
@@ -224,6 +224,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access::tests::Counts;
 
     /// Texts that are valid in one field and invalid in another.
     fn any_text() -> impl Strategy<Value = String> {
@@ -255,9 +256,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_document_makes_the_broker_panic(document in any_document(), topic in any_text(), client_id in any_text()) {
-            let metrics = Metrics::new("0", "0").unwrap();
+            let observer: Arc<dyn Observer> = Arc::new(Counts::default());
             let parsed = Document::parse(document.to_string().as_bytes());
-            let Ok(users) = parsed.and_then(|document| Users::compile(&document, &metrics)) else { return Ok(()) };
+            let Ok(users) = parsed.and_then(|document| Users::compile(&document, &observer)) else { return Ok(()) };
             for principal in users.by_name.values() {
                 principal.may_take(&client_id);
                 principal.may_publish(&client_id, &topic, QoS::AtMostOnce, false);

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::hashing::{Argon2id, Busy, Hashing};
 use super::limit::Failures;
+use super::observer::{AuthMethod, Observer};
 use super::users::{Principal, Proof, Users};
-use crate::metrics::{AuthMethod, Metrics};
 
 /// Entries in one generation of the cache. There are two generations.
 const CACHED: usize = 32_768;
@@ -44,18 +44,18 @@ pub(super) struct Passwords {
     failures: Failures,
     /// Queue of argon2id hashes.
     hashing: Hashing,
-    metrics: Arc<Metrics>,
+    observer: Arc<dyn Observer>,
 }
 
 impl Passwords {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             key: rand::random(),
             cache: Mutex::default(),
             failures: Failures::default(),
             hashing: Hashing::new(workers),
-            metrics,
+            observer,
         }
     }
 
@@ -111,7 +111,7 @@ impl Passwords {
     }
 
     fn observe(&self, method: AuthMethod, begin: Instant) {
-        self.metrics.access.auth_duration.get(method).observe(begin.elapsed().as_secs_f64());
+        self.observer.checked(method, begin.elapsed());
     }
 
     /// Returns the cache key of a success: a MAC over user name, password and verifier.
@@ -203,6 +203,7 @@ mod tests {
     use covey_contract::access::{Document, FORMAT, User, Verifier};
 
     use super::*;
+    use crate::access::tests::Counts;
 
     #[test]
     fn every_user_and_none_costs_the_same_hashes() {
@@ -214,9 +215,9 @@ mod tests {
             client_id_pattern: None,
             rules: vec![],
         };
-        let metrics = Metrics::new("0", "0").unwrap();
+        let observer: Arc<dyn Observer> = Arc::new(Counts::default());
         let users =
-            |users: Vec<User>| Users::compile(&Document { format: FORMAT, revision: 1, users }, &metrics).unwrap();
+            |users: Vec<User>| Users::compile(&Document { format: FORMAT, revision: 1, users }, &observer).unwrap();
         let some = users(vec![user("none", 0), user("one", 1), user("two", 2)]);
         for name in ["none", "one", "two", "unknown"] {
             let proofs = some.get(name).map_or(&[][..], |principal| &principal.proofs);

@@ -6,6 +6,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use covey_mqtt::connection::{Closed, Rejected};
+
+use crate::access::{AuthMethod, AuthResult};
+
 /// A label with a fixed set of values.
 pub trait Label: Copy + 'static {
     /// The name of the label.
@@ -46,15 +50,23 @@ impl<L, M> fmt::Debug for Family<L, M> {
     }
 }
 
-/// Defines an enum whose variants are the values of a label.
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident, $label:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name {
-            $($(#[$vdoc])* $variant,)+
-        }
+/// Makes a label of an enum. The texts stand here, or are those of the enum.
+macro_rules! label_of {
+    ($name:ident, $label:literal) => {
+        impl Label for $name {
+            const NAME: &'static str = $label;
+            const ALL: &'static [Self] = <$name>::ALL;
 
+            fn text(self) -> &'static str {
+                <$name>::text(self)
+            }
+
+            fn position(self) -> usize {
+                self as usize
+            }
+        }
+    };
+    ($name:ident, $label:literal, { $($variant:ident = $text:literal,)+ }) => {
         impl Label for $name {
             const NAME: &'static str = $label;
             const ALL: &'static [Self] = &[$(Self::$variant),+];
@@ -72,62 +84,34 @@ macro_rules! label {
     };
 }
 
-label!(
-    /// Reason why a connection ended after its successful CONNACK.
-    Closed, "reason", {
-    /// The client sent DISCONNECT.
-    Client = "client",
-    /// The network connection broke without DISCONNECT.
-    Lost = "lost",
-    /// No packet came for one and a half times the keep alive.
-    KeepAliveTimeout = "keepalive_timeout",
-    /// Another connection took the client id.
-    TakenOver = "taken_over",
-    /// The client violated the protocol.
-    ProtocolError = "protocol_error",
-    /// A publish was denied that could not be refused by an acknowledgement (MQTT 3.1.1, or QoS 0).
-    Auth = "auth",
-    /// The user was deleted, or may no longer use the client id.
-    Revoked = "revoked",
-    /// The node is stopping.
-    Drain = "drain",
-    /// The client read nothing for too long.
-    WriteTimeout = "write_timeout",
-    /// A packet exceeded the maximum packet size of its receiver.
-    PacketTooLarge = "packet_too_large",
-    /// The node was without a lease for too long.
-    Fenced = "fenced",
-    /// The queue of a transient session was full.
-    QueueFull = "queue_full",
-    /// An MQTT 3.1.1 client had more unacknowledged publishes than the server holds, or a publish was refused, which
-    /// that version cannot express.
-    PublishStalled = "publish_stalled",
-    /// A task of the connection or of its session panicked.
-    InternalError = "internal_error",
+/// Defines an enum whose variants are the values of a label.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $label:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)+
+        }
+
+        label_of!($name, $label, { $($variant = $text,)+ });
+    };
+}
+
+label_of!(Closed, "reason");
+label_of!(Rejected, "reason");
+
+label_of!(AuthResult, "result", {
+    Success = "success",
+    BadCredentials = "bad_credentials",
+    NotAuthorized = "not_authorized",
+    Busy = "busy",
+    RateLimit = "rate_limit",
 });
 
-label!(
-    /// Reason why a socket was closed without a successful CONNACK.
-    Rejected, "reason", {
-    /// Too many sockets are open, large CONNECTs exceed their memory budget, too many password checks are queued, or
-    /// the address failed too often.
-    Overload = "overload",
-    /// The maximum number of connections is reached.
-    ConnectionLimit = "connection_limit",
-    /// The first packet was no usable CONNECT.
-    BadProtocol = "bad_protocol",
-    /// No complete CONNECT came in time.
-    Timeout = "timeout",
-    /// The client closed before it was answered.
-    Lost = "lost",
-    /// The node does not serve clients, or is stopping.
-    Unavailable = "unavailable",
-    /// Authentication failed, or the user may not use the client id or publish the will.
-    Auth = "auth",
-    /// The client id is invalid, or its session belongs to another user.
-    ClientId = "client_id",
-    /// The task of the handshake panicked.
-    InternalError = "internal_error",
+label_of!(AuthMethod, "method", {
+    Cache = "cache",
+    HmacSha256 = "hmac_sha256",
+    Argon2id = "argon2id",
 });
 
 label!(
@@ -243,31 +227,6 @@ label!(
 });
 
 label!(
-    /// Result of the authentication of a CONNECT.
-    AuthResult, "result", {
-    /// The client was authenticated.
-    Success = "success",
-    /// The user is unknown or the password is wrong.
-    BadCredentials = "bad_credentials",
-    /// The user may not use the client id.
-    NotAuthorized = "not_authorized",
-    /// Too many password checks are queued.
-    Busy = "busy",
-    /// The address failed too often.
-    RateLimit = "rate_limit",
-});
-
-label!(
-    /// Method by which credentials were checked.
-    AuthMethod, "method", {
-    /// An argon2id success that was cached.
-    Cache = "cache",
-    HmacSha256 = "hmac_sha256",
-    Argon2id = "argon2id",
-});
-
-label!(
-    /// Action that access rules decide on.
     AclAction, "action", {
     Publish = "publish",
     Subscribe = "subscribe",

@@ -18,9 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::label::{
-    AclAction, AclResult, AuthMethod, AuthResult, Check, Closed, Direction, DropReason, Family, Family2, Kicked, Label,
-    PacketType, Rejected, SessionEvent, SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp,
-    SubscriptionKind,
+    AclAction, AclResult, Check, Direction, DropReason, Family, Family2, Kicked, Label, PacketType, SessionEvent,
+    SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp, SubscriptionKind,
 };
 pub use self::parts::{Access, Clients, Cluster, Group, Messages, Node, Peer, Raft, Sessions, Storage, Subscribers};
 use self::register::Registrar;
@@ -101,8 +100,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use covey_codec::QoS;
+    use covey_mqtt::connection::{Closed, Rejected};
 
     use super::*;
+    use crate::access::{AuthMethod, AuthResult};
 
     fn metrics() -> Arc<Metrics> {
         let metrics = Metrics::new("0.1.0", "abc").unwrap();
@@ -186,6 +187,9 @@ mod tests {
             assert_eq!(L::ALL.iter().map(|label| label.text()).collect::<BTreeSet<_>>().len(), L::ALL.len());
         }
         check::<Closed>();
+        check::<Rejected>();
+        check::<AuthResult>();
+        check::<AuthMethod>();
         check::<DropReason>();
         check::<PacketType>();
         check::<QoS>();

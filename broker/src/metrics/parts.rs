@@ -1,14 +1,15 @@
 //! The metrics of each part of the broker.
 
 use covey_codec::QoS;
+use covey_mqtt::connection::{Closed, Rejected};
 use prometheus::{Error, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::label::{
-    AclAction, AclResult, AuthMethod, AuthResult, Check, Closed, Direction, DropReason, Family, Family2, Kicked,
-    PacketType, Rejected, SessionEvent, SessionKind, SessionState, SlowAction, Stage, StorageKind, StorageOp,
-    SubscriptionKind,
+    AclAction, AclResult, Check, Direction, DropReason, Family, Family2, Kicked, PacketType, SessionEvent, SessionKind,
+    SessionState, SlowAction, Stage, StorageKind, StorageOp, SubscriptionKind,
 };
 use super::register::{FAST, Registrar};
+use crate::access::{AuthMethod, AuthResult};
 
 /// The node as a whole.
 #[derive(Debug)]

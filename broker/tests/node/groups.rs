@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use covey_broker::cluster::GroupId;
-use covey_broker::gauges::GroupSeries;
 use covey_broker::metrics::Metrics;
+use covey_broker::sampling::GroupSeries;
+use covey_raft::GroupId;
 
 use crate::herd::{Herd, until};
 

@@ -1,7 +1,8 @@
-//! Nodes of a cluster in one process, over real sockets, certificates and files: what sessions see of them.
+//! Nodes of a cluster in one process: what their metrics say of them.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod groups;
+#[expect(dead_code, reason = "shared with the tests of covey-node, which use the rest")]
+#[path = "../../node/tests/node/herd.rs"]
 mod herd;
-mod sessions;

@@ -1,0 +1,326 @@
+//! The lease and the epoch of this node: until when it may serve, and under which epoch its sessions and numbers are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_core::meta::{Answer, Command};
+use covey_raft::{Cluster, GroupId, NodeId};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, trace, warn};
+
+use crate::clock;
+use crate::wire::{Grant, Renewal, Verdict};
+
+/// The epoch is over; nothing under it may be acknowledged any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node's epoch ended")]
+pub struct Lapsed;
+
+/// The lease, as the rest of the node reads it.
+#[derive(Debug)]
+pub struct Lease {
+    /// Written by the [`Holder`] only.
+    state: watch::Sender<State>,
+    /// Asks the holder for a renewal at once.
+    nudge: Notify,
+}
+
+/// The present epoch and its lease.
+#[derive(Debug, Clone, Default)]
+struct State {
+    /// Current epoch; 0 between epochs.
+    epoch: u64,
+    /// Boot-time clock until which the lease is valid.
+    until: Duration,
+    /// Boot-time clock at which the renewal of the newest grant was sent.
+    granted: Duration,
+    /// Nodes that may hold a lease, by that grant.
+    leased: Vec<NodeId>,
+}
+
+/// Callbacks of the holder into the node.
+pub(crate) trait Surroundings: Send + Sync + 'static {
+    /// Asks the meta leader for a lease; `None` if it was not reached or did not answer in time.
+    fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>>;
+    /// Returns the members that this node has heard within half a lease.
+    fn reaches(&self) -> Vec<NodeId>;
+    /// Waits until the filters of the node's transient sessions are known here, as of a point after the call.
+    fn fetch_filters(&self, node: NodeId) -> BoxFuture<'static, ()>;
+    /// Handles a new epoch: numbers begin at 1.
+    fn on_epoch(&self, epoch: u64);
+    /// Handles the end of an epoch: its clients are closed.
+    fn on_epoch_end(&self, epoch: u64);
+}
+
+impl Lease {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { state: watch::channel(State::default()).0, nudge: Notify::new() })
+    }
+
+    /// Returns the epoch if its lease is valid now.
+    pub fn valid_epoch(&self) -> Option<u64> {
+        let state = self.state.borrow();
+        (state.epoch > 0 && clock::now() < state.until).then_some(state.epoch)
+    }
+
+    /// Returns the current epoch, whether or not its lease is valid; 0 for none.
+    pub fn epoch(&self) -> u64 {
+        self.state.borrow().epoch
+    }
+
+    /// Returns whether this is the current epoch and its lease is valid now.
+    pub fn is_valid(&self, epoch: u64) -> bool {
+        self.valid_epoch() == Some(epoch)
+    }
+
+    /// Waits until the lease of the epoch is valid.
+    ///
+    /// # Errors
+    /// Returns [`Lapsed`] if the epoch is over.
+    pub async fn held(&self, epoch: u64) -> Result<(), Lapsed> {
+        let mut changes = self.state.subscribe();
+        loop {
+            {
+                let state = changes.borrow_and_update();
+                if state.epoch != epoch {
+                    return Err(Lapsed);
+                }
+                if clock::now() < state.until {
+                    return Ok(());
+                }
+            }
+            changes.changed().await.map_err(|_| Lapsed)?;
+        }
+    }
+
+    /// Waits for a grant to a renewal that is sent after this call and returns its nodes that may hold a lease.
+    ///
+    /// # Errors
+    /// Returns [`Lapsed`] if the epoch is over.
+    pub async fn leased_from_now(&self, epoch: u64) -> Result<Vec<NodeId>, Lapsed> {
+        let (asked, mut changes) = (clock::now(), self.state.subscribe());
+        self.nudge.notify_one();
+        loop {
+            {
+                let state = changes.borrow_and_update();
+                if state.epoch != epoch {
+                    return Err(Lapsed);
+                }
+                if state.granted >= asked && clock::now() < state.until {
+                    return Ok(state.leased.clone());
+                }
+            }
+            changes.changed().await.map_err(|_| Lapsed)?;
+        }
+    }
+}
+
+/// Takes epochs and renews their leases; one task per node.
+#[derive(Debug)]
+pub(crate) struct Holder<S> {
+    /// The lease that this task writes.
+    pub lease: Arc<Lease>,
+    /// Access to meta.
+    pub cluster: Cluster,
+    /// This node.
+    pub node: NodeId,
+    /// Number of this process start.
+    pub incarnation: u64,
+    /// Length of a lease.
+    pub duration: Duration,
+    /// Time after the end of a lease at which the epoch ends.
+    pub close_clients_after: Duration,
+    /// The node around the holder.
+    pub surroundings: Arc<S>,
+    /// Stops the task.
+    pub shutdown: CancellationToken,
+}
+
+/// Renewals of one epoch.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Number of the last renewal.
+    sequence: u64,
+    /// Boot-time clock at which each unanswered renewal was sent, by number; the 64 newest.
+    sent: BTreeMap<u64, Duration>,
+    /// New lease in preparation; `None` if the lease is in use or was not granted.
+    preparing: Option<Preparing>,
+    /// Number of the last preparation.
+    preparations: u64,
+}
+
+/// A new lease, or one after a lapse, that is not used yet.
+#[derive(Debug)]
+struct Preparing {
+    /// Number of the preparation; an earlier one is superseded.
+    number: u64,
+    /// Boot-time clock until which it will be valid; extended by further grants.
+    until: Duration,
+    /// Nodes that may hold a lease, by the newest grant: only the filters of these are waited for.
+    leased: watch::Sender<Vec<NodeId>>,
+}
+
+/// Renewals in progress.
+type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
+
+impl<S: Surroundings> Holder<S> {
+    /// Runs until shutdown: takes an epoch, renews its lease, ends it when it is lost for good, and takes the next.
+    pub(crate) async fn run(self) {
+        let mut former = 0;
+        while let Some(epoch) = self.take_epoch(former).await {
+            info!(epoch, "epoch begun");
+            self.surroundings.on_epoch(epoch);
+            self.lease.state.send_modify(|state| *state = State { epoch, ..State::default() });
+            let stopped = self.keep(epoch).await;
+            self.lease.state.send_modify(|state| *state = State::default());
+            self.surroundings.on_epoch_end(epoch);
+            if stopped {
+                return;
+            }
+            warn!(epoch, "epoch over: its clients are closed");
+            former = epoch;
+        }
+    }
+
+    /// Proposes `NodeUp` until meta assigns an epoch; `None` at shutdown.
+    async fn take_epoch(&self, former: u64) -> Option<u64> {
+        loop {
+            let command = Command::NodeUp { node: self.node, incarnation: self.incarnation, former }.encode();
+            // A repetition is harmless. A leader that is cut off may never answer.
+            let asked = tokio::time::timeout(self.duration, self.cluster.propose_at_leader(GroupId::META, command));
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                answer = asked => match answer.map(|answer| answer.map(|response| Answer::decode(&response.bytes))) {
+                    Ok(Ok(Some(Answer::Epoch(epoch)))) => return Some(epoch),
+                    Ok(Ok(answer)) => debug!(?answer, "no epoch yet: not a member"),
+                    Ok(Err(error)) => debug!(%error, "no epoch yet"),
+                    Err(_) => debug!("no epoch yet: no answer"),
+                },
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+    }
+
+    /// Renews the lease of one epoch. Returns `true` at shutdown, `false` when the epoch is over.
+    async fn keep(&self, epoch: u64) -> bool {
+        let mut progress = Progress::default();
+        let mut asking: Asking = FuturesUnordered::new();
+        let mut preparing: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
+        let mut applied = self.cluster.applied(GroupId::META);
+        let mut tick = tokio::time::interval(self.duration / 6);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The limit applies only once a lease was used: an epoch without a lease has no clients to close.
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return true,
+                _ = tick.tick() => self.ask(epoch, &mut progress, &asking),
+                () = self.lease.nudge.notified() => self.ask(epoch, &mut progress, &asking),
+                Ok(()) = applied.changed(), if asking.len() < 2 => self.ask(epoch, &mut progress, &asking),
+                Some(grant) = asking.next() => {
+                    trace!(?grant, "renewal answered");
+                    let verdict = grant.map(|grant| self.on_grant(grant, &mut progress));
+                    match verdict {
+                        Some(Some(Verdict::Ended)) => return false,
+                        Some(Some(Verdict::Granted { commit, .. })) => {
+                            preparing.extend(progress.preparing.as_ref().map(|begun| self.prepare(begun, commit)));
+                        }
+                        _ => {}
+                    }
+                }
+                Some(number) = preparing.next() => self.on_prepared(number, &mut progress),
+            }
+            let until = self.lease.state.borrow().until;
+            if until > Duration::ZERO && clock::now() > until + self.close_clients_after {
+                return false;
+            }
+        }
+    }
+
+    /// Sends a renewal, unless too many are unanswered.
+    fn ask(&self, epoch: u64, progress: &mut Progress, asking: &Asking) {
+        // Bounds the renewals to a leader that does not answer.
+        if asking.len() >= 16 {
+            return;
+        }
+        progress.sequence += 1;
+        progress.sent.insert(progress.sequence, clock::now());
+        while progress.sent.len() > 64 {
+            progress.sent.pop_first();
+        }
+        asking.push(self.surroundings.renew(Renewal {
+            node: self.node,
+            epoch,
+            sequence: progress.sequence,
+            applied: *self.cluster.applied(GroupId::META).borrow(),
+            reaches: self.surroundings.reaches(),
+        }));
+    }
+
+    /// Extends the lease, or returns the verdict if it is not a grant or a new lease must be prepared.
+    fn on_grant(&self, grant: Grant, progress: &mut Progress) -> Option<Verdict> {
+        let sent = progress.sent.remove(&grant.sequence)?;
+        let Verdict::Granted { leased, anew, .. } = &grant.verdict else { return Some(grant.verdict) };
+        let until = sent + self.duration;
+        let lapsed = clock::now() >= self.lease.state.borrow().until;
+        if let (Some(preparing), false) = (&mut progress.preparing, *anew) {
+            preparing.until = until.max(preparing.until);
+            preparing.leased.send_replace(leased.clone());
+            return None;
+        }
+        if lapsed || *anew {
+            progress.preparations += 1;
+            let leased = watch::channel(leased.clone()).0;
+            progress.preparing = Some(Preparing { number: progress.preparations, until, leased });
+            return Some(grant.verdict);
+        }
+        self.lease.state.send_modify(|state| {
+            state.until = state.until.max(until);
+            if sent >= state.granted {
+                state.granted = sent;
+                state.leased.clone_from(leased);
+            }
+        });
+        None
+    }
+
+    /// Waits for what a new lease requires: meta applied up to the grant, and the transient filters of every other
+    /// leased node.
+    fn prepare(&self, begun: &Preparing, commit: u64) -> BoxFuture<'static, u64> {
+        let (cluster, surroundings, node) = (self.cluster.clone(), self.surroundings.clone(), self.node);
+        let (number, leased) = (begun.number, begun.leased.subscribe());
+        Box::pin(async move {
+            cluster.await_applied(GroupId::META, commit).await;
+            let others: Vec<NodeId> = leased.borrow().iter().copied().filter(|other| *other != node).collect();
+            for other in others {
+                let mut leased = leased.clone();
+                let left = async {
+                    // Fails if another preparation has superseded this one.
+                    drop(leased.wait_for(|leased| !leased.contains(&other)).await);
+                };
+                tokio::select! {
+                    () = surroundings.fetch_filters(other) => {}
+                    () = left => {}
+                }
+            }
+            number
+        })
+    }
+
+    /// Starts to use a new lease, unless its preparation was superseded.
+    fn on_prepared(&self, number: u64, progress: &mut Progress) {
+        if progress.preparing.as_ref().is_none_or(|preparing| preparing.number != number) {
+            return;
+        }
+        if let Some(preparing) = progress.preparing.take() {
+            info!("lease held");
+            self.lease.state.send_modify(|state| state.until = state.until.max(preparing.until));
+        }
+    }
+}

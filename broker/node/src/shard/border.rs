@@ -1,0 +1,39 @@
+//! Interface of a shard's leader: its input and the callbacks that it makes into the node.
+
+use covey_core::meta::Command;
+use covey_core::shard::{Enqueue, Will};
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::wire::{FromShard, ToShard};
+
+/// Number of a link from a node, unique within the process.
+pub(crate) type LinkId = u64;
+
+/// Input of a leader.
+#[derive(Debug)]
+pub(crate) enum Inbound {
+    /// A link was opened; `from` sends to the node and is dropped if this node does not lead.
+    Opened { link: LinkId, from: mpsc::UnboundedSender<FromShard> },
+    /// A frame arrived on a link, in the order in which it was sent.
+    Frame { link: LinkId, frame: ToShard },
+    /// A link has ended, by either side.
+    Closed { link: LinkId },
+}
+
+/// Callbacks of a leader into the node.
+pub(crate) trait Services: Send + Sync + 'static {
+    /// Commits a command in meta, retrying until it has an answer, and waits until it is applied here. Returns its log
+    /// index, or `None` if meta refused it.
+    fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>>;
+    /// Waits until every node that may hold a lease has applied meta up to the index.
+    fn await_route(&self, index: u64) -> BoxFuture<'static, ()>;
+    /// Returns the log index up to which this node has applied meta.
+    fn meta_applied(&self) -> u64;
+    /// Reads the retained messages that match the filter, as of a point after the call (linearizable read).
+    fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>>;
+    /// Publishes a will, retrying; returns when every inbox that it matched has it. Receivers deduplicate by `key`.
+    fn publish_will(&self, key: Box<str>, will: Will) -> BoxFuture<'static, ()>;
+    /// Counts messages that full inboxes did not take.
+    fn on_missed(&self, count: u64);
+}

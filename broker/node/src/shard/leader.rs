@@ -1,0 +1,499 @@
+//! The leader of a shard: takes operations from all nodes, commits them in batches, answers, delivers, publishes
+//! routes and wills, and runs timers. One task per shard; its state is rebuilt in every term.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use covey_core::shard::{Effect, Enqueue, NodeId, Operation, Outcome, Subscribed, Will};
+use covey_raft::{Cluster, GroupId, Leadership, RowReader};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::batch::{Batch, Origin, Settled};
+use super::border::{Inbound, LinkId, Services};
+use super::delivery::{Deliveries, Output};
+use super::routes::{Routes, Step, Waiting};
+use crate::machines::{Meta, Shard};
+use crate::wire::{FromShard, Held, ToShard};
+
+/// Longest time that acknowledgements are collected before they are committed.
+const LAZY: Duration = Duration::from_millis(20);
+/// If an entry has no result within this time, the leader drops its state and closes all links, so that nodes resend.
+/// Resends are deduplicated.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most retained messages in one operation.
+const SNAPSHOT_CHUNK: usize = 64;
+/// Most bytes of retained messages in one operation, unless a single message is larger.
+const SNAPSHOT_BYTES: usize = 1 << 20;
+/// Pause before the leader begins again if it still leads: when Raft rejected an entry on an overloaded machine, all
+/// nodes resend, which adds to the load.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The task of one shard's leader. It reads `state` and `meta`, commits through `cluster`, reads bodies from `rows`,
+/// and receives the frames of nodes from `inbound` and the effects of applied entries from `effects`.
+pub(crate) struct Leader {
+    pub shard: u16,
+    pub cluster: Cluster,
+    pub rows: RowReader,
+    pub state: Arc<Shard>,
+    pub meta: Arc<Meta>,
+    pub services: Arc<dyn Services>,
+    pub inbound: mpsc::UnboundedReceiver<Inbound>,
+    pub effects: mpsc::UnboundedReceiver<Vec<Effect>>,
+    pub shutdown: CancellationToken,
+    /// Highest number of a route change that this process has used.
+    pub order: u64,
+}
+
+/// Retained messages read for a subscription: client id, owner epoch, filter, messages.
+type Found = (Box<str>, u64, Box<str>, Vec<Enqueue>);
+
+/// State of one term (`number`). `batch` holds operations on their way into the log, `deliveries` what holders
+/// receive, `routes` the filters in meta. `snapshots` are reads of retained messages in progress, `wills` publishes of
+/// the wills `wills_begun`.
+struct Term {
+    number: u64,
+    group: GroupId,
+    rows: RowReader,
+    links: HashMap<LinkId, LinkState>,
+    batch: Batch,
+    deliveries: Deliveries,
+    routes: Routes,
+    snapshots: FuturesUnordered<BoxFuture<'static, Found>>,
+    wills: FuturesUnordered<BoxFuture<'static, u64>>,
+    wills_begun: BTreeSet<u64>,
+    /// When collected acknowledgements are committed; `None` if there are none.
+    settle_at: Option<tokio::time::Instant>,
+}
+
+#[derive(Debug)]
+struct LinkState {
+    /// Sends to the node. Dropping it closes the link.
+    from: mpsc::UnboundedSender<FromShard>,
+    /// Node and epoch from `Attach`; `None` before.
+    node: Option<(NodeId, u64)>,
+    /// Frames that arrived before the fence was committed, in order.
+    early: Vec<ToShard>,
+}
+
+impl Leader {
+    /// Leads whenever this node is the group's leader, until shutdown.
+    pub(crate) async fn run(mut self) {
+        let mut leadership = self.cluster.leadership(GroupId::shard(self.shard));
+        let mut changes = self.meta.changes();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut term: Option<Term> = None;
+        loop {
+            let now = *leadership.borrow_and_update();
+            if !term.as_ref().is_some_and(|term| now.ours && term.number == now.term) {
+                self.end(&mut term);
+                term = now.ours.then(|| self.begin(now));
+            }
+            let Some(current) = &mut term else {
+                tokio::select! {
+                    () = self.shutdown.cancelled() => return,
+                    _ = leadership.changed() => {}
+                    // Dropping the sender in `Opened` closes the link: the client looks for another leader.
+                    _ = self.inbound.recv() => {}
+                    _ = self.effects.recv() => {}
+                }
+                continue;
+            };
+            let settle_at = current.settle_at;
+            current.deliveries.advance(current.batch.time());
+            let lost = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                _ = leadership.changed() => false,
+                Some(inbound) = self.inbound.recv() => { self.on_inbound(current, inbound); false }
+                Some(effects) = self.effects.recv() => { self.on_effects(current, effects); false }
+                settled = current.batch.next() => !self.on_settled(current, settled),
+                step = current.routes.next() => !self.on_step(current, step),
+                Some(snapshot) = current.snapshots.next() => { on_snapshot(current, snapshot); false }
+                Some(will) = current.wills.next() => {
+                    current.batch.push(Operation::WillDone { will }, Origin::Will(will));
+                    false
+                }
+                _ = changes.changed() => { self.watch_nodes(current); false }
+                _ = tick.tick() => {
+                    self.watch_timers(current);
+                    self.watch_nodes(current);
+                    self.is_stuck(current)
+                }
+                () = sleep_until(settle_at) => { flush_settled(current); false }
+            };
+            if lost {
+                debug!(shard = self.shard, "term ended; the links are closed");
+                self.end(&mut term);
+                tokio::select! {
+                    () = self.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
+            }
+            self.drain(current);
+            current.batch.propose(&self.cluster, current.group);
+        }
+    }
+
+    /// Handles queued input, up to 1024 items, so that the batch grows with the load.
+    fn drain(&mut self, term: &mut Term) {
+        for _ in 0..1024 {
+            let Ok(inbound) = self.inbound.try_recv() else { return };
+            self.on_inbound(term, inbound);
+        }
+    }
+
+    /// Ends the term. All links are closed, and clients look for the new leader.
+    fn end(&mut self, term: &mut Option<Term>) {
+        if let Some(term) = term.take() {
+            self.order = term.routes.order();
+        }
+    }
+
+    fn begin(&self, leadership: Leadership) -> Term {
+        info!(shard = self.shard, term = leadership.term, "leading the shard");
+        let group = GroupId::shard(self.shard);
+        Term {
+            number: leadership.term,
+            group,
+            rows: self.rows.clone(),
+            links: HashMap::new(),
+            batch: Batch::new(self.state.machine.lock().time()),
+            deliveries: Deliveries::default(),
+            routes: Routes::new(self.shard, leadership.term, self.order, self.services.clone()),
+            snapshots: FuturesUnordered::new(),
+            wills: FuturesUnordered::new(),
+            wills_begun: BTreeSet::new(),
+            settle_at: None,
+        }
+    }
+
+    fn on_inbound(&self, term: &mut Term, inbound: Inbound) {
+        match inbound {
+            Inbound::Opened { link, from } => {
+                term.links.insert(link, LinkState { from, node: None, early: Vec::new() });
+            }
+            Inbound::Closed { link } => {
+                term.links.remove(&link);
+                term.deliveries.drop_link(link);
+            }
+            Inbound::Frame { link, frame } => {
+                let serving = term.routes.is_serving();
+                match term.links.get_mut(&link) {
+                    Some(state) if !serving => state.early.push(frame),
+                    Some(_) => self.on_frame(term, link, frame),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn on_frame(&self, term: &mut Term, link: LinkId, frame: ToShard) {
+        match frame {
+            ToShard::Attach { node, epoch, sessions, .. } => {
+                if let Some(state) = term.links.get_mut(&link) {
+                    state.node = Some((node, epoch));
+                }
+                send(term, link, FromShard::Attached);
+                for held in sessions {
+                    self.open(term, link, held);
+                }
+            }
+            ToShard::Open(held) => self.open(term, link, held),
+            ToShard::Call { id, operation } => {
+                let origin = match &operation {
+                    Operation::Subscribe { client, owner, subscriptions } => Origin::Subscribe {
+                        link,
+                        id,
+                        client: client.clone(),
+                        owner: *owner,
+                        filters: subscriptions.iter().map(|wanted| wanted.filter.clone()).collect(),
+                    },
+                    Operation::End(_) | Operation::Claim(_) => {
+                        // Acknowledgements of the former connection are committed before the session changes hands.
+                        flush_settled(term);
+                        Origin::Call { link, id }
+                    }
+                    _ => Origin::Call { link, id },
+                };
+                term.batch.push(operation, origin);
+            }
+            ToShard::Enqueue(enqueue) => {
+                let origin = Origin::Enqueue { link, number: enqueue.number };
+                term.batch.push(Operation::Enqueue(enqueue), origin);
+            }
+            ToShard::Volatile { topic, publisher, retain, below, expiry, body } => {
+                let machine = self.state.machine.lock();
+                let mut output = Vec::new();
+                machine.volatile_matches(&topic, &publisher, below, |id, retain_as_published, identifiers| {
+                    let Some((link, owner)) = term.deliveries.link_of(id) else { return };
+                    let Some(session) = machine.session(id) else { return };
+                    output.push((
+                        link,
+                        FromShard::Volatile {
+                            client: session.profile.client.clone(),
+                            owner,
+                            retain: retain && retain_as_published,
+                            identifiers: identifiers.to_vec(),
+                            expiry,
+                            body: body.clone(),
+                        },
+                    ));
+                });
+                drop(machine);
+                send_all(term, output);
+            }
+            ToShard::Settle { client, owner, sequences } => {
+                let output = {
+                    let machine = self.state.machine.lock();
+                    term.deliveries.settle(client, owner, sequences, &machine, &term.rows)
+                };
+                note_settled(term);
+                send_all(term, output);
+            }
+        }
+    }
+
+    fn open(&self, term: &mut Term, link: LinkId, held: Held) {
+        let (output, awaiting) = {
+            let machine = self.state.machine.lock();
+            let awaiting: Vec<Box<str>> = machine.awaiting(&held.client, held.owner);
+            let (client, owner) = (held.client.clone(), held.owner);
+            let waits: Vec<_> = awaiting.into_iter().map(|filter| (client.clone(), owner, filter)).collect();
+            (term.deliveries.open(link, held, &machine, &term.rows), waits)
+        };
+        // Retained messages that an earlier leader or connection did not deliver.
+        if !awaiting.is_empty() {
+            let filters = awaiting.iter().map(|(_, _, filter)| filter.clone()).collect();
+            term.routes.wait(Waiting { filters, answer: None, retained: awaiting });
+            self.advance(term);
+        }
+        note_settled(term);
+        send_all(term, output);
+    }
+
+    /// Answers the operations of an entry. Returns `false` if the entry was not committed.
+    fn on_settled(&self, term: &mut Term, settled: Settled) -> bool {
+        let Some(outcomes) = settled else { return false };
+        for (origin, outcome) in outcomes {
+            match origin {
+                Origin::Nobody => {}
+                Origin::Call { link, id } => send(term, link, FromShard::Answer { id, outcome }),
+                Origin::Enqueue { link, number } => send(term, link, FromShard::Enqueued { number, outcome }),
+                Origin::Subscribe { link, id, client, owner, filters } => {
+                    let retained = match &outcome {
+                        Outcome::Subscribed(granted) => filters
+                            .iter()
+                            .zip(granted)
+                            .filter(|(_, granted)| matches!(granted, Subscribed::Granted { awaits_retained: true, .. }))
+                            .map(|(filter, _)| (client.clone(), owner, filter.clone()))
+                            .collect(),
+                        _ => Vec::new(),
+                    };
+                    term.routes.wait(Waiting { filters, answer: Some((link, id, outcome)), retained });
+                }
+                Origin::Will(will) => {
+                    term.wills_begun.remove(&will);
+                }
+            }
+        }
+        self.advance(term);
+        true
+    }
+
+    /// Publishes changed routes and releases what waited for confirmed ones.
+    fn advance(&self, term: &mut Term) {
+        let ready = {
+            let machine = self.state.machine.lock();
+            term.routes.publish(&machine);
+            term.routes.ready(&machine)
+        };
+        for waiting in ready {
+            if let Some((link, id, outcome)) = waiting.answer {
+                send(term, link, FromShard::Answer { id, outcome });
+            }
+            for (client, owner, filter) in waiting.retained {
+                let found = self.services.retained(filter.clone());
+                term.snapshots.push(Box::pin(async move { (client, owner, filter, found.await) }));
+            }
+        }
+    }
+
+    /// Handles a step of the routes. Returns `false` if meta knows a later leader.
+    fn on_step(&self, term: &mut Term, step: Step) -> bool {
+        if matches!(step, Step::Refused) {
+            return false;
+        }
+        let fenced = matches!(step, Step::Fenced);
+        {
+            let machine = self.state.machine.lock();
+            term.routes.on_step(step, &machine, &self.meta);
+        }
+        if fenced {
+            let early: Vec<(LinkId, Vec<ToShard>)> =
+                term.links.iter_mut().map(|(link, state)| (*link, std::mem::take(&mut state.early))).collect();
+            for (link, frames) in early {
+                for frame in frames {
+                    self.on_frame(term, link, frame);
+                }
+            }
+            self.watch_nodes(term);
+            self.watch_timers(term);
+        }
+        self.advance(term);
+        true
+    }
+
+    fn on_effects(&self, term: &mut Term, effects: Vec<Effect>) {
+        let (mut output, mut has_will) = (Vec::new(), false);
+        {
+            let machine = self.state.machine.lock();
+            for effect in effects {
+                match effect {
+                    Effect::Ready(id) => output.extend(term.deliveries.pump(id, &machine, &term.rows)),
+                    Effect::Route(filter) => term.routes.touch(filter),
+                    Effect::Lost { client, owner, holder } => {
+                        term.deliveries.close(&client, owner);
+                        let links =
+                            term.links.iter().filter(|(_, state)| state.node == Some((holder.node, holder.epoch)));
+                        output
+                            .extend(links.map(|(link, _)| (*link, FromShard::Lost { client: client.clone(), owner })));
+                    }
+                    Effect::Will(_) => has_will = true,
+                    Effect::Missed(count) => self.services.on_missed(count),
+                }
+            }
+        }
+        note_settled(term);
+        if has_will {
+            self.publish_wills(term);
+        }
+        self.advance(term);
+        send_all(term, output);
+    }
+
+    fn publish_wills(&self, term: &mut Term) {
+        if !term.routes.is_serving() {
+            return;
+        }
+        let due: Vec<(u64, Will)> = {
+            let machine = self.state.machine.lock();
+            machine
+                .wills()
+                .filter(|(number, _)| !term.wills_begun.contains(number))
+                .map(|(n, w)| (n, w.clone()))
+                .collect()
+        };
+        for (number, will) in due {
+            term.wills_begun.insert(number);
+            let key = format!("w:{}:{number}", self.shard).into_boxed_str();
+            let published = self.services.publish_will(key, will);
+            term.wills.push(Box::pin(async move {
+                published.await;
+                number
+            }));
+        }
+    }
+
+    /// Proposes the end of expired sessions and the wills that are due; again each second until applied, which is
+    /// idempotent.
+    fn watch_timers(&self, term: &mut Term) {
+        let now = term.batch.time();
+        let machine = self.state.machine.lock();
+        for (_, session) in machine.sessions() {
+            let profile = &session.profile;
+            let (client, owner) = (profile.client.clone(), profile.owner);
+            if session.is_expired(now) {
+                term.batch.push(Operation::Expire { client, owner }, Origin::Nobody);
+            } else if session.is_will_due(now) {
+                term.batch.push(Operation::WillDue { client, owner }, Origin::Nobody);
+            }
+        }
+        drop(machine);
+        self.publish_wills(term);
+    }
+
+    fn is_stuck(&self, term: &Term) -> bool {
+        let stuck = term.batch.oldest().is_some_and(|waited| waited > PATIENCE);
+        if stuck {
+            warn!(
+                shard = self.shard,
+                term = term.number,
+                "no result for an entry within {PATIENCE:?}; closing the links so that nodes resend"
+            );
+        }
+        stuck
+    }
+
+    /// Proposes the end of epochs that meta has ended and this shard does not know to be over.
+    fn watch_nodes(&self, term: &mut Term) {
+        let meta = self.meta.machine.read();
+        let machine = self.state.machine.lock();
+        for (node, member) in meta.members() {
+            if member.ended > machine.ended_epoch(node) {
+                term.batch.push(Operation::NodeDown { node, epoch: member.ended }, Origin::Nobody);
+            }
+        }
+    }
+}
+
+fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
+    let mut chunks: Vec<Vec<Enqueue>> = vec![];
+    let mut bytes = 0;
+    for message in messages {
+        bytes += message.body.len();
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < SNAPSHOT_CHUNK && bytes <= SNAPSHOT_BYTES => chunk.push(message),
+            _ => {
+                bytes = message.body.len();
+                chunks.push(vec![message]);
+            }
+        }
+    }
+    let last = chunks.pop().unwrap_or_default();
+    let operation =
+        |messages, last| Operation::Snapshot { client: client.clone(), owner, filter: filter.clone(), messages, last };
+    for chunk in chunks {
+        term.batch.push(operation(chunk, false), Origin::Nobody);
+    }
+    term.batch.push(operation(last, true), Origin::Nobody);
+}
+
+/// Starts the timer for collected acknowledgements, if there are any.
+fn note_settled(term: &mut Term) {
+    if term.settle_at.is_none() && term.deliveries.has_settled() {
+        term.settle_at = Some(tokio::time::Instant::now() + LAZY);
+    }
+}
+
+fn flush_settled(term: &mut Term) {
+    term.settle_at = None;
+    for (client, owner, ranges) in term.deliveries.take_settled() {
+        term.batch.push(Operation::Settle { client, owner, ranges }, Origin::Nobody);
+    }
+}
+
+fn send(term: &mut Term, link: LinkId, frame: FromShard) {
+    let gone = term.links.get(&link).is_some_and(|state| state.from.send(frame).is_err());
+    if gone {
+        term.links.remove(&link);
+        term.deliveries.drop_link(link);
+    }
+}
+
+fn send_all(term: &mut Term, output: Vec<Output>) {
+    for (link, frame) in output {
+        send(term, link, frame);
+    }
+}
+
+async fn sleep_until(when: Option<tokio::time::Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,9 +1,0 @@
-//! Files of a node. The cluster runtime opens the marker of the data directory ([`marker`]) and then the Raft log
-//! ([`segment`]). [`space`] reads the free space of the volume.
-//!
-//! Invariant: opening refuses before it changes anything, so a disk that is refused can still be examined, moved back
-//! or repaired by a human.
-
-pub mod marker;
-pub mod segment;
-pub mod space;
