@@ -273,14 +273,24 @@ fn names(line: &str, library: &str) -> bool {
     })
 }
 
-/// Every Rust source that git knows, by its path from the root.
+/// How a generated source begins.
+const GENERATED: &str = "// This file is @generated";
+
+/// Every Rust source that git knows, by its path from the root; generated ones are left out.
 fn sources() -> Result<Vec<(String, String)>> {
-    let root = root()?;
-    let output = Command::new("git").args(["ls-files", "-z", "*.rs"]).current_dir(&root).output()?;
-    let list = String::from_utf8(output.stdout)?;
-    let paths = list.split('\0').filter(|path| !path.is_empty() && *path != "tests/architecture/architecture.rs");
-    let found: Vec<(String, String)> =
-        paths.filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?))).collect();
+    let all = tracked("*.rs")?.into_iter();
+    let found: Vec<(String, String)> = all
+        .filter(|(path, text)| path != "tests/architecture/architecture.rs" && !text.starts_with(GENERATED))
+        .collect();
     assert!(!found.is_empty(), "no sources: this test reads them through git");
     Ok(found)
+}
+
+/// Path from the root and text of the files that git knows by a pattern.
+fn tracked(pattern: &str) -> Result<Vec<(String, String)>> {
+    let root = root()?;
+    let output = Command::new("git").args(["ls-files", "-z", pattern]).current_dir(&root).output()?;
+    let list = String::from_utf8(output.stdout)?;
+    let paths = list.split('\0').filter(|path| !path.is_empty());
+    Ok(paths.filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?))).collect())
 }
