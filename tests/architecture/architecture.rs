@@ -1,6 +1,7 @@
 //! The walls of the house, held by tests: which crate may lean on which (deny.toml), what the inner crates know, which
 //! folder may name which library, and the size of a file.
 
+mod dependencies;
 mod documents;
 
 use std::collections::{BTreeMap, BTreeSet};
