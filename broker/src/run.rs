@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_contract::config::{Config, Listener as ListenerConfig};
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -119,11 +120,16 @@ struct Broker {
 }
 
 /// Runs a broker until `shutdown`; a stopped node stays a member of its cluster.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
-    let broker = start(options).await?;
-    shutdown.cancelled().await;
-    broker.stop().await;
-    Ok(())
+///
+/// The future is boxed so that its code is generated in this crate: that of an `async fn` is generated in the crate that
+/// polls it, and with this one would come all of the broker.
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        let broker = start(options).await?;
+        shutdown.cancelled().await;
+        broker.stop().await;
+        Ok(())
+    })
 }
 
 /// The ordinal at the end of a node's name.

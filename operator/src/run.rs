@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use covey_contract::names;
 use covey_crds::{MqttCluster, MqttUser};
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -70,9 +71,13 @@ impl PassError {
 }
 
 /// Runs with the client that the environment gives (in a pod, or a kubeconfig) until `shutdown`.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
-    run_with(client, options, shutdown).await
+///
+/// The future is boxed so that its code is generated in this crate and not in the one that polls it.
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
+        run_with(client, options, shutdown).await
+    })
 }
 
 /// Runs with this client until `shutdown`.
