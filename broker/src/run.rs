@@ -19,6 +19,7 @@ use covey_node::{self as node, Identity, Membership, Node, NodeSessions, Parts};
 use covey_peer::{self as peer, Pool, Role, Tls, TlsError};
 use covey_raft::{StartError, Tuning};
 use covey_supervise::{Supervisor, count_panics};
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -133,13 +134,18 @@ struct Broker {
 
 /// Runs a broker until `shutdown`. A stopped node stays a member of its cluster.
 ///
+/// The future is boxed so that its code is generated in this crate: that of an `async fn` is generated in the crate that
+/// polls it, and with this one would come all of the broker.
+///
 /// # Errors
 /// Returns why the broker could not start. Failures after the start end the process.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
-    let broker = start(options).await?;
-    shutdown.cancelled().await;
-    broker.stop().await;
-    Ok(())
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        let broker = start(options).await?;
+        shutdown.cancelled().await;
+        broker.stop().await;
+        Ok(())
+    })
 }
 
 /// Parses the ordinal at the end of a node's name.

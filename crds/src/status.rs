@@ -1,7 +1,7 @@
 //! The status of an `MqttCluster`. It holds no data per client: its size must not grow with the number of clients.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Observed state of the cluster.
@@ -47,7 +47,7 @@ pub struct MqttClusterStatus {
     /// Firing alerts, at most 20.
     pub alerts: Vec<AlertStatus>,
     /// Conditions Ready, Available, Progressing, Degraded, QuorumHealthy, AclSynced, Alerting and Paused.
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -180,4 +180,57 @@ pub struct AlertStatus {
     pub pod: Option<String>,
     /// Time at which it began to fire, RFC 3339.
     pub since: String,
+}
+
+/// The schema of `conditions`, a list of `metav1.Condition`, with the descriptions of Kubernetes' API reference.
+///
+/// k8s-openapi has it behind its feature `schemars`, which compiles a schema for every type of Kubernetes.
+pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "description": "Condition contains details for one aspect of the current state of this API Resource.",
+            "type": "object",
+            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+            "properties": {
+                "lastTransitionTime": {
+                    "description": "lastTransitionTime is the last time the condition transitioned from one status \
+                        to another. This should be when the underlying condition changed.  If that is not known, \
+                        then using the time when the API field changed is acceptable.",
+                    "type": "string",
+                    "format": "date-time"
+                },
+                "message": {
+                    "description": "message is a human readable message indicating details about the transition. \
+                        This may be an empty string.",
+                    "type": "string"
+                },
+                "observedGeneration": {
+                    "description": "observedGeneration represents the .metadata.generation that the condition was \
+                        set based upon. For instance, if .metadata.generation is currently 12, but the \
+                        .status.conditions[x].observedGeneration is 9, the condition is out of date with respect \
+                        to the current state of the instance.",
+                    "type": "integer",
+                    "format": "int64"
+                },
+                "reason": {
+                    "description": "reason contains a programmatic identifier indicating the reason for the \
+                        condition's last transition. Producers of specific condition types may define expected \
+                        values and meanings for this field, and whether the values are considered a guaranteed \
+                        API. The value should be a CamelCase string. This field may not be empty.",
+                    "type": "string"
+                },
+                "status": {
+                    "description": "status of the condition, one of True, False, Unknown.",
+                    "type": "string"
+                },
+                "type": {
+                    "description": "type of condition in CamelCase or in foo.example.com/CamelCase.",
+                    "type": "string"
+                }
+            }
+        }
+    })
 }

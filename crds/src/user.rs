@@ -151,6 +151,6 @@ pub struct MqttUserStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connected_clients: Option<i64>,
     /// Condition Ready: True when every node enforces this user.
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(schema_with = "crate::status::conditions")]
     pub conditions: Vec<Condition>,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use covey_contract::names;
 use covey_crds::{MqttCluster, MqttUser};
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -72,11 +73,15 @@ impl PassError {
 
 /// Runs until `shutdown` is cancelled, with a client configured by the pod's environment or by a kubeconfig.
 ///
+/// The future is boxed so that its code is generated in this crate and not in the one that polls it.
+///
 /// # Errors
 /// If the client cannot be configured, or as [`run_with`].
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
-    run_with(client, options, shutdown).await
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
+        run_with(client, options, shutdown).await
+    })
 }
 
 /// Runs until `shutdown` is cancelled, with the given client.

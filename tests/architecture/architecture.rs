@@ -1,6 +1,7 @@
 //! Architecture rules that the compiler does not check: dependencies between crates (deny.toml), libraries that the
 //! inner crates must not reach, licences and sources of dependencies, and the size of files.
 
+mod dependencies;
 mod documents;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,14 +217,24 @@ fn files_are_short_and_say_what_they_own() -> Result<()> {
     Ok(())
 }
 
-/// Returns path and text of every Rust source that git tracks, with paths relative to the root.
+/// How a generated source begins.
+const GENERATED: &str = "// This file is @generated";
+
+/// Returns path and text of every Rust source that git tracks, with paths relative to the root; generated ones are left out.
 fn sources() -> Result<Vec<(String, String)>> {
-    let root = root()?;
-    let output = Command::new("git").args(["ls-files", "-z", "*.rs"]).current_dir(&root).output()?;
-    let list = String::from_utf8(output.stdout)?;
-    let paths = list.split('\0').filter(|path| !path.is_empty() && *path != "tests/architecture/architecture.rs");
-    let found: Vec<(String, String)> =
-        paths.filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?))).collect();
+    let all = tracked("*.rs")?.into_iter();
+    let found: Vec<(String, String)> = all
+        .filter(|(path, text)| path != "tests/architecture/architecture.rs" && !text.starts_with(GENERATED))
+        .collect();
     assert!(!found.is_empty(), "git lists no sources");
     Ok(found)
+}
+
+/// Path from the root and text of the files that git knows by a pattern.
+fn tracked(pattern: &str) -> Result<Vec<(String, String)>> {
+    let root = root()?;
+    let output = Command::new("git").args(["ls-files", "-z", pattern]).current_dir(&root).output()?;
+    let list = String::from_utf8(output.stdout)?;
+    let paths = list.split('\0').filter(|path| !path.is_empty());
+    Ok(paths.filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?))).collect())
 }

@@ -5,7 +5,8 @@ pub mod access;
 pub mod config;
 pub mod names;
 
-/// Generated gRPC types and stubs, package `covey.v1`.
+/// gRPC types and stubs of package `covey.v1`, generated from `proto/` by
+/// `cargo run -p covey-contract --example generate_grpc`; a test fails when they are stale.
 #[allow(
     missing_debug_implementations,
     unreachable_pub,
@@ -16,5 +17,5 @@ pub mod names;
     reason = "generated code"
 )]
 pub mod proto {
-    tonic::include_proto!("covey.v1");
+    include!("generated/covey.v1.rs");
 }

@@ -15,7 +15,7 @@ use super::ownership::{Claim, claim};
 
 /// Returns the names of the ConfigMaps that are needed: `wanted`, those of the live template, and those of the pods.
 pub(crate) fn in_use(wanted: &ConfigMap, stateful_set: Option<&StatefulSet>, pods: &[Pod]) -> BTreeSet<String> {
-    let template = stateful_set.and_then(|set| set.spec.template.spec.as_ref());
+    let template = stateful_set.and_then(|set| set.spec.as_ref()?.template.spec.as_ref());
     let specs = pods.iter().filter_map(|pod| pod.spec.as_ref()).chain(template);
     specs.flat_map(mounted).chain([wanted.name_any()]).collect()
 }

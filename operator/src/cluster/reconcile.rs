@@ -195,7 +195,7 @@ impl Pass<'_> {
 
     /// Returns the number of nodes: that of the StatefulSet if the spec is invalid, otherwise that of the spec.
     fn replicas(&self) -> u32 {
-        let spec = self.facts.stateful_set.as_ref().map(|set| &set.spec);
+        let spec = self.facts.stateful_set.as_ref().and_then(|set| set.spec.as_ref());
         let applied = spec.and_then(|spec| spec.replicas).and_then(|replicas| u32::try_from(replicas).ok());
         applied.filter(|_| self.work.is_err()).unwrap_or(self.basics.replicas)
     }

@@ -135,7 +135,7 @@ async fn the_operator_runs_by_itself() {
     .await;
     assert_eq!(node.state.lock().access.users, 1);
     let brokers: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
-    let pod = brokers.get("prod").await.unwrap().spec.template.spec.unwrap();
+    let pod = brokers.get("prod").await.unwrap().spec.unwrap().template.spec.unwrap();
     assert_eq!(pod.containers[0].image.as_deref(), Some("registry.example/covey:test"), "the operator's default image");
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     assert!(pods.get_opt("prod-0").await.unwrap().is_some(), "a pod that no controller replaced was left alone");

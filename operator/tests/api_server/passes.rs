@@ -136,7 +136,7 @@ async fn drift_is_undone(client: &Client, context: &Arc<Context>) {
         .await
         .unwrap();
     pass(context).await;
-    assert_eq!(sets.get("prod").await.unwrap().spec.replicas, Some(3));
+    assert_eq!(sets.get("prod").await.unwrap().spec.unwrap().replicas, Some(3));
     let metrics = String::from_utf8(context.metrics.render().unwrap()).unwrap();
     assert!(
         metrics.contains(r#"mqtt_operator_drift_corrected_total{field_manager="somebody",kind="StatefulSet""#),

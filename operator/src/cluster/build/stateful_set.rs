@@ -30,7 +30,7 @@ const DATA: &str = "data";
 pub fn stateful_set(cluster: &ValidatedCluster) -> StatefulSet {
     StatefulSet {
         metadata: metadata(cluster, names_of(cluster).stateful_set),
-        spec: StatefulSetSpec {
+        spec: Some(StatefulSetSpec {
             replicas: i32::try_from(cluster.replicas).ok(),
             service_name: Some(names_of(cluster).peers_service),
             pod_management_policy: Some("Parallel".into()),
@@ -42,7 +42,7 @@ pub fn stateful_set(cluster: &ValidatedCluster) -> StatefulSet {
             template: template(cluster),
             volume_claim_templates: Some(vec![claim(cluster)]),
             ..StatefulSetSpec::default()
-        },
+        }),
         status: None,
     }
 }

@@ -56,14 +56,14 @@ fn the_budget_closes_while_a_group_lacks_a_voter() {
 
 #[test]
 fn a_changed_configuration_changes_the_template_and_a_changed_service_does_not() {
-    let hash_of = |spec: &str| hash(&stateful_set(&built(spec)).spec.template);
+    let hash_of = |spec: &str| hash(&stateful_set(&built(spec)).spec.unwrap().template);
     assert_eq!(hash_of("{}"), hash_of("{service: {type: NodePort}}"));
     assert_ne!(hash_of("{}"), hash_of("{sessions: {expiryWhenUnset: 3h}}"));
 }
 
 #[test]
 fn pods_pull_with_the_secrets_of_the_manifest() {
-    let secrets = |spec: &str| stateful_set(&built(spec)).spec.template.spec.unwrap().image_pull_secrets;
+    let secrets = |spec: &str| stateful_set(&built(spec)).spec.unwrap().template.spec.unwrap().image_pull_secrets;
     assert_eq!(secrets("{}"), None);
     assert_eq!(secrets("{image: {pullSecrets: [a, b]}}").unwrap().len(), 2);
 }
@@ -71,7 +71,7 @@ fn pods_pull_with_the_secrets_of_the_manifest() {
 #[test]
 fn claims_follow_the_deletion_policy() {
     let policy = |spec: &str| {
-        let spec = stateful_set(&built(spec)).spec;
+        let spec = stateful_set(&built(spec)).spec.unwrap();
         spec.persistent_volume_claim_retention_policy.unwrap().when_deleted.unwrap()
     };
     assert_eq!(policy("{}"), "Retain");
@@ -80,7 +80,9 @@ fn claims_follow_the_deletion_policy() {
 
 #[test]
 fn the_grace_period_outlives_the_drain() {
-    let grace =
-        |spec: &str| stateful_set(&built(spec)).spec.template.spec.unwrap().termination_grace_period_seconds.unwrap();
+    let grace = |spec: &str| {
+        let pod = stateful_set(&built(spec)).spec.unwrap().template.spec.unwrap();
+        pod.termination_grace_period_seconds.unwrap()
+    };
     assert_eq!(grace("{rollout: {drain: {deadline: 10m}}}"), 660);
 }
