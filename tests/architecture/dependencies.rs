@@ -1,7 +1,8 @@
 //! Every dependency in a Cargo.toml is named by the sources that it is there for.
 //!
 //! A normal dependency has to be named in `src/`, where tests within a module count too; one for tests anywhere in the
-//! package. A dependency that only the macros of another crate name counts as unused.
+//! package. A file that `#[path]` includes counts for the package that includes it. A dependency that only the macros of
+//! another crate name counts as unused.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,7 @@ fn each_kind_of_unused_dependency_is_seen() -> Result<()> {
     let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
     let manifests = [
         file("outer/Cargo.toml", "[dependencies]\na-b = '1'\nc = '1'\nd = '1'\n[dev-dependencies]\ne = '1'\nf = '1'"),
+        file("other/Cargo.toml", "[dev-dependencies]\ni = '1'\nk = '1'"),
         file("outer/inner/Cargo.toml", "[dependencies]\nd = '1'\n[build-dependencies]\ng = '1'\nh = '1'"),
     ];
     let sources = [
@@ -38,9 +40,18 @@ fn each_kind_of_unused_dependency_is_seen() -> Result<()> {
         file("outer/tests/all.rs", "#[e::test]\nfn c() { c::x() }"),
         file("outer/inner/src/lib.rs", "type D = ::d::D; use f::F; use h::H;"),
         file("outer/inner/build.rs", "use g as x;"),
+        file("outer/tests/shared.rs", "use i::I;"),
+        file("other/tests/main.rs", "#[path = \"../../outer/tests/shared.rs\"]\nmod shared;"),
     ];
     let unused = unused(&manifests, &sources)?;
-    assert_eq!(unused, ["outer: c", "outer: d", "outer: f (for tests)", "outer/inner: h (for the build script)"]);
+    let expected = [
+        "outer: c",
+        "outer: d",
+        "outer: f (for tests)",
+        "other: k (for tests)",
+        "outer/inner: h (for the build script)",
+    ];
+    assert_eq!(unused, expected);
     Ok(())
 }
 
@@ -54,7 +65,12 @@ fn unused(manifests: &[(String, String)], sources: &[(String, String)]) -> Resul
         let own: Vec<(&str, &str)> = sources
             .iter()
             .filter(|(source, _)| owner(&folders, source) == Some(folder))
-            .map(|(source, text)| (source.get(folder.len() + 1..).unwrap_or_default(), text.as_str()))
+            .flat_map(|(source, text)| {
+                let path = source.get(folder.len() + 1..).unwrap_or_default();
+                let included = included(source, text).filter_map(|file| sources.iter().find(|(path, _)| *path == file));
+                let texts = included.map(|(_, text)| text.as_str()).chain([text.as_str()]);
+                texts.map(|text| (path, text)).collect::<Vec<_>>()
+            })
             .collect();
         let kinds: [(_, fn(&str) -> bool, _); 3] = [
             (&manifest.dependencies, |path| path.starts_with("src/"), ""),
@@ -72,6 +88,23 @@ fn unused(manifests: &[(String, String)], sources: &[(String, String)]) -> Resul
         }
     }
     Ok(found)
+}
+
+/// Paths of the files that a source includes with `#[path = "..."]`.
+fn included(source: &str, text: &str) -> impl Iterator<Item = String> {
+    let paths = text.lines().filter_map(|line| line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"));
+    let folder: Vec<&str> = source.split('/').rev().skip(1).collect();
+    paths.map(move |path| {
+        let mut parts: Vec<&str> = folder.iter().rev().copied().collect();
+        for part in path.split('/') {
+            if part == ".." {
+                parts.pop();
+            } else {
+                parts.push(part);
+            }
+        }
+        parts.join("/")
+    })
 }
 
 /// The folder of the package that a source belongs to.

@@ -85,12 +85,12 @@ async fn an_invalid_spec_or_a_pause_holds_up_no_access_change() {
     let client = &server.client;
     let (first, node) = formed(client).await;
 
-    set(client, json!({"mqtt": {"maxRetainedBytes": TOO_LARGE}})).await;
+    set(client, json!({"sessions": {"maxQueuedBytes": TOO_LARGE}})).await;
     access_goes_on(client, &first, &node, "leaver", "newcomer").await;
     for type_ in ["Ready", "Degraded"] {
         let condition = condition(client, type_).await;
         assert_eq!(condition.reason, "Invalid", "{type_}");
-        assert!(condition.message.contains("mqtt.maxRetainedBytes"), "{}", condition.message);
+        assert!(condition.message.contains("sessions.maxQueuedBytes"), "{}", condition.message);
     }
     assert_eq!(condition(client, "Ready").await.status, "False");
     assert_eq!(condition(client, "AclSynced").await.reason, "AllNodesEnforce");
@@ -102,7 +102,7 @@ async fn an_invalid_spec_or_a_pause_holds_up_no_access_change() {
     let restarted = context(client);
     access_goes_on(client, &restarted, &node, "newcomer", "later").await;
 
-    set(client, json!({"mqtt": {"maxRetainedBytes": "1Gi"}})).await;
+    set(client, json!({"sessions": {"maxQueuedBytes": "64Mi"}})).await;
     pass(&restarted).await;
     assert_eq!(condition(client, "Ready").await.reason, "AllNodesReady");
     assert_eq!(condition(client, "Degraded").await.status, "False");

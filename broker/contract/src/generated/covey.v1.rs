@@ -3,49 +3,60 @@
 pub struct StatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusReply {
+    /// Version of the broker.
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
-    /// 16 hexadecimal digits; made once per disk.
+    /// Id of the node's disk, 16 hexadecimal digits, created once per disk.
     #[prost(string, tag = "2")]
     pub node_id: ::prost::alloc::string::String,
+    /// Ordinal of the node in its StatefulSet.
     #[prost(uint32, tag = "3")]
     pub ordinal: u32,
-    /// Empty before the node belongs to a cluster.
+    /// UUID of the cluster; empty before the node belongs to one.
     #[prost(string, tag = "4")]
     pub cluster_id: ::prost::alloc::string::String,
+    /// Raised at every start on the same disk.
     #[prost(uint64, tag = "5")]
     pub incarnation: u64,
-    /// The node's own judgement, and the failing checks where it is false.
+    /// Whether every readiness check holds.
     #[prost(bool, tag = "6")]
     pub ready: bool,
+    /// Names of the failing readiness checks.
     #[prost(string, repeated, tag = "7")]
     pub failing_checks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether the node is a member of a cluster.
     #[prost(bool, tag = "8")]
     pub member: bool,
+    /// Whether the node is disconnecting its clients in order to stop.
     #[prost(bool, tag = "9")]
     pub draining: bool,
     #[prost(message, optional, tag = "10")]
     pub access: ::core::option::Option<AccessStatus>,
+    /// Connections of this node that hold a session.
     #[prost(uint64, tag = "11")]
     pub connections: u64,
     /// Durable sessions in the shards that this node leads.
     #[prost(uint64, tag = "12")]
     pub sessions: u64,
+    /// Retained messages in the cluster.
     #[prost(uint64, tag = "13")]
     pub retained: u64,
+    /// 0 if it cannot be read.
     #[prost(uint64, tag = "14")]
     pub storage_free_bytes: u64,
+    /// 0 if it cannot be read.
     #[prost(uint64, tag = "15")]
     pub storage_capacity_bytes: u64,
-    /// Node id of the meta leader as this node knows it; empty when unknown.
+    /// Node id of the meta leader as this node knows it; empty if unknown.
     #[prost(string, tag = "16")]
     pub meta_leader: ::prost::alloc::string::String,
     /// Groups that this node leads and that have a voter which is not in sync.
     #[prost(uint32, tag = "18")]
     pub groups_out_of_sync: u32,
+    /// Groups that this node leads.
     #[prost(uint32, tag = "19")]
     pub groups_led: u32,
-    /// Live clients by user name, only users that have any.
+    /// Connected clients by user name; users without clients are omitted.
     #[prost(map = "string, uint32", tag = "20")]
     pub clients_by_user: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -54,12 +65,13 @@ pub struct StatusReply {
     /// Members of the cluster as this node knows them; empty before it belongs to one.
     #[prost(message, repeated, tag = "21")]
     pub members: ::prost::alloc::vec::Vec<Member>,
-    /// The groups of which this node is a replica.
+    /// Groups of which this node is a replica.
     #[prost(message, repeated, tag = "22")]
     pub groups: ::prost::alloc::vec::Vec<GroupReplica>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupReplica {
+    /// 0 is meta, 1 is retained, 2 and above are shards.
     #[prost(uint32, tag = "1")]
     pub group: u32,
     /// Whether this node knows the group's leader.
@@ -68,18 +80,22 @@ pub struct GroupReplica {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AccessStatus {
-    /// 0 when no document was ever loaded.
+    /// Enforced revision; 0 means none.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
+    /// Hash of the enforced document's content, four hexadecimal digits.
     #[prost(string, tag = "2")]
     pub hash: ::prost::alloc::string::String,
-    /// A higher revision that was seen and refused, 0 when none, and why.
+    /// Last refused revision that is higher than the enforced one; 0 means none.
     #[prost(uint64, tag = "3")]
     pub rejected_revision: u64,
+    /// Why the revision was refused; empty if none was.
     #[prost(string, tag = "4")]
     pub rejected_reason: ::prost::alloc::string::String,
+    /// Users in the enforced document.
     #[prost(uint32, tag = "5")]
     pub users: u32,
+    /// Rules in the enforced document.
     #[prost(uint32, tag = "6")]
     pub rules: u32,
 }
@@ -87,13 +103,16 @@ pub struct AccessStatus {
 pub struct Member {
     #[prost(uint32, tag = "1")]
     pub ordinal: u32,
+    /// 16 hexadecimal digits.
     #[prost(string, tag = "2")]
     pub node_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InitializeRequest {
+    /// UUID of the new cluster.
     #[prost(string, tag = "1")]
     pub cluster_id: ::prost::alloc::string::String,
+    /// All members, including the receiver.
     #[prost(message, repeated, tag = "2")]
     pub members: ::prost::alloc::vec::Vec<Member>,
 }
@@ -101,7 +120,7 @@ pub struct InitializeRequest {
 pub struct InitializeReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyAccessRequest {
-    /// The document as access.rs defines it, in JSON.
+    /// The access document in JSON.
     #[prost(bytes = "bytes", tag = "1")]
     pub document: ::prost::bytes::Bytes,
 }
@@ -114,6 +133,7 @@ pub struct ApplyAccessReply {
 pub struct TransferLeadersRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferLeadersReply {
+    /// Groups that this node still leads.
     #[prost(uint32, tag = "1")]
     pub left: u32,
 }
@@ -128,7 +148,7 @@ pub mod admin_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What the operator (certificate URI covey://<cluster uid>/operator) asks of one broker.
+    /// Service of a broker for the operator, whose certificate carries the URI covey://<cluster uid>/operator.
     #[derive(Debug, Clone)]
     pub struct AdminClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -209,6 +229,7 @@ pub mod admin_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        /// Returns the state of the node.
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::StatusRequest>,
@@ -227,7 +248,7 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Admin", "Status"));
             self.inner.unary(req, path, codec).await
         }
-        /// Forms the cluster. Idempotent; refused by a node that is not listed or is in another cluster.
+        /// Forms the cluster. Idempotent. A node that is not listed or belongs to another cluster refuses.
         pub async fn initialize(
             &mut self,
             request: impl tonic::IntoRequest<super::InitializeRequest>,
@@ -251,7 +272,7 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Admin", "Initialize"));
             self.inner.unary(req, path, codec).await
         }
-        /// Hands over a complete access document. The higher revision wins; an older one is answered with what is enforced.
+        /// Applies a complete access document if its revision is higher than the enforced one. Returns the resulting status.
         pub async fn apply_access(
             &mut self,
             request: impl tonic::IntoRequest<super::ApplyAccessRequest>,
@@ -276,7 +297,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("covey.v1.Admin", "ApplyAccess"));
             self.inner.unary(req, path, codec).await
         }
-        /// Moves every leadership of this node to another voter; answers when none is left or after a bounded time.
+        /// Transfers every leadership of this node to another voter. Returns when none is left, or after a bounded time.
         pub async fn transfer_leaders(
             &mut self,
             request: impl tonic::IntoRequest<super::TransferLeadersRequest>,
@@ -316,16 +337,17 @@ pub mod admin_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AdminServer.
     #[async_trait]
     pub trait Admin: std::marker::Send + std::marker::Sync + 'static {
+        /// Returns the state of the node.
         async fn status(
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
-        /// Forms the cluster. Idempotent; refused by a node that is not listed or is in another cluster.
+        /// Forms the cluster. Idempotent. A node that is not listed or belongs to another cluster refuses.
         async fn initialize(
             &self,
             request: tonic::Request<super::InitializeRequest>,
         ) -> std::result::Result<tonic::Response<super::InitializeReply>, tonic::Status>;
-        /// Hands over a complete access document. The higher revision wins; an older one is answered with what is enforced.
+        /// Applies a complete access document if its revision is higher than the enforced one. Returns the resulting status.
         async fn apply_access(
             &self,
             request: tonic::Request<super::ApplyAccessRequest>,
@@ -333,7 +355,7 @@ pub mod admin_server {
             tonic::Response<super::ApplyAccessReply>,
             tonic::Status,
         >;
-        /// Moves every leadership of this node to another voter; answers when none is left or after a bounded time.
+        /// Transfers every leadership of this node to another voter. Returns when none is left, or after a bounded time.
         async fn transfer_leaders(
             &self,
             request: tonic::Request<super::TransferLeadersRequest>,
@@ -342,7 +364,7 @@ pub mod admin_server {
             tonic::Status,
         >;
     }
-    /// What the operator (certificate URI covey://<cluster uid>/operator) asks of one broker.
+    /// Service of a broker for the operator, whose certificate carries the URI covey://<cluster uid>/operator.
     #[derive(Debug)]
     pub struct AdminServer<T> {
         inner: Arc<T>,
@@ -635,6 +657,7 @@ pub mod admin_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HelloRequest {
+    /// Cluster id of the caller; empty before it belongs to a cluster.
     #[prost(string, tag = "1")]
     pub cluster_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
@@ -646,7 +669,7 @@ pub struct HelloRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HelloReply {
-    /// Empty when accepted, else the reason for a human.
+    /// Why the caller is refused; empty if it is accepted.
     #[prost(string, tag = "1")]
     pub refused: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -667,12 +690,12 @@ pub struct JoinRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinReply {
-    /// Empty when admitted, else the reason.
+    /// Why the node is refused; empty if it is admitted.
     #[prost(string, tag = "1")]
     pub refused: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub cluster_id: ::prost::alloc::string::String,
-    /// Ordinal of the node to ask instead, when this one does not lead meta.
+    /// Ordinal of the meta leader, if it is another node.
     #[prost(uint32, optional, tag = "3")]
     pub ask: ::core::option::Option<u32>,
 }
@@ -680,14 +703,15 @@ pub struct JoinReply {
 pub struct RaftRequest {
     #[prost(uint32, tag = "1")]
     pub group: u32,
+    /// Node id of the sender.
     #[prost(uint64, tag = "2")]
     pub from: u64,
-    /// Which request the payload is: see cluster::network.
+    /// Type of the payload.
     #[prost(uint32, tag = "3")]
     pub kind: u32,
     #[prost(bytes = "bytes", tag = "4")]
     pub payload: ::prost::bytes::Bytes,
-    /// The node that is meant: refused by another one that now has its address.
+    /// Node id of the receiver. Another node at the same address refuses the request.
     #[prost(uint64, tag = "5")]
     pub to: u64,
 }
@@ -695,6 +719,7 @@ pub struct RaftRequest {
 pub struct RaftReply {
     #[prost(bytes = "bytes", tag = "1")]
     pub payload: ::prost::bytes::Bytes,
+    /// Empty on success.
     #[prost(string, tag = "2")]
     pub error: ::prost::alloc::string::String,
 }
@@ -702,13 +727,15 @@ pub struct RaftReply {
 pub struct SnapshotChunk {
     #[prost(uint32, tag = "1")]
     pub group: u32,
+    /// Node id of the sender.
     #[prost(uint64, tag = "2")]
     pub from: u64,
-    /// In the first chunk: vote and snapshot metadata.
+    /// Vote and snapshot metadata, in the first chunk only.
     #[prost(bytes = "bytes", tag = "3")]
     pub header: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     pub data: ::prost::bytes::Bytes,
+    /// Node id of the receiver.
     #[prost(uint64, tag = "5")]
     pub to: u64,
 }
@@ -721,13 +748,16 @@ pub struct ProposeRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeReply {
+    /// Response of the state machine.
     #[prost(bytes = "bytes", tag = "1")]
     pub response: ::prost::bytes::Bytes,
+    /// Log index of the entry.
     #[prost(uint64, tag = "2")]
     pub index: u64,
+    /// Empty on success.
     #[prost(string, tag = "3")]
     pub error: ::prost::alloc::string::String,
-    /// Set where another node leads.
+    /// Node id of the leader, if it is another node.
     #[prost(uint64, optional, tag = "4")]
     pub leader: ::core::option::Option<u64>,
 }
@@ -738,10 +768,13 @@ pub struct ReadIndexRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadIndexReply {
+    /// Commit index.
     #[prost(uint64, tag = "1")]
     pub index: u64,
+    /// Empty on success.
     #[prost(string, tag = "2")]
     pub error: ::prost::alloc::string::String,
+    /// Node id of the leader, if it is another node.
     #[prost(uint64, optional, tag = "3")]
     pub leader: ::core::option::Option<u64>,
 }
@@ -752,11 +785,13 @@ pub struct Frame {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AwaitRouteRequest {
+    /// Log index of the meta group.
     #[prost(uint64, tag = "1")]
     pub index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AwaitRouteReply {
+    /// Empty on success.
     #[prost(string, tag = "1")]
     pub error: ::prost::alloc::string::String,
 }
@@ -771,8 +806,9 @@ pub mod peer_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Broker to broker (certificate URI covey://<cluster uid>/broker on both sides). Payloads are postcard encodings of the
-    /// types named beside them; every stream begins after a Hello that the receiver accepted on the same node pair.
+    /// Service between brokers. Both certificates carry the URI covey://<cluster uid>/broker. Every call but Hello is
+    /// refused until a Hello was accepted on the same connection. Payloads and frames are encoded with postcard. Groups are
+    /// numbered: 0 is meta, 1 is retained, 2 and above are shards. docs/design/replication.md describes the protocols.
     #[derive(Debug, Clone)]
     pub struct PeerClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -853,7 +889,7 @@ pub mod peer_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Before anything else: who are you, which cluster, which disk.
+        /// Exchanges the identities of both nodes; the first call on a connection.
         pub async fn hello(
             &mut self,
             request: impl tonic::IntoRequest<super::HelloRequest>,
@@ -872,7 +908,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Hello"));
             self.inner.unary(req, path, codec).await
         }
-        /// A node with an empty disk asks to become a member; the meta leader's node answers, others name it.
+        /// Asks to admit a node with an empty disk as a member. Only the meta leader admits; other nodes name it.
         pub async fn join(
             &mut self,
             request: impl tonic::IntoRequest<super::JoinRequest>,
@@ -910,7 +946,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Raft"));
             self.inner.unary(req, path, codec).await
         }
-        /// AppendEntries of one group, pipelined; answered in order.
+        /// AppendEntries of one group, pipelined. Replies are in the order of the requests.
         pub async fn append(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::RaftRequest>,
@@ -932,6 +968,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Append"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Installs a snapshot of one group.
         pub async fn snapshot(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::SnapshotChunk>,
@@ -950,7 +987,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Snapshot"));
             self.inner.client_streaming(req, path, codec).await
         }
-        /// Forwards a command to the leader of a group.
+        /// Forwards a proposal to the leader of a group.
         pub async fn propose(
             &mut self,
             request: impl tonic::IntoRequest<super::ProposeRequest>,
@@ -969,7 +1006,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Propose"));
             self.inner.unary(req, path, codec).await
         }
-        /// Confirms leadership and gives the commit index that a reader must have applied.
+        /// Confirms leadership and returns the commit index that a linearizable read must have applied.
         pub async fn read_index(
             &mut self,
             request: impl tonic::IntoRequest<super::ReadIndexRequest>,
@@ -988,7 +1025,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "ReadIndex"));
             self.inner.unary(req, path, codec).await
         }
-        /// A node's sessions of one shard, with that shard's leader.
+        /// Link from a node to the leader of one shard, for the node's sessions and publishes.
         pub async fn shard(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Frame>,
@@ -1010,7 +1047,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Shard"));
             self.inner.streaming(req, path, codec).await
         }
-        /// A lease renewal, to the meta leader: postcard Renewal and Grant.
+        /// Renews the node's lease with the meta leader.
         pub async fn renew(
             &mut self,
             request: impl tonic::IntoRequest<super::Frame>,
@@ -1029,7 +1066,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Renew"));
             self.inner.unary(req, path, codec).await
         }
-        /// Messages and filters for the other node's transient sessions.
+        /// Messages and filters of transient sessions, between two nodes.
         pub async fn transient(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Frame>,
@@ -1051,7 +1088,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Transient"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Answered when every node that holds a lease has applied the meta group up to the index.
+        /// Returns when every node that holds a lease has applied the meta group up to the index.
         pub async fn await_route(
             &mut self,
             request: impl tonic::IntoRequest<super::AwaitRouteRequest>,
@@ -1088,12 +1125,12 @@ pub mod peer_server {
     /// Generated trait containing gRPC methods that should be implemented for use with PeerServer.
     #[async_trait]
     pub trait Peer: std::marker::Send + std::marker::Sync + 'static {
-        /// Before anything else: who are you, which cluster, which disk.
+        /// Exchanges the identities of both nodes; the first call on a connection.
         async fn hello(
             &self,
             request: tonic::Request<super::HelloRequest>,
         ) -> std::result::Result<tonic::Response<super::HelloReply>, tonic::Status>;
-        /// A node with an empty disk asks to become a member; the meta leader's node answers, others name it.
+        /// Asks to admit a node with an empty disk as a member. Only the meta leader admits; other nodes name it.
         async fn join(
             &self,
             request: tonic::Request<super::JoinRequest>,
@@ -1109,21 +1146,22 @@ pub mod peer_server {
             >
             + std::marker::Send
             + 'static;
-        /// AppendEntries of one group, pipelined; answered in order.
+        /// AppendEntries of one group, pipelined. Replies are in the order of the requests.
         async fn append(
             &self,
             request: tonic::Request<tonic::Streaming<super::RaftRequest>>,
         ) -> std::result::Result<tonic::Response<Self::AppendStream>, tonic::Status>;
+        /// Installs a snapshot of one group.
         async fn snapshot(
             &self,
             request: tonic::Request<tonic::Streaming<super::SnapshotChunk>>,
         ) -> std::result::Result<tonic::Response<super::RaftReply>, tonic::Status>;
-        /// Forwards a command to the leader of a group.
+        /// Forwards a proposal to the leader of a group.
         async fn propose(
             &self,
             request: tonic::Request<super::ProposeRequest>,
         ) -> std::result::Result<tonic::Response<super::ProposeReply>, tonic::Status>;
-        /// Confirms leadership and gives the commit index that a reader must have applied.
+        /// Confirms leadership and returns the commit index that a linearizable read must have applied.
         async fn read_index(
             &self,
             request: tonic::Request<super::ReadIndexRequest>,
@@ -1134,12 +1172,12 @@ pub mod peer_server {
             >
             + std::marker::Send
             + 'static;
-        /// A node's sessions of one shard, with that shard's leader.
+        /// Link from a node to the leader of one shard, for the node's sessions and publishes.
         async fn shard(
             &self,
             request: tonic::Request<tonic::Streaming<super::Frame>>,
         ) -> std::result::Result<tonic::Response<Self::ShardStream>, tonic::Status>;
-        /// A lease renewal, to the meta leader: postcard Renewal and Grant.
+        /// Renews the node's lease with the meta leader.
         async fn renew(
             &self,
             request: tonic::Request<super::Frame>,
@@ -1150,19 +1188,20 @@ pub mod peer_server {
             >
             + std::marker::Send
             + 'static;
-        /// Messages and filters for the other node's transient sessions.
+        /// Messages and filters of transient sessions, between two nodes.
         async fn transient(
             &self,
             request: tonic::Request<tonic::Streaming<super::Frame>>,
         ) -> std::result::Result<tonic::Response<Self::TransientStream>, tonic::Status>;
-        /// Answered when every node that holds a lease has applied the meta group up to the index.
+        /// Returns when every node that holds a lease has applied the meta group up to the index.
         async fn await_route(
             &self,
             request: tonic::Request<super::AwaitRouteRequest>,
         ) -> std::result::Result<tonic::Response<super::AwaitRouteReply>, tonic::Status>;
     }
-    /// Broker to broker (certificate URI covey://<cluster uid>/broker on both sides). Payloads are postcard encodings of the
-    /// types named beside them; every stream begins after a Hello that the receiver accepted on the same node pair.
+    /// Service between brokers. Both certificates carry the URI covey://<cluster uid>/broker. Every call but Hello is
+    /// refused until a Hello was accepted on the same connection. Payloads and frames are encoded with postcard. Groups are
+    /// numbered: 0 is meta, 1 is retained, 2 and above are shards. docs/design/replication.md describes the protocols.
     #[derive(Debug)]
     pub struct PeerServer<T> {
         inner: Arc<T>,
