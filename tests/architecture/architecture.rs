@@ -3,6 +3,7 @@
 
 mod dependencies;
 mod documents;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

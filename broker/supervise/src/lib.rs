@@ -1,9 +1,9 @@
 //! Supervision of tasks: essential tasks end the process when they fail, others only end themselves.
 //!
-//! The runtime catches the panic of a task and goes on: a shard whose leader task is gone would be led by a node that
-//! answers nobody, and no other node would be elected. Therefore every long-lived task runs under a [`Supervisor`], which
-//! ends the process when one panics or ends; the groups elect other leaders, and the process starts again from its disk.
-//! The task of one client or one stream is only [`contained`].
+//! The runtime catches the panic of a task and goes on. A shard whose leader task is gone would be led by a node that
+//! answers no request, and no other node would be elected. Therefore every long-lived task runs under a [`Supervisor`],
+//! which ends the process if one panics or ends. The groups then elect other leaders, and the process restarts from its
+//! disk. The task of one client or one stream is only [`contained`].
 //!
 //! This crate catches panics and reports them. It does not end the process itself: the broker gives the function that
 //! does. Start reading at [`Supervisor`].

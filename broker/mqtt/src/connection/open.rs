@@ -317,7 +317,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         if self.keep_alive.deadline().is_none_or(|deadline| now < deadline) || !self.is_readable() {
             return Ok(());
         }
-        // Bytes that arrived while this task did not run count as a sign of life.
+        // Bytes that arrived while this task did not run count as activity of the client.
         let read = peek_read(io, &mut self.input).await?;
         self.context.observer.bytes_received(read);
         self.decode()?;
