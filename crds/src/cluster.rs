@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::pod::{Image, Resources};
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
-use crate::value::{Percent, Quantity, Time, at_least, between, fits};
+use crate::value::{Percent, QUANTITY, Quantity, Time, at_least, between, fits};
 
 /// Desired state of the cluster.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +57,7 @@ use crate::value::{Percent, Quantity, Time, at_least, between, fits};
      "message": "replicas cannot go below 3 again: fewer nodes cannot hold three copies"},
     {"rule": "self.replicas >= oldSelf.replicas",
      "message": "replicas can only grow: moving data away from a node before its removal is not supported yet"},
-    {"rule": fits("self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
+    {"rule": fits(QUANTITY, "self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
      "message": "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory"},
 ])))]
 pub struct MqttClusterSpec {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::value::{Cpu, Quantity, at_least, fits, some_cores};
+use crate::value::{CPU, Cpu, QUANTITY, Quantity, at_least, fits, some_cores};
 
 /// Parts of an image reference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,9 +51,9 @@ pub enum PullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": fits("self.requests.memory", 1, "self.limits.memory"),
+    {"rule": fits(QUANTITY, "self.requests.memory", 1, "self.limits.memory"),
      "message": "resources.requests.memory must not exceed resources.limits.memory, which is 1Gi unless you set it"},
-    {"rule": fits("self.requests.cpu", 1, "self.limits.cpu"),
+    {"rule": fits(CPU, "self.requests.cpu", 1, "self.limits.cpu"),
      "message": "resources.requests.cpu must not exceed resources.limits.cpu"},
     {"rule": at_least("self.limits.memory", "128Mi"), "message": "resources.limits.memory must be at least 128Mi"},
     {"rule": at_least("self.requests.memory", "1Mi"), "message": "resources.requests.memory must be at least 1Mi"},

@@ -114,7 +114,7 @@ pub struct SecretRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key that holds the password, 1 to 65535 bytes without control characters and line breaks. Default password.
+    /// Key that holds the password, 1 to 1024 bytes without control characters and line breaks. Default password.
     #[serde(default = "default_key")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,

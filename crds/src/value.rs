@@ -28,9 +28,9 @@ pub struct Time(String);
 pub struct Percent(String);
 
 /// Format of a [`Quantity`], as a regular expression for CEL.
-const QUANTITY: &str = "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$";
+pub(crate) const QUANTITY: &str = "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$";
 /// Format of a [`Cpu`].
-const CPU: &str = "^[0-9]+([.][0-9]+)?m?$";
+pub(crate) const CPU: &str = "^[0-9]+([.][0-9]+)?m?$";
 /// Format of a [`Time`] that CEL's `duration` can parse.
 const TIME: &str = "^([0-9]+[hms])+$";
 
@@ -48,15 +48,15 @@ pub(crate) fn some_cores(field: &str) -> String {
 }
 
 /// Returns a CEL rule that requires `small` times `factor` (1 or 2) not to exceed `large`, with the same exceptions.
-/// Both are quantities or both are numbers of cores.
-pub(crate) fn fits(small: &str, factor: u8, large: &str) -> String {
-    let form = |field: &str| format!("string({field}).matches('{QUANTITY}') || string({field}).matches('{CPU}')");
+/// `form` is [`QUANTITY`] or [`CPU`]: the API server bounds the cost of a rule, so each is tested for one form only.
+pub(crate) fn fits(form: &str, small: &str, factor: u8, large: &str) -> String {
+    let well_formed = |field: &str| format!("string({field}).matches('{form}')");
     let one = format!("quantity(string({small}))");
     let sum = if factor == 2 { format!("{one}.add({one})") } else { one };
     format!(
-        "!has({small}) || !has({large}) || !({}) || !({}) || {sum}.compareTo(quantity(string({large}))) <= 0",
-        form(small),
-        form(large)
+        "!has({small}) || !has({large}) || !{} || !{} || {sum}.compareTo(quantity(string({large}))) <= 0",
+        well_formed(small),
+        well_formed(large)
     )
 }
 

@@ -46,6 +46,8 @@ pub struct Memory {
     pub(crate) since_revisions: BTreeMap<String, u64>,
     /// What was last applied to each child.
     pub(crate) children: apply::Known,
+    /// Error of the last pass over the children, if it had one. An Event was published for it.
+    pub(crate) apply_error: Option<String>,
     /// ConfigMaps that were in use when unused ones were last deleted. Absent before the first deletion.
     pub(crate) configs_in_use: Option<BTreeSet<String>>,
     pub(crate) alerting: Option<Alerting>,

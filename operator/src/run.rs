@@ -156,14 +156,20 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
         .with_config(config.clone())
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile_user, |_, _, _| Action::requeue(RETRY), Arc::clone(context))
-        .for_each(|result| ready(note_watch_error(&context.metrics, "mqttuser", result.map(drop))));
+        .for_each(|result| {
+            note_watch_error(&context.metrics, "mqttuser", result.map(drop));
+            ready(())
+        });
     let clusters = cluster_controller(context, options, user_store);
     let cluster_store = clusters.store();
     let clusters = clusters
         .with_config(config)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile_cluster, |_, error, _| after(error), Arc::clone(context))
-        .for_each(|result| ready(note_watch_error(&context.metrics, "mqttcluster", result.map(drop))));
+        .for_each(|result| {
+            note_watch_error(&context.metrics, "mqttcluster", result.map(drop));
+            ready(())
+        });
     let forget = async {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;

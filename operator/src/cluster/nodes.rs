@@ -173,14 +173,14 @@ pub fn members(nodes: &[Node]) -> Vec<&Node> {
     nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
 }
 
-/// Returns the number of pods that may be unavailable at a time: one if all voters of every group are in sync,
-/// otherwise none. In the former case, pods that have not joined and are not ready are added: they are unavailable
-/// already, and must not block the drains of other machines.
+/// Returns the number of pods that may be unavailable at a time: one if all members answer and all voters of every group
+/// are in sync, otherwise none.
+///
+/// Pods that have not joined and are not ready must not be added, although they are unavailable already: the disruption
+/// controller counts them from the StatefulSet, which may have fewer of them, and they may become ready at any time. It
+/// would then permit the eviction of several members.
 pub fn disruption_budget(nodes: &[Node]) -> u32 {
-    let members = members(nodes);
-    let is_waiting = |node: &&Node| !node.is_ready() && !members.iter().any(|member| member.ordinal == node.ordinal);
-    let waiting = nodes.iter().filter(is_waiting).count();
-    if is_settled(members.iter().copied()) { u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1) } else { 0 }
+    u32::from(is_settled(members(nodes)))
 }
 
 /// Returns whether every node answers, knows the leader of every group of which it is a replica, and has all voters in

@@ -11,7 +11,7 @@ use covey_crds::condition::reason;
 use covey_crds::{MqttCluster, MqttClusterStatus, MqttUser, WorkloadStatus};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, EvictParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -183,12 +183,14 @@ impl Pass<'_> {
         // The status is written after a failure too: without a permission it would otherwise never change again.
         let phase = formed.as_ref().map_or_else(|error| self.phase_without(error), Phase::clone);
         let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
-        self.report(&nodes, &access, &applied, &phase, &step, memory).await?;
+        let reported = self.report(&nodes, &access, &applied, &phase, &step, memory).await;
+        // The first failure is returned; a status that cannot be written must not hide it.
         formed?;
         rolled?;
         if let Applied::Failed(error) = applied {
             return Err(error.into());
         }
+        reported?;
         let forming = matches!(phase, Phase::Forming { .. }) && self.held().is_none();
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
@@ -233,25 +235,13 @@ impl Pass<'_> {
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
         let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
-        self.collect_configs(&children.config_map, memory).await;
+        configs::delete_unused(client, &children.config_map, &self.facts, &mut memory.configs_in_use).await;
         match workload {
             Ok(workload) => apply::Error::join(failures).map_or(Applied::Done(workload), Applied::Failed),
             Err(error) => {
                 failures.push(error);
                 Applied::without_workload(failures)
             }
-        }
-    }
-
-    /// Deletes unused ConfigMaps if the set of used ones has changed. A failure is logged and retried by the next pass.
-    async fn collect_configs(&self, wanted: &ConfigMap, memory: &mut Memory) {
-        let in_use = configs::in_use(wanted, self.facts.stateful_set.as_ref(), &self.facts.pods);
-        if memory.configs_in_use.as_ref() == Some(&in_use) {
-            return;
-        }
-        match configs::collect(&self.context.client, wanted, &in_use).await {
-            Ok(()) => memory.configs_in_use = Some(in_use),
-            Err(error) => tracing::warn!(%error, "failed to delete ConfigMaps that no pod mounts"),
         }
     }
 
@@ -386,7 +376,7 @@ impl Pass<'_> {
             alerts: memory.alerting.as_ref().map(Alerting::active),
             now,
         });
-        self.tell(applied).await;
+        self.tell(applied, memory).await;
         self.measure(&wanted, nodes, access.projection.document.revision);
         self.report_users(nodes, access, memory, now).await;
         let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
@@ -404,14 +394,15 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Publishes an Event with the error of the children, once for each message.
-    async fn tell(&self, applied: &Applied) {
-        let Some(error) = applied.error() else { return };
-        let sentence = error.to_string();
-        let mut conditions = self.facts.cluster.status.iter().flat_map(|status| &status.conditions);
-        if !conditions.any(|condition| condition.message == sentence) {
-            self.context.event(&self.about, EventType::Warning, error.reason(), "Apply", &sentence).await;
+    /// Publishes an Event with the error of the children when it changes.
+    async fn tell(&self, applied: &Applied, memory: &mut Memory) {
+        let message = applied.error().map(ToString::to_string);
+        if let (Some(error), Some(message)) = (applied.error(), &message)
+            && memory.apply_error.as_ref() != Some(message)
+        {
+            self.context.event(&self.about, EventType::Warning, error.reason(), "Apply", message).await;
         }
+        memory.apply_error = message;
     }
 
     fn measure(&self, status: &MqttClusterStatus, nodes: &[Node], revision: u64) {

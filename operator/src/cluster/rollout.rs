@@ -79,7 +79,9 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
         return wait("a group has a voter that is not in sync");
     }
     let leader = |node: &Node| node.report.as_ref().is_some_and(|report| report.meta_leader == report.node_id);
-    outdated.iter().max_by_key(|node| (!leader(node), node.ordinal)).map_or(Step::Idle, |node| replace(node, true))
+    let next = outdated.iter().max_by_key(|node| (!leader(node), node.ordinal));
+    // A newcomer that does not answer leads no group.
+    next.map_or(Step::Idle, |node| replace(node, node.report.is_some()))
 }
 
 /// Returns the step if the broker of a pod of the new template does not answer. `None` if it answers, or if the pod of
@@ -369,15 +371,28 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_that_finds_no_place_does_not_close_the_budget() {
+    fn the_budget_counts_members_and_is_never_more_than_one() {
         let mut nodes = nodes(["new", "new", "new", "new", "new"]);
         for node in &mut nodes {
             node.report.as_mut().unwrap().members.retain(|member| member.ordinal < 3);
         }
         assert_eq!(nodes::disruption_budget(&nodes), 1);
-        fail(&mut nodes[4], 300, Some(Cause::Unschedulable));
-        assert_eq!(nodes::disruption_budget(&nodes), 2, "the newcomer is unavailable already");
+        for newcomer in 3..5 {
+            nodes[newcomer].pod = None;
+            nodes[newcomer].report = None;
+        }
+        assert_eq!(nodes::disruption_budget(&nodes), 1, "the StatefulSet may not have the newcomers yet");
         fail(&mut nodes[2], 1, None);
         assert_eq!(nodes::disruption_budget(&nodes), 0, "a member is out");
+    }
+
+    #[test]
+    fn a_silent_newcomer_with_an_earlier_template_is_replaced_without_moving_leaders() {
+        let mut nodes = nodes(["new", "new", "new", "new", "old"]);
+        for node in &mut nodes {
+            node.report.as_mut().unwrap().members.retain(|member| member.ordinal < 4);
+        }
+        fail(&mut nodes[4], 300, None);
+        assert_eq!(replaced(&nodes), Some((4, false)));
     }
 }

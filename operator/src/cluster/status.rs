@@ -286,7 +286,9 @@ fn obstacle(observed: &Observed<'_>) -> Option<(&'static str, String)> {
             reason::INVALID,
             format!(
                 "the volumes belong to a cluster of {members} nodes, and the missing nodes hold sessions: set \
-                 replicas: {members}, or delete the claims data-{}-* to start empty",
+                 replicas: {}, or delete the claims data-{}-* to start empty",
+                // 2 and other even numbers are not permitted.
+                members | 1,
                 observed.cluster.metadata.name.as_deref().unwrap_or_default()
             ),
         )),

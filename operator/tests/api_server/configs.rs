@@ -1,5 +1,6 @@
 //! A pod keeps the configuration file that it was created with until it is deleted.
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
@@ -23,6 +24,13 @@ async fn replace_pod(client: &Client, config_map: &str) {
     pods.create(&PostParams::default(), &pod).await.unwrap();
 }
 
+/// What the StatefulSet's controller says when it has seen this generation of the template.
+async fn observe(client: &Client, generation: i64) {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let status = Patch::Merge(json!({"status": {"replicas": 1, "observedGeneration": generation}}));
+    sets.patch_status("prod", &PatchParams::default(), &status).await.unwrap();
+}
+
 async fn names(client: &Client) -> Vec<String> {
     config_maps(client, "default").await.iter().map(ConfigMap::name_any).collect()
 }
@@ -38,6 +46,7 @@ async fn a_pod_keeps_its_configuration_until_it_goes() {
     pass(&context).await;
     let [earlier] = names(client).await.try_into().unwrap();
     replace_pod(client, &earlier).await;
+    observe(client, 1).await;
     let data = Patch::Merge(json!({"data": {"broker.yaml": "edited"}}));
     let refused = api.patch(&earlier, &PatchParams::default(), &data).await.unwrap_err();
     assert!(refused.to_string().contains("immutable"), "{refused}");
@@ -58,6 +67,9 @@ async fn a_pod_keeps_its_configuration_until_it_goes() {
     assert!(api.get(&later).await.unwrap().data.unwrap()["broker.yaml"].contains("77"));
 
     replace_pod(client, &later).await;
+    pass(&context).await;
+    assert!(names(client).await.contains(&earlier), "a pod of the earlier template may still be created");
+    observe(client, 2).await;
     pass(&context).await;
     assert_eq!(
         names(client).await,
