@@ -55,6 +55,9 @@ fn each_kind_of_unused_dependency_is_seen() -> Result<()> {
     Ok(())
 }
 
+/// Whether a source, by its path in the package, may be what a dependency is there for.
+type IsFor = fn(&str) -> bool;
+
 /// Dependencies that are in a Cargo.toml for nothing. Arguments: path and text of each file.
 fn unused(manifests: &[(String, String)], sources: &[(String, String)]) -> Result<Vec<String>> {
     let folders: Vec<&str> = manifests.iter().filter_map(|(path, _)| path.strip_suffix("/Cargo.toml")).collect();
@@ -72,7 +75,7 @@ fn unused(manifests: &[(String, String)], sources: &[(String, String)]) -> Resul
                 texts.map(|text| (path, text)).collect::<Vec<_>>()
             })
             .collect();
-        let kinds: [(_, fn(&str) -> bool, _); 3] = [
+        let kinds: [(_, IsFor, _); 3] = [
             (&manifest.dependencies, |path| path.starts_with("src/"), ""),
             (&manifest.dev_dependencies, |path| path != "build.rs", " (for tests)"),
             (&manifest.build_dependencies, |path| path == "build.rs", " (for the build script)"),
