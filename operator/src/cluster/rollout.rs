@@ -377,9 +377,8 @@ mod tests {
             node.report.as_mut().unwrap().members.retain(|member| member.ordinal < 3);
         }
         assert_eq!(nodes::disruption_budget(&nodes), 1);
-        for newcomer in 3..5 {
-            nodes[newcomer].pod = None;
-            nodes[newcomer].report = None;
+        for newcomer in &mut nodes[3..] {
+            (newcomer.pod, newcomer.report) = (None, None);
         }
         assert_eq!(nodes::disruption_budget(&nodes), 1, "the StatefulSet may not have the newcomers yet");
         fail(&mut nodes[2], 1, None);

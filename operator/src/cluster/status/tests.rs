@@ -291,8 +291,7 @@ fn the_version_of_a_cluster_is_the_lowest_by_number_and_not_by_text() {
 
 #[test]
 fn a_pause_with_pods_of_an_earlier_template_is_not_called_settled() {
-    let mut case = Case::default();
-    case.paused = true;
+    let mut case = Case { paused: true, ..Case::default() };
     for (node, revision) in case.nodes.iter_mut().zip(["r", "earlier", "r"]) {
         node.pod.as_mut().unwrap().revision = Some(revision.into());
     }
