@@ -100,6 +100,7 @@ func survives(t *testing.T, f fault) {
 	twoServe(t, survivors, before)
 	fence(t, survivors[1])
 	twoServe(t, survivors, before)
+	steady(t, survivors)
 	evictionIsRefused(t, survivors[0])
 	twoServe(t, survivors, before)
 
@@ -149,6 +150,24 @@ func twoServe(t *testing.T, survivors []string, before map[string]string) {
 			if pod.condition("Ready").Status != "True" {
 				return fmt.Errorf("%s is not ready", name)
 			}
+		}
+		return nil
+	})
+}
+
+// steady waits until the pods have been ready for five seconds. The disruption budget does not protect a pod that is not
+// ready (unhealthyPodEvictionPolicy AlwaysAllow), and a node is unready for a moment when its lease lapses.
+func steady(t *testing.T, survivors []string) {
+	t.Helper()
+	since := time.Now()
+	eventually(t, time.Minute, "two nodes ready for five seconds", func() error {
+		for _, pod := range pods(t) {
+			if slices.Contains(survivors, pod.Metadata.Name) && pod.condition("Ready").Status != "True" {
+				since = time.Now()
+			}
+		}
+		if time.Since(since) < 5*time.Second {
+			return errors.New("not yet")
 		}
 		return nil
 	})
