@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::Result;
+use crate::wait::until;
 
 const READY: Duration = Duration::from_mins(1);
 
@@ -140,19 +141,27 @@ impl Local {
         Ok(())
     }
 
-    /// Sends SIGKILL to the program and to every broker at once.
+    /// Sends SIGKILL to the program and to every broker at once, and waits until all are gone with their sockets.
     ///
     /// # Errors
-    /// Fails if the program cannot be killed.
+    /// Fails if the program cannot be killed, or a process is not gone in time.
     pub async fn crash(mut self) -> Result<()> {
+        let brokers: Vec<u32> = (0..self.addresses().len()).filter_map(|ordinal| self.pid(ordinal).ok()).collect();
         self.child.start_kill()?;
-        for ordinal in 0..self.addresses().len() {
+        for broker in &brokers {
             // Brokers end with the program, so that one may be gone already.
-            self.kill_broker(ordinal).unwrap_or_default();
+            signal(*broker, Signal::KILL).unwrap_or_default();
         }
         self.child.wait().await?;
-        Ok(())
+        let all_gone = async || brokers.iter().all(|broker| is_gone(*broker)).then_some(());
+        until("the killed brokers are gone", Duration::from_secs(10), all_gone).await
     }
+}
+
+/// Returns whether a process has ended: a zombie has closed its files.
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['Z', 'X']))
 }
 
 fn text(value: &Value, pointer: &str) -> String {
