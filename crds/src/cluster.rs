@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::pod::{Image, Resources};
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
-use crate::value::{Percent, QUANTITY, Quantity, Time, at_least, between, fits};
+use crate::value::{Percent, QUANTITY, Quantity, TIME, Time, at_least, between, fits};
 
 /// Desired state of the cluster.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -204,7 +204,7 @@ pub enum ExternalTrafficPolicy {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": at_least("self.maxPacketSize", "1Ki"), "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"},
-    {"rule": "!string(self.maxPacketSize).matches('^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0",
+    {"rule": format!("!string(self.maxPacketSize).matches('{QUANTITY}') || quantity(string(self.maxPacketSize)).compareTo(quantity('16Mi')) <= 0"),
      "message": "mqtt.maxPacketSize must be between 1Ki and 16Mi"}
 ])))]
 pub struct Mqtt {
@@ -240,7 +240,7 @@ impl Default for Mqtt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": "!has(self.expiryWhenUnset) || !self.expiryWhenUnset.matches('^([0-9]+[hms])+$') || !self.expiryMax.matches('^([0-9]+[hms])+$') || duration(self.expiryWhenUnset) <= duration(self.expiryMax)",
+    {"rule": format!("!has(self.expiryWhenUnset) || !self.expiryWhenUnset.matches('{TIME}') || !self.expiryMax.matches('{TIME}') || duration(self.expiryWhenUnset) <= duration(self.expiryMax)"),
      "message": "sessions.expiryWhenUnset must not exceed sessions.expiryMax: lower it, or leave it out to get 2h or expiryMax, whichever is less"},
     {"rule": at_least("self.maxQueuedBytes", "1Ki"), "message": "sessions.maxQueuedBytes must be at least 1Ki: a session could queue nothing"},
 ])))]

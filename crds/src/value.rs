@@ -32,7 +32,7 @@ pub(crate) const QUANTITY: &str = "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$";
 /// Format of a [`Cpu`].
 pub(crate) const CPU: &str = "^[0-9]+([.][0-9]+)?m?$";
 /// Format of a [`Time`] that CEL's `duration` can parse.
-const TIME: &str = "^([0-9]+[hms])+$";
+pub(crate) const TIME: &str = "^([0-9]+[hms])+$";
 
 /// Returns a CEL rule that requires the quantity `field` to be at least `least`. The rule holds if the field is absent
 /// or malformed, which other rules report.

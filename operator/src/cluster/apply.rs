@@ -106,13 +106,22 @@ where
     /// Reads the live object, and applies the child unless the object is unchanged since it was last applied. Returns
     /// the entry of the child for [`Known`].
     async fn settle(&self, known: &Known) -> Result<Known, Error> {
+        let live = self.live().await?;
+        self.settle_as(live.as_ref(), known).await
+    }
+
+    async fn live(&self) -> Result<Option<K>, Error> {
+        self.api.get_opt(&self.wanted.name_any()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Like [`Child::settle`], for an object that was read already.
+    async fn settle_as(&self, live: Option<&K>, known: &Known) -> Result<Known, Error> {
         let key = (self.kind, self.wanted.name_any());
-        let live = self.api.get_opt(&key.1).await.map_err(|error| self.failed(error))?;
         let hash = hash(self.wanted);
         let left = known.get(&key).filter(|(applied, _)| *applied == hash).and_then(|(_, version)| version.as_ref());
-        let version = match live.as_ref().and_then(K::resource_version) {
+        let version = match live.and_then(K::resource_version) {
             Some(version) if left == Some(&version) => Some(version),
-            _ => self.bring(live.as_ref()).await?.resource_version(),
+            _ => self.bring(live).await?.resource_version(),
         };
         Ok(Known::from([(key, (hash, version))]))
     }
@@ -201,9 +210,9 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
 /// else is applied.
 pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &mut Known) -> Result<(), Error> {
     let child = Child::new(client, "PodDisruptionBudget", wanted);
-    let live = child.api.get_opt(&wanted.name_any()).await.map_err(|error| child.failed(error))?;
+    let live = child.live().await?;
     if matches!(claim(wanted, live.as_ref()), Claim::Owned { .. }) {
-        known.extend(child.settle(known).await?);
+        known.extend(child.settle_as(live.as_ref(), known).await?);
     }
     Ok(())
 }

@@ -30,8 +30,8 @@ pub(crate) async fn delete_unused(
     }
     let deleted = async {
         // The list of this pass may be older than the last pod of an earlier template.
-        let name = wanted.labels().get(names::LABEL_CLUSTER).map(String::as_str).unwrap_or_default();
-        let pods = dereference::pods(client, &wanted.namespace().unwrap_or_default(), name).await?;
+        let Facts { cluster, .. } = facts;
+        let pods = dereference::pods(client, &cluster.namespace().unwrap_or_default(), &cluster.name_any()).await?;
         collect(client, wanted, &(&used | &in_use(wanted, None, &pods))).await
     };
     match deleted.await {

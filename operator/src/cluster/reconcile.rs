@@ -160,9 +160,7 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     async fn run(mut self, identity: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
-        let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &self.facts.pods);
-        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
-        nodes::poll(memory, &mut nodes).await;
+        let mut nodes = self.nodes(&self.facts.pods, memory).await;
         let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
         let access = access::project(&self.basics, &self.facts, &taken, &nodes, memory).await?;
         access::note_revisions(memory, &access);
@@ -181,7 +179,7 @@ impl Pass<'_> {
             Err(_) => Ok(Step::Idle),
         };
         // The status is written after a failure too: without a permission it would otherwise never change again.
-        let phase = formed.as_ref().map_or_else(|error| self.phase_without(error), Phase::clone);
+        let phase = formed.as_ref().map_or_else(|error| self.phase_unchanged(&error.to_string()), Phase::clone);
         let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
         let reported = self.report(&nodes, &access, &applied, &phase, &step, memory).await;
         // The first failure is returned; a status that cannot be written must not hide it.
@@ -193,6 +191,14 @@ impl Pass<'_> {
         reported?;
         let forming = matches!(phase, Phase::Forming { .. }) && self.held().is_none();
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
+    }
+
+    /// Reads the state of the nodes that these pods run, with the cause where a pod is missing.
+    async fn nodes(&self, pods: &[Pod], memory: &mut Memory) -> Vec<Node> {
+        let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), pods);
+        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
+        nodes::poll(memory, &mut nodes).await;
+        nodes
     }
 
     /// Returns the number of nodes: that of the StatefulSet if the spec is invalid, otherwise that of the spec.
@@ -247,8 +253,7 @@ impl Pass<'_> {
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
         if let Some(waiting) = self.held() {
-            let waiting = waiting.to_owned();
-            return Ok(if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting } });
+            return Ok(self.phase_unchanged(waiting));
         }
         let replicas = self.basics.replicas;
         form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
@@ -256,9 +261,13 @@ impl Pass<'_> {
             .map_err(|error| Error::Form(Box::new(error)))
     }
 
-    /// Returns the phase for a pass in which the formation failed with `error`.
-    fn phase_without(&self, error: &Error) -> Phase {
-        if form::is_formed(&self.facts.cluster) { Phase::Formed } else { Phase::Forming { waiting: error.to_string() } }
+    /// Returns the phase of a pass that does not form the cluster; `waiting` says why it does not.
+    fn phase_unchanged(&self, waiting: &str) -> Phase {
+        if form::is_formed(&self.facts.cluster) {
+            Phase::Formed
+        } else {
+            Phase::Forming { waiting: waiting.to_owned() }
+        }
     }
 
     /// Returns the template revision of the StatefulSet, once its controller has seen the applied generation.
@@ -306,9 +315,7 @@ impl Pass<'_> {
     async fn decide_again(&self, revision: Option<&str>, memory: &mut Memory) -> Result<Step, Error> {
         let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
-        let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), &pods);
-        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
-        nodes::poll(memory, &mut nodes).await;
+        let nodes = self.nodes(&pods, memory).await;
         Ok(rollout::next(&nodes, revision, Timestamp::now()))
     }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::passes::{context, create_cluster, create_user, document, pass};
-use super::{broker, clusters, rights, started, users};
+use super::{broker, clusters, rights, started, until, users};
 
 async fn reason(client: &Client, type_: &str) -> String {
     let status = clusters(client).get("prod").await.unwrap().status.unwrap();
@@ -141,14 +141,4 @@ async fn the_operator_runs_by_itself() {
     assert!(pods.get_opt("prod-0").await.unwrap().is_some(), "a pod that no controller replaced was left alone");
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(20), operator).await.unwrap().unwrap().unwrap();
-}
-
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    for _ in 0..300 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{what} did not come");
 }

@@ -58,3 +58,14 @@ fn clusters(client: &Client) -> Api<MqttCluster> {
 fn users(client: &Client) -> Api<MqttUser> {
     Api::namespaced(client.clone(), "default")
 }
+
+/// Waits until a condition holds.
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    for _ in 0..300 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("{what} did not come");
+}

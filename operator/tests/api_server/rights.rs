@@ -5,7 +5,6 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::Command;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Response};
 use covey_crds::{MqttCluster, MqttUser};
@@ -19,7 +18,7 @@ use kube::client::Body;
 use serde_json::json;
 use tonic::codegen::Service;
 
-use super::{broker, clusters, passes, started};
+use super::{broker, clusters, passes, started, until};
 
 const RELEASE_NAMESPACE: &str = "covey-system";
 const OPERATOR: &str = "system:serviceaccount:covey-system:covey-operator";
@@ -44,13 +43,10 @@ pub(crate) async fn install(client: &Client, binaries: &Path) {
         }
     }
     let operator = operator(client);
-    for _ in 0..300 {
-        if Api::<MqttCluster>::all(operator.clone()).list(&ListParams::default()).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("the operator's ClusterRole did not come into force");
+    until("the operator's ClusterRole", async || {
+        Api::<MqttCluster>::all(operator.clone()).list(&ListParams::default()).await.is_ok()
+    })
+    .await;
 }
 
 async fn create<K>(client: &Client, object: &DynamicObject)
@@ -131,9 +127,7 @@ async fn a_right_that_is_missing_is_named_in_the_status() {
     role.rules.as_mut().unwrap().retain(|rule| !is_eviction(rule));
     roles.replace("covey-operator", &PostParams::default(), &role).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(operator(client), "default");
-    while !forbidden(pods.evict("none", &EvictParams::default()).await) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("the loss of the right", async || forbidden(pods.evict("none", &EvictParams::default()).await)).await;
     // The status that the StatefulSet controller writes when the pod runs an earlier template.
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let status = json!({"status": {"replicas": 1, "observedGeneration": 99, "updateRevision": "next"}});
