@@ -12,9 +12,12 @@ pub mod apply;
 pub mod build;
 pub(crate) mod configs;
 pub mod dereference;
+pub mod evictions;
 mod form;
 pub mod formation;
 pub mod identity;
+#[cfg(test)]
+mod node_samples;
 pub mod nodes;
 pub mod ownership;
 pub mod problem;

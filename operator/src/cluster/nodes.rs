@@ -173,16 +173,6 @@ pub fn members(nodes: &[Node]) -> Vec<&Node> {
     nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
 }
 
-/// Returns the number of pods that may be unavailable at a time: one if all members answer and all voters of every group
-/// are in sync, otherwise none.
-///
-/// Pods that have not joined and are not ready must not be added, although they are unavailable already: the disruption
-/// controller counts them from the StatefulSet, which may have fewer of them, and they may become ready at any time. It
-/// would then permit the eviction of several members.
-pub fn disruption_budget(nodes: &[Node]) -> u32 {
-    u32::from(is_settled(members(nodes)))
-}
-
 /// Returns whether every node answers, knows the leader of every group of which it is a replica, and has all voters in
 /// sync in the groups that it leads.
 pub fn is_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {

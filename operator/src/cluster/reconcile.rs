@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::alerting::Alerting;
 use super::dereference::{self, Facts, dereference};
+use super::evictions::{self, Evictions};
 use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use super::status::{self, Blocked, Phase};
@@ -216,19 +217,26 @@ impl Pass<'_> {
         }
     }
 
+    /// Decides which pods may be evicted, from the rollout as far as the StatefulSet shows it now.
+    fn evictions(&self, nodes: &[Node]) -> Evictions {
+        let step = rollout::next(nodes, self.revision(&Applied::Kept).as_deref(), Timestamp::now());
+        evictions::decide(nodes, form::is_formed(&self.facts.cluster), &step)
+    }
+
     /// Applies the children. `failures` are those of Secrets that pods need. If there are any, or another child that
     /// pods need fails, the StatefulSet is not applied.
     async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
+        let evictions = self.evictions(nodes);
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
             _ => {
-                let budget = build::pdb(&self.basics, self.replicas(), nodes::disruption_budget(nodes));
+                let budget = build::pdb(&self.basics, &evictions);
                 failures.extend(apply::keep_budget(&self.context.client, &budget, &mut memory.children).await.err());
                 return Applied::without_workload(failures);
             }
         };
         let client = &self.context.client;
-        let children = build::children(cluster, nodes::disruption_budget(nodes));
+        let children = build::children(cluster, &evictions);
         let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);

@@ -133,58 +133,11 @@ fn replace(node: &Node, serving: bool) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use covey_contract::proto::{GroupReplica, Member, StatusReply};
+    use covey_contract::proto::StatusReply;
 
-    use super::super::nodes::PodFacts;
+    use super::super::node_samples::{NOW, at, fail, node, nodes};
     use super::super::problem::Cause;
     use super::*;
-
-    const NOW: i64 = 1_000;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn node(ordinal: u32, revision: &str) -> Node {
-        let pod = PodFacts {
-            uid: format!("u{ordinal}"),
-            ready: true,
-            revision: Some(revision.into()),
-            ..PodFacts::default()
-        };
-        let members = (0..3).map(|ordinal| Member { ordinal, node_id: format!("n{ordinal}") }).collect();
-        let report = StatusReply {
-            ordinal,
-            node_id: format!("n{ordinal}"),
-            ready: true,
-            member: true,
-            meta_leader: "n2".into(),
-            members,
-            groups: vec![GroupReplica { group: 0, has_leader: true }],
-            ..StatusReply::default()
-        };
-        Node { ordinal, name: format!("mosaic-{ordinal}"), pod: Some(pod), report: Some(report), problem: None }
-    }
-
-    /// Nodes 0, 1, ... with these template revisions.
-    fn nodes<const N: usize>(revisions: [&str; N]) -> Vec<Node> {
-        let mut nodes: Vec<Node> =
-            revisions.into_iter().zip(0..).map(|(revision, ordinal)| node(ordinal, revision)).collect();
-        let members: Vec<Member> =
-            nodes.iter().map(|node| Member { ordinal: node.ordinal, node_id: format!("n{}", node.ordinal) }).collect();
-        for node in &mut nodes {
-            node.report.as_mut().unwrap().members.clone_from(&members);
-        }
-        nodes
-    }
-
-    /// Makes a node unready since this number of seconds.
-    fn fail(node: &mut Node, seconds: i64, cause: Option<Cause>) {
-        let pod = node.pod.as_mut().unwrap();
-        (pod.ready, pod.unready_since) = (false, Some(at(NOW - seconds)));
-        node.report = None;
-        node.problem = cause.map(|cause| Problem { cause, message: format!("has the problem {cause:?}") });
-    }
 
     fn decide(nodes: &[Node]) -> Step {
         next(nodes, Some("new"), at(NOW))
@@ -368,21 +321,6 @@ mod tests {
         let mut nodes = nodes(["old", "old", "old", "old", "new"]);
         fail(&mut nodes[4], 1, Some(Cause::Unschedulable));
         assert!(stops(&nodes));
-    }
-
-    #[test]
-    fn the_budget_counts_members_and_is_never_more_than_one() {
-        let mut nodes = nodes(["new", "new", "new", "new", "new"]);
-        for node in &mut nodes {
-            node.report.as_mut().unwrap().members.retain(|member| member.ordinal < 3);
-        }
-        assert_eq!(nodes::disruption_budget(&nodes), 1);
-        for newcomer in &mut nodes[3..] {
-            (newcomer.pod, newcomer.report) = (None, None);
-        }
-        assert_eq!(nodes::disruption_budget(&nodes), 1, "the StatefulSet may not have the newcomers yet");
-        fail(&mut nodes[2], 1, None);
-        assert_eq!(nodes::disruption_budget(&nodes), 0, "a member is out");
     }
 
     #[test]

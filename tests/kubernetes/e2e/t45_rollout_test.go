@@ -97,12 +97,15 @@ func survives(t *testing.T, f fault) {
 	twoServe(t, survivors, before)
 
 	kill(t, survivors[0])
-	twoServe(t, survivors, before)
-	fence(t, survivors[1])
-	twoServe(t, survivors, before)
-	steady(t, survivors)
 	evictionIsRefused(t, survivors[0])
 	twoServe(t, survivors, before)
+	fence(t, survivors[1], func() {
+		// Both are unready now, and both are needed.
+		evictionIsRefused(t, survivors[0])
+		evictionIsRefused(t, survivors[1])
+	})
+	twoServe(t, survivors, before)
+	evictionIsRefused(t, survivors[0])
 
 	if f.manifest != "" {
 		kubectl(t, "delete", "-n", namespace, "resourcequota", "--all")
@@ -155,24 +158,6 @@ func twoServe(t *testing.T, survivors []string, before map[string]string) {
 	})
 }
 
-// steady waits until the pods have been ready for five seconds. The disruption budget does not protect a pod that is not
-// ready (unhealthyPodEvictionPolicy AlwaysAllow), and a node is unready for a moment when its lease lapses.
-func steady(t *testing.T, survivors []string) {
-	t.Helper()
-	since := time.Now()
-	eventually(t, time.Minute, "two nodes ready for five seconds", func() error {
-		for _, pod := range pods(t) {
-			if slices.Contains(survivors, pod.Metadata.Name) && pod.condition("Ready").Status != "True" {
-				since = time.Now()
-			}
-		}
-		if time.Since(since) < 5*time.Second {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-}
-
 // kill kills the broker process of a pod with SIGKILL.
 func kill(t *testing.T, pod string) {
 	t.Helper()
@@ -193,8 +178,8 @@ func kill(t *testing.T, pod string) {
 	t.Fatalf("no process of %s", pod)
 }
 
-// fence cuts a broker off from its peers until /readyz fails, and reconnects it.
-func fence(t *testing.T, name string) {
+// fence cuts a broker off from its peers until its pod is not ready, calls meanwhile, and reconnects it.
+func fence(t *testing.T, name string, meanwhile func()) {
 	t.Helper()
 	pod, err := get("pod", name)
 	if err != nil {
@@ -209,11 +194,13 @@ func fence(t *testing.T, name string) {
 		}
 	}()
 	eventually(t, 15*time.Second, name+" fenced", func() error {
-		if _, err := http(namespace, name, 9464, "/readyz"); err == nil {
+		pod, err := get("pod", name)
+		if err == nil && pod.condition("Ready").Status == "True" {
 			return errors.New("still ready")
 		}
-		return nil
+		return err
 	})
+	meanwhile()
 }
 
 // evictionIsRefused requests an eviction as a drain does. The disruption budget must refuse it.

@@ -25,6 +25,7 @@ pub use secrets::{
 };
 pub use stateful_set::stateful_set;
 
+use super::evictions::Evictions;
 use super::validate::{Owner, ValidatedCluster};
 
 /// Children that are applied on every pass, before the StatefulSet.
@@ -37,14 +38,14 @@ pub struct Children {
     pub pdb: PodDisruptionBudget,
 }
 
-/// Builds them. `budget` is the number of pods that may be unavailable at a time.
-pub fn children(cluster: &ValidatedCluster, budget: u32) -> Children {
+/// Builds them.
+pub fn children(cluster: &ValidatedCluster, evictions: &Evictions) -> Children {
     Children {
         service_account: service_account::build(cluster),
         config_map: config_map::build(cluster),
         peers_service: services::peers(cluster),
         client_service: services::client(cluster),
-        pdb: pdb(cluster, cluster.replicas, budget),
+        pdb: pdb(cluster, evictions),
     }
 }
 

@@ -4,13 +4,16 @@ use super::*;
 use crate::cluster::validate::{ImageDefaults, validate};
 use crate::test_support::cluster;
 
+/// Every node is in sync.
+const OPEN: Evictions = Evictions { max_unavailable: 1, protect_unready: true, unprotected: None };
+
 fn built(spec: &str) -> ValidatedCluster {
     validate(&cluster(spec), &ImageDefaults::default()).unwrap()
 }
 
 #[test]
 fn the_configuration_is_what_the_broker_accepts() {
-    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), 1);
+    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), &OPEN);
     let text = &children.config_map.data.unwrap()["broker.yaml"];
     let config = Config::parse(text).unwrap();
     assert_eq!((config.cluster.replicas, config.cluster.shards), (5, 4));
@@ -31,7 +34,7 @@ fn loopback_brokers_get_the_same_file_but_for_where_they_are() {
 #[test]
 fn children_are_owned_named_and_labelled() {
     let validated = built("{}");
-    let children = children(&validated, 1);
+    let children = children(&validated, &OPEN);
     insta::assert_yaml_snapshot!("client_service", children.client_service);
     insta::assert_yaml_snapshot!("peers_service", children.peers_service);
     insta::assert_yaml_snapshot!("pdb", children.pdb);
@@ -46,12 +49,9 @@ fn the_stateful_set_is_hardened_and_complete() {
 }
 
 #[test]
-fn the_budget_closes_while_a_group_lacks_a_voter() {
-    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int;
-    let budget = |spec: &str, allowed| children(&built(spec), allowed).pdb.spec.unwrap().max_unavailable.unwrap();
-    assert_eq!(budget("{}", 1), Int(1));
-    assert_eq!(budget("{}", 0), Int(0));
-    assert_eq!(budget("{replicas: 1}", 0), Int(1));
+fn the_budget_excludes_the_pod_that_is_not_needed() {
+    let evictions = Evictions { max_unavailable: 0, protect_unready: true, unprotected: Some("mosaic-2".into()) };
+    insta::assert_yaml_snapshot!("pdb_with_a_failed_pod", pdb(&built("{}"), &evictions).spec);
 }
 
 #[test]
