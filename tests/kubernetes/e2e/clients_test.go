@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -22,64 +21,65 @@ type client struct {
 	pod string
 }
 
-// inCluster returns a command that runs in the network of node0.
-func inCluster(args ...string) *exec.Cmd {
-	// nsenter execs the program, so that signals reach it.
-	return exec.Command("nsenter", append([]string{"--net=/run/netns/node0", "--"}, args...)...)
-}
-
-// start starts a client and appends its output to the journal.
-func start(t *testing.T, journal string, args ...string) *client {
-	t.Helper()
+// start starts a client and appends its output to the journal. What it writes to standard error is logged on failure.
+func (s *scenario) start(journal string, args ...string) *client {
+	s.Helper()
 	file, err := os.OpenFile(journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	defer file.Close()
+	complaints, err := os.CreateTemp(s.TempDir(), "stderr-")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer complaints.Close()
 	c := &client{}
 	if external {
 		c.pod = fmt.Sprintf("client-%d", time.Now().UnixNano())
 		image := os.Getenv("COVEY_TEST_CLIENTS_IMAGE")
 		if image == "" {
-			t.Fatal("COVEY_TEST_CLIENTS_IMAGE must name the image that `tests/kubernetes/image clients` built")
+			s.Fatal("COVEY_TEST_CLIENTS_IMAGE must name the image that `tests/kubernetes/image clients` built")
 		}
-		kubectl(t, append([]string{"-n", namespace, "run", c.pod, "--image=" + image, "--restart=Never", "--"}, args...)...)
-		kubectl(t, "-n", namespace, "wait", "pod", c.pod, "--for=jsonpath={.status.containerStatuses[0].started}=true", "--timeout=60s")
-		c.command = tool("kubectl", "-n", namespace, "logs", "-f", c.pod)
+		s.kubectl(append([]string{"-n", s.namespace, "run", c.pod, "--image=" + image, "--restart=Never", "--"}, args...)...)
+		s.kubectl("-n", s.namespace, "wait", "pod", c.pod, "--for=jsonpath={.status.containerStatuses[0].started}=true", "--timeout=60s")
+		c.command = tool("kubectl", "-n", s.namespace, "logs", "-f", c.pod)
 	} else {
 		c.command = inCluster(append([]string{clientsBinary}, args...)...)
 	}
-	c.command.Stdout, c.command.Stderr = file, os.Stderr
+	c.command.Stdout, c.command.Stderr = file, complaints
 	if err := c.command.Start(); err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	t.Cleanup(func() {
+	s.Cleanup(func() {
 		_ = c.command.Process.Kill()
+		if text, _ := os.ReadFile(complaints.Name()); s.Failed() && len(text) > 0 {
+			s.Logf("client %q wrote:\n%s", args, text)
+		}
 		if c.pod != "" {
-			_, _ = try(tool("kubectl", "-n", namespace, "delete", "pod", c.pod, "--ignore-not-found", "--wait=false"))
+			_, _ = try(tool("kubectl", "-n", s.namespace, "delete", "pod", c.pod, "--ignore-not-found", "--wait=false"))
 		}
 	})
 	return c
 }
 
 // stop ends the client with a signal and waits until it has ended.
-func (c *client) stop(t *testing.T, signal syscall.Signal) {
-	t.Helper()
+func (c *client) stop(s *scenario, signal syscall.Signal) {
+	s.Helper()
 	if external {
 		grace := "10"
 		if signal == syscall.SIGKILL {
 			grace = "1"
 		}
-		kubectl(t, "-n", namespace, "delete", "pod", c.pod, "--wait", "--grace-period="+grace)
+		s.kubectl("-n", s.namespace, "delete", "pod", c.pod, "--wait", "--grace-period="+grace)
 	} else if err := c.command.Process.Signal(signal); err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	_ = c.command.Wait()
 }
 
 // wait waits until the client has ended by itself.
-func (c *client) wait(t *testing.T, limit time.Duration) error {
-	t.Helper()
+func (c *client) wait(limit time.Duration) error {
 	ended := make(chan error, 1)
 	go func() { ended <- c.command.Wait() }()
 	select {
@@ -99,23 +99,23 @@ type answers struct {
 }
 
 // probe makes one connection and returns the broker's answers; see `clients probe -h`.
-func probe(t *testing.T, broker string, who login, args ...string) answers {
-	t.Helper()
+func (s *scenario) probe(broker string, who login, args ...string) answers {
+	s.Helper()
 	args = append([]string{"probe", "-broker", broker, "-user", who.user, "-password", who.password}, args...)
 	var command *exec.Cmd
 	if external {
-		command = tool("kubectl", append([]string{"-n", namespace, "run", fmt.Sprintf("probe-%d", time.Now().UnixNano()), "--rm",
+		command = tool("kubectl", append([]string{"-n", s.namespace, "run", fmt.Sprintf("probe-%d", time.Now().UnixNano()), "--rm",
 			"--quiet", "--attach", "--restart=Never", "--image=" + os.Getenv("COVEY_TEST_CLIENTS_IMAGE"), "--"}, args...)...)
 	} else {
 		command = inCluster(append([]string{clientsBinary}, args...)...)
 	}
 	out, err := try(command)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	var got answers
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		s.Fatalf("%v: %s", err, out)
 	}
 	return got
 }
@@ -127,12 +127,12 @@ type login struct{ user, password string }
 func (l login) args() []string { return []string{"-user", l.user, "-password", l.password} }
 
 // user applies an MqttUser and returns its generated credentials once every node enforces them.
-func user(t *testing.T, name, spec string) login {
-	t.Helper()
-	mustApply(t, fmt.Sprintf("apiVersion: covey.io/v1alpha1\nkind: MqttUser\nmetadata: {name: %s}\nspec:\n  clusterRef: {name: %s}\n%s",
-		name, clusterName(t), spec))
-	eventually(t, 30*time.Second, "user "+name+" ready", func() error {
-		o, err := get("mqttuser", name)
+func (s *scenario) user(name, spec string) login {
+	s.Helper()
+	s.apply(fmt.Sprintf("apiVersion: covey.io/v1alpha1\nkind: MqttUser\nmetadata: {name: %s}\nspec:\n  clusterRef: {name: %s}\n%s",
+		name, s.cluster, spec))
+	s.eventually(30*time.Second, "user "+name+" ready", func() error {
+		o, err := s.get("mqttuser", name)
 		if err != nil {
 			return err
 		}
@@ -141,11 +141,11 @@ func user(t *testing.T, name, spec string) login {
 		}
 		return nil
 	})
-	secret, err := get("secret", name+"-mqtt")
+	secret, err := s.get("secret", name+"-mqtt")
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	return login{decode(t, secret.Data["username"]), decode(t, secret.Data["password"])}
+	return login{s.decode(secret.Data["username"]), s.decode(secret.Data["password"])}
 }
 
 // entry has the fields of a journal's line that the scenarios read.
@@ -174,9 +174,9 @@ func entries(path, kind string) []entry {
 }
 
 // reached waits until a journal has at least `count` lines of a kind.
-func reached(t *testing.T, limit time.Duration, path, kind string, count int) {
-	t.Helper()
-	eventually(t, limit, fmt.Sprintf("%d times %s", count, kind), func() error {
+func (s *scenario) reached(limit time.Duration, path, kind string, count int) {
+	s.Helper()
+	s.eventually(limit, fmt.Sprintf("%d times %s", count, kind), func() error {
 		if got := len(entries(path, kind)); got < count {
 			return fmt.Errorf("%d of %d", got, count)
 		}
@@ -185,8 +185,7 @@ func reached(t *testing.T, limit time.Duration, path, kind string, count int) {
 }
 
 // arrived waits until a worker has received `count` jobs, or none for 20 seconds. verify then reports missing jobs.
-func arrived(t *testing.T, journal string, count int) {
-	t.Helper()
+func arrived(journal string, count int) {
 	last, since := 0, time.Now()
 	for last < count && time.Since(since) < 20*time.Second {
 		time.Sleep(250 * time.Millisecond)
@@ -197,14 +196,14 @@ func arrived(t *testing.T, journal string, count int) {
 }
 
 // verify checks a worker's journal against a publisher's.
-func verify(t *testing.T, received, sent string, count int) {
-	t.Helper()
+func (s *scenario) verify(received, sent string, count int) {
+	s.Helper()
 	out, err := exec.Command(clientsBinary, "verify", "-worker", received, "-publisher", sent, "-count", fmt.Sprint(count)).CombinedOutput()
-	t.Log(strings.TrimSpace(string(out)))
+	s.Log(strings.TrimSpace(string(out)))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		t.Fatal("`clients verify` found problems")
+		s.Fatal("`clients verify` found problems")
 	} else if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 }

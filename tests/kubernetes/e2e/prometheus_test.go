@@ -14,42 +14,42 @@ import (
 
 const prometheusURL = "http://127.0.0.1:9090"
 
-// prometheus starts a Prometheus in the network of node0 that scrapes the cluster and evaluates the chart's rules. It
-// returns a function that queries it and returns the number of series of an expression.
-func prometheus(t *testing.T) func(expression string) (int, error) {
-	t.Helper()
-	bin := strings.TrimSpace(mustRun(t, exec.Command("../prometheus")))
-	kubeconfig := strings.TrimSpace(mustRun(t, clusterScript("kubeconfig")))
-	dir := t.TempDir()
+// prometheus starts a Prometheus in the network of node0 that scrapes the scenario's cluster and the operator and
+// evaluates the chart's rules. It returns a function that queries it and returns the number of series of an expression.
+// The operator's metrics include those of the clusters of other scenarios. Only one scenario may use it: its port is fixed.
+func (s *scenario) prometheus() func(expression string) (int, error) {
+	s.Helper()
+	bin := strings.TrimSpace(s.must(exec.Command("../prometheus")))
+	dir := s.TempDir()
 	rules := ""
-	for _, o := range list(t, "-n", systemNamespace, "configmaps") {
+	for _, o := range s.systemConfigMaps() {
 		if text, ok := o.Data["rules.yml"]; ok {
 			rules = text
 		}
 	}
 	if rules == "" {
-		t.Fatal("the chart installed no ConfigMap with rules.yml")
+		s.Fatal("the chart installed no ConfigMap with rules.yml")
 	}
 	config, err := os.ReadFile("testdata/prometheus.yml")
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	files := map[string]string{
 		"rules.yml":      rules,
-		"prometheus.yml": strings.NewReplacer("KUBECONFIG", kubeconfig, "RULES", filepath.Join(dir, "rules.yml")).Replace(string(config)),
+		"prometheus.yml": strings.NewReplacer("KUBECONFIG", kubeconfig(), "RULES", filepath.Join(dir, "rules.yml"), "NAMESPACE", s.namespace).Replace(string(config)),
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+			s.Fatal(err)
 		}
 	}
 	server := inCluster(filepath.Join(bin, "prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:9090", "--log.level=error")
 	server.Stdout, server.Stderr = os.Stderr, os.Stderr
 	if err := server.Start(); err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	t.Cleanup(func() {
+	s.Cleanup(func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	})
@@ -66,13 +66,14 @@ func prometheus(t *testing.T) func(expression string) (int, error) {
 	}
 }
 
-func mustRun(t *testing.T, command *exec.Cmd) string {
-	t.Helper()
-	out, err := try(command)
+// systemConfigMaps returns ConfigMaps that the chart installed.
+func (s *scenario) systemConfigMaps(args ...string) []object {
+	s.Helper()
+	items, err := tryList(append([]string{"-n", systemNamespace, "configmaps"}, args...)...)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	return out
+	return items
 }
 
 // panel is a dashboard's panel, or a row of panels.
@@ -83,10 +84,10 @@ type panel struct {
 }
 
 // panelQueries returns the expressions of all dashboards of the chart by "dashboard: panel", with variables replaced.
-func panelQueries(t *testing.T, cluster string) map[string][]string {
-	t.Helper()
+func (s *scenario) panelQueries() map[string][]string {
+	s.Helper()
 	queries := map[string][]string{}
-	for _, o := range list(t, "-n", systemNamespace, "configmaps", "-l", "grafana_dashboard=1") {
+	for _, o := range s.systemConfigMaps("-l", "grafana_dashboard=1") {
 		for _, text := range o.Data {
 			var dashboard struct {
 				Title      string
@@ -96,15 +97,15 @@ func panelQueries(t *testing.T, cluster string) map[string][]string {
 				}
 			}
 			if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
-				t.Fatalf("%s: %v", o.Metadata.Name, err)
+				s.Fatalf("%s: %v", o.Metadata.Name, err)
 			}
 			values := map[string]string{"__rate_interval": "1m", "__interval": "30s", "__range": "10m"}
 			for _, v := range dashboard.Templating.List {
 				switch {
 				case strings.Contains(v.Name, "namespace"):
-					values[v.Name] = namespace
+					values[v.Name] = s.namespace
 				case strings.Contains(v.Name, "cluster"):
-					values[v.Name] = cluster
+					values[v.Name] = s.cluster
 				default:
 					values[v.Name] = ".*"
 				}
@@ -160,9 +161,9 @@ func answersAll(queries map[string][]string, ask func(string) (int, error)) erro
 }
 
 // series waits until an expression yields at least `least` series, and returns how long that took.
-func series(t *testing.T, ask func(string) (int, error), limit time.Duration, expression string, least int) time.Duration {
-	t.Helper()
-	return eventually(t, limit, expression, func() error {
+func (s *scenario) series(ask func(string) (int, error), limit time.Duration, expression string, least int) time.Duration {
+	s.Helper()
+	return s.eventually(limit, expression, func() error {
 		count, err := ask(expression)
 		if err == nil && count < least {
 			err = fmt.Errorf("%d series", count)

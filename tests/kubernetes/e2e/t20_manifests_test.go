@@ -10,13 +10,14 @@ import (
 
 // TestBadManifests: each manifest is refused by the API server or reported in a condition, with a helpful message.
 func TestBadManifests(t *testing.T) {
-	name := ensureReady(t)
+	s := newScenario(t, "manifests")
+	s.create()
 	cluster := func(spec string) string {
 		return "apiVersion: covey.io/v1alpha1\nkind: MqttCluster\nmetadata: {name: bad}\nspec: {" + spec + "}\n"
 	}
 	rule := func(action, topic string) string {
 		return fmt.Sprintf("apiVersion: covey.io/v1alpha1\nkind: MqttUser\nmetadata: {name: bad}\nspec: {clusterRef: {name: %s}, acl: [{allow: [%s], topics: [%q]}]}\n",
-			name, action, topic)
+			s.cluster, action, topic)
 	}
 	cases := map[string]struct {
 		kind, manifest string
@@ -32,12 +33,12 @@ func TestBadManifests(t *testing.T) {
 		"clientId unbounded": {"mqttuser", rule("Publish", "a/{clientId}"), []string{"clientIdPattern"}},
 	}
 	for what, c := range cases {
-		t.Run(what, func(t *testing.T) {
-			answer := apply(c.manifest)
+		s.Run(what, func(s *scenario) {
+			answer := s.tryApply(c.manifest)
 			if answer == nil {
-				defer kubectl(t, "delete", "-n", namespace, c.kind, "bad", "--wait")
-				eventually(t, 20*time.Second, "a condition with the problem", func() error {
-					o, err := get(c.kind, "bad")
+				defer s.kubectl("delete", "-n", s.namespace, c.kind, "bad", "--wait")
+				s.eventually(20*time.Second, "a condition with the problem", func() error {
+					o, err := s.get(c.kind, "bad")
 					if err != nil {
 						return err
 					}
@@ -48,15 +49,15 @@ func TestBadManifests(t *testing.T) {
 					return errors.New("no Ready=False with a message")
 				})
 			}
-			t.Log(answer)
+			s.Log(answer)
 			for _, word := range c.words {
 				if !strings.Contains(answer.Error(), word) {
-					t.Errorf("%q is missing in: %v", word, answer)
+					s.Errorf("%q is missing in: %v", word, answer)
 				}
 			}
 		})
 	}
-	if err := ready(); err != nil {
-		t.Errorf("the valid cluster is no longer ready: %v", err)
+	if err := s.ready(); err != nil {
+		s.Errorf("the valid cluster is no longer ready: %v", err)
 	}
 }

@@ -22,152 +22,154 @@ const insider = `  acl:
 `
 
 func TestAccess(t *testing.T) {
-	ensureReady(t)
-	known := user(t, "access", insider)
-	service := serviceAddress(t)
+	s := newScenario(t, "access")
+	s.create()
+	known := s.user("access", insider)
+	service := s.serviceAddress()
 
-	t.Run("no user no entry", func(t *testing.T) {
+	s.Run("no user no entry", func(s *scenario) {
 		for what, who := range map[string]login{
 			"anonymous": {}, "unknown user": {"nobody", "x"}, "wrong password": {known.user, "x"}, "no password": {known.user, ""},
 		} {
-			if got := probe(t, service, who, "-id", "intruder"); got.Connack != notAuthenticated {
-				t.Errorf("%s: CONNACK 0x%02x instead of 0x86 (%+v)", what, got.Connack, got)
+			if got := s.probe(service, who, "-id", "intruder"); got.Connack != notAuthenticated {
+				s.Errorf("%s: CONNACK 0x%02x instead of 0x86 (%+v)", what, got.Connack, got)
 			}
 		}
 	})
-	t.Run("inside and outside the rules", func(t *testing.T) {
-		got := probe(t, service, known, "-id", "a", "-subscribe", "inside/x", "-publish", "inside/x", "-stay", "5s", "-expect", "1")
+	s.Run("inside and outside the rules", func(s *scenario) {
+		got := s.probe(service, known, "-id", "a", "-subscribe", "inside/x", "-publish", "inside/x", "-stay", "5s", "-expect", "1")
 		if got.Connack != 0 || got.Suback != 1 || got.Puback != 0 || len(got.Received) != 1 {
-			t.Errorf("inside: %+v", got)
+			s.Errorf("inside: %+v", got)
 		}
-		got = probe(t, service, known, "-id", "a", "-subscribe", "outside", "-publish", "outside")
+		got = s.probe(service, known, "-id", "a", "-subscribe", "outside", "-publish", "outside")
 		if got.Suback != notAuthorized || got.Puback != notAuthorized {
-			t.Errorf("outside: %+v", got)
+			s.Errorf("outside: %+v", got)
 		}
-		if got = probe(t, service, known, "-id", "a", "-subscribe", "#"); got.Suback != notAuthorized {
-			t.Errorf("a filter wider than the rule: %+v", got)
+		if got = s.probe(service, known, "-id", "a", "-subscribe", "#"); got.Suback != notAuthorized {
+			s.Errorf("a filter wider than the rule: %+v", got)
 		}
 	})
-	t.Run("a changed rule holds everywhere within 5 s", func(t *testing.T) { changedRule(t, known) })
-	t.Run("a deleted user is out", deletedUser)
-	t.Run("a broken document changes nothing", func(t *testing.T) { brokenDocument(t, known) })
+	s.Run("a changed rule holds everywhere within 5 s", func(s *scenario) { changedRule(s, known) })
+	s.Run("a deleted user is out", deletedUser)
+	s.alone()
+	s.Run("a broken document changes nothing", func(s *scenario) { brokenDocument(s, known) })
 }
 
 // changedRule adds a topic to the user's rules and removes it again. Every broker must enforce each change within 5 s.
-func changedRule(t *testing.T, known login) {
-	brokers := addresses(t)
+func changedRule(s *scenario, known login) {
+	brokers := s.addresses()
 	for _, step := range []struct {
 		topics string
 		want   int
 	}{{`"inside/#", "later"`, 1}, {`"inside/#"`, notAuthorized}} {
 		patch := fmt.Sprintf(`{"spec":{"acl":[{"allow":["Publish","Subscribe"],"topics":[%s]}]}}`, step.topics)
-		kubectl(t, "patch", "-n", namespace, "mqttuser", "access", "--type=merge", "-p", patch)
+		s.kubectl("patch", "-n", s.namespace, "mqttuser", "access", "--type=merge", "-p", patch)
 		begin := time.Now()
 		for _, broker := range brokers {
-			eventually(t, 5*time.Second-time.Since(begin), "the rule at "+broker, func() error {
-				if got := probe(t, broker, known, "-id", "b", "-subscribe", "later"); got.Suback != step.want {
+			s.eventually(5*time.Second-time.Since(begin), "the rule at "+broker, func() error {
+				if got := s.probe(broker, known, "-id", "b", "-subscribe", "later"); got.Suback != step.want {
 					return fmt.Errorf("SUBACK 0x%02x instead of 0x%02x", got.Suback, step.want)
 				}
 				return nil
 			})
 		}
-		t.Logf("%s: on every broker after %v", step.topics, time.Since(begin).Round(10*time.Millisecond))
+		s.Logf("%s: on every broker after %v", step.topics, time.Since(begin).Round(10*time.Millisecond))
 	}
 }
 
-func deletedUser(t *testing.T) {
-	gone := user(t, "leaver", insider)
-	brokers := addresses(t)
-	journal := filepath.Join(t.TempDir(), "leaver.json")
-	stays := start(t, journal, append([]string{"probe", "-broker", brokers[1], "-id", "leaver", "-stay", "60s"}, gone.args()...)...)
-	eventually(t, 10*time.Second, "the client connected", func() error {
-		o, err := get("mqttuser", "leaver")
-		if err == nil && probe(t, brokers[0], gone, "-id", "leaver-2").Connack != 0 {
+func deletedUser(s *scenario) {
+	gone := s.user("leaver", insider)
+	brokers := s.addresses()
+	journal := filepath.Join(s.TempDir(), "leaver.json")
+	stays := s.start(journal, append([]string{"probe", "-broker", brokers[1], "-id", "leaver", "-stay", "60s"}, gone.args()...)...)
+	s.eventually(10*time.Second, "the client connected", func() error {
+		o, err := s.get("mqttuser", "leaver")
+		if err == nil && s.probe(brokers[0], gone, "-id", "leaver-2").Connack != 0 {
 			err = fmt.Errorf("%s cannot connect", o.Metadata.Name)
 		}
 		return err
 	})
-	kubectl(t, "delete", "-n", namespace, "mqttuser", "leaver", "--wait")
+	s.kubectl("delete", "-n", s.namespace, "mqttuser", "leaver", "--wait")
 	begin := time.Now()
 	for _, broker := range brokers {
-		eventually(t, 5*time.Second-time.Since(begin), "refused at "+broker, func() error {
-			if got := probe(t, broker, gone, "-id", "leaver-2"); got.Connack != notAuthenticated {
+		s.eventually(5*time.Second-time.Since(begin), "refused at "+broker, func() error {
+			if got := s.probe(broker, gone, "-id", "leaver-2"); got.Connack != notAuthenticated {
 				return fmt.Errorf("CONNACK 0x%02x", got.Connack)
 			}
 			return nil
 		})
 	}
-	if err := stays.wait(t, 5*time.Second); err != nil {
-		stays.stop(t, syscall.SIGKILL)
-		t.Fatalf("the deleted user's client was not closed: %v", err)
+	if err := stays.wait(5 * time.Second); err != nil {
+		stays.stop(s, syscall.SIGKILL)
+		s.Fatalf("the deleted user's client was not closed: %v", err)
 	}
 }
 
 // brokenDocument puts an invalid document of a higher revision into the access Secret while no operator runs.
-func brokenDocument(t *testing.T, known login) {
-	name := ensureReady(t)
-	scaleOperator(t, 0)
-	defer scaleOperator(t, 1)
-	secret := accessSecret(t)
+func brokenDocument(s *scenario, known login) {
+	s.ensureReady()
+	s.scaleOperator(0)
+	defer s.scaleOperator(1)
+	secret := s.accessSecret()
 	var index map[string]any
-	if err := json.Unmarshal([]byte(decode(t, secret.Data["index.json"])), &index); err != nil {
-		t.Fatal(err)
+	if err := json.Unmarshal([]byte(s.decode(secret.Data["index.json"])), &index); err != nil {
+		s.Fatal(err)
 	}
 	revision, ok := index["revision"].(float64)
 	if !ok {
-		t.Fatalf("the index has no revision: %v", index)
+		s.Fatalf("the index has no revision: %v", index)
 	}
 	part := []byte("these are no users")
 	index["revision"], index["parts"] = revision+1000, map[string]string{"users-0.json": fmt.Sprintf("%x", sha256.Sum256(part))}
 	text, err := json.Marshal(index)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{"index.json": text, "users-0.json": part}})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	kubectl(t, "patch", "-n", namespace, "secret", secret.Metadata.Name, "--type=merge", "-p", string(patch))
-	eventually(t, 2*time.Minute, "every broker to report that it refused the document", func() error {
-		for _, pod := range pods(t) {
-			page, err := http(namespace, pod.Metadata.Name, 9464, "/metrics")
+	s.kubectl("patch", "-n", s.namespace, "secret", secret.Metadata.Name, "--type=merge", "-p", string(patch))
+	s.eventually(2*time.Minute, "every broker to report that it refused the document", func() error {
+		for _, pod := range s.pods() {
+			page, err := http(s.namespace, pod.Metadata.Name, 9464, "/metrics")
 			if err != nil {
 				return err
 			}
 			if refused, _ := metric(page, "mqtt_broker_acl_rejected_revision"); refused == 0 {
 				return fmt.Errorf("%s: mqtt_broker_acl_rejected_revision is 0", pod.Metadata.Name)
 			}
-			if log := kubectl(t, "logs", "-n", namespace, pod.Metadata.Name); !strings.Contains(log, fmt.Sprint(int(revision)+1000)) {
+			if log := s.kubectl("logs", "-n", s.namespace, pod.Metadata.Name); !strings.Contains(log, fmt.Sprint(int(revision)+1000)) {
 				return fmt.Errorf("%s: the log does not name the revision", pod.Metadata.Name)
 			}
 		}
 		return nil
 	})
-	for _, broker := range addresses(t) {
-		if got := probe(t, broker, known, "-id", "c", "-subscribe", "inside/x", "-publish", "outside"); got.Suback != 1 || got.Puback != notAuthorized {
-			t.Errorf("%s does not enforce the previous rules: %+v", broker, got)
+	for _, broker := range s.addresses() {
+		if got := s.probe(broker, known, "-id", "c", "-subscribe", "inside/x", "-publish", "outside"); got.Suback != 1 || got.Puback != notAuthorized {
+			s.Errorf("%s does not enforce the previous rules: %+v", broker, got)
 		}
 	}
-	scaleOperator(t, 1)
-	eventually(t, time.Minute, "MqttAclNotSynced raised", func() error { return eventNamed("MqttAclNotSynced") })
-	eventually(t, 2*time.Minute, "MqttAclNotSynced cleared", func() error { return notAlerting(name, "MqttAclNotSynced") })
-	ensureReady(t)
+	s.scaleOperator(1)
+	s.eventually(time.Minute, "MqttAclNotSynced raised", func() error { return s.eventNamed("MqttAclNotSynced") })
+	s.eventually(2*time.Minute, "MqttAclNotSynced cleared", func() error { return s.notAlerting("MqttAclNotSynced") })
+	s.ensureReady()
 }
 
-func accessSecret(t *testing.T) object {
-	t.Helper()
-	for _, secret := range list(t, "-n", namespace, "secrets") {
+func (s *scenario) accessSecret() object {
+	s.Helper()
+	for _, secret := range s.list("secrets") {
 		if _, ok := secret.Data["index.json"]; ok {
 			return secret
 		}
 	}
-	t.Fatal("no Secret has an access document")
+	s.Fatal("no Secret has an access document")
 	return object{}
 }
 
 // eventNamed returns nil if an Event names the alert.
-func eventNamed(alert string) error {
-	out, err := try(tool("kubectl", "get", "-n", namespace, "events", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`))
+func (s *scenario) eventNamed(alert string) error {
+	out, err := try(tool("kubectl", "get", "-n", s.namespace, "events", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`))
 	if err == nil && !strings.Contains(out, alert) {
 		err = errors.New("no Event names " + alert)
 	}
@@ -175,8 +177,8 @@ func eventNamed(alert string) error {
 }
 
 // alerting returns nil if the cluster's status lists the alert and condition Alerting is True.
-func alerting(name, alert string) error {
-	o, err := get("mqttcluster", name)
+func (s *scenario) alerting(alert string) error {
+	o, err := s.get("mqttcluster", s.cluster)
 	if err != nil {
 		return err
 	}
@@ -192,8 +194,8 @@ func alerting(name, alert string) error {
 }
 
 // notAlerting returns nil if the cluster's status does not list the alert.
-func notAlerting(name, alert string) error {
-	o, err := get("mqttcluster", name)
+func (s *scenario) notAlerting(alert string) error {
+	o, err := s.get("mqttcluster", s.cluster)
 	if err != nil {
 		return err
 	}

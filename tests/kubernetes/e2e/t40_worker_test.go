@@ -3,7 +3,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -21,51 +20,55 @@ const (
 
 // TestWorker publishes jobs while brokers, the worker or the operator are stopped. No acknowledged job may be lost.
 func TestWorker(t *testing.T) {
-	ensureReady(t)
-	worker, dispatcher := department(t)
-	t.Run("the pod it is connected to is deleted", func(t *testing.T) {
-		s := begin(t, "pod", jobs, rate, worker, dispatcher)
-		s.published(200)
-		s.deleteItsPod()
-		s.end()
+	s := newScenario(t, "worker")
+	s.create()
+	worker, dispatcher := s.department()
+	s.Run("the pod it is connected to is deleted", func(s *scenario) {
+		story := s.story("pod", jobs, rate, worker, dispatcher)
+		story.published(200)
+		story.deleteItsPod()
+		story.end()
 	})
-	t.Run("all pods are deleted at once", func(t *testing.T) {
-		s := begin(t, "all", jobs, rate, worker, dispatcher)
-		s.published(200)
-		old := addresses(t)
-		kubectl(t, "delete", "-n", namespace, "pods", "-l", "covey.io/cluster="+clusterName(t), "--wait=false")
-		s.end()
-		for _, address := range addresses(t) {
+	s.Run("all pods are deleted at once", func(s *scenario) {
+		story := s.story("all", jobs, rate, worker, dispatcher)
+		story.published(200)
+		old := s.addresses()
+		s.kubectl("delete", "-n", s.namespace, "pods", "-l", "covey.io/cluster="+s.cluster, "--wait=false")
+		story.end()
+		for _, address := range s.addresses() {
 			if slices.Contains(old, address) {
-				t.Errorf("%s kept its address, but the scenario needs new ones", address)
+				s.Errorf("%s kept its address, but the scenario needs new ones", address)
 			}
 		}
 	})
 	for _, operators := range []int{1, 0} {
-		t.Run(fmt.Sprintf("it is stopped and killed with %d operators", operators), func(t *testing.T) {
-			scaleOperator(t, operators)
-			defer scaleOperator(t, 1)
-			s := begin(t, fmt.Sprintf("stop%d", operators), jobs, rate, worker, dispatcher)
+		if operators == 0 {
+			s.alone()
+		}
+		s.Run(fmt.Sprintf("it is stopped and killed with %d operators", operators), func(s *scenario) {
+			s.scaleOperator(operators)
+			defer s.scaleOperator(1)
+			story := s.story(fmt.Sprintf("stop%d", operators), jobs, rate, worker, dispatcher)
 			for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-				s.published(100)
-				s.worker.stop(t, signal)
+				story.published(100)
+				story.worker.stop(s, signal)
 				time.Sleep(outage) // Jobs are published meanwhile.
-				s.work()
+				story.work()
 			}
-			s.end()
+			story.end()
 		})
 	}
-	ensureReady(t)
+	s.ensureReady()
 }
 
 // department creates the users of worker and publisher.
-func department(t *testing.T) (worker, dispatcher login) {
-	t.Helper()
-	worker = user(t, "worker", `  clientIdPattern: "deploy.*"
+func (s *scenario) department() (worker, dispatcher login) {
+	s.Helper()
+	worker = s.user("worker", `  clientIdPattern: "deploy.*"
   acl:
   - {allow: [Subscribe], topics: ["jobs/#"]}
 `)
-	dispatcher = user(t, "dispatcher", `  acl:
+	dispatcher = s.user("dispatcher", `  acl:
   - {allow: [Publish], topics: ["jobs/#"]}
 `)
 	return worker, dispatcher
@@ -73,43 +76,43 @@ func department(t *testing.T) (worker, dispatcher login) {
 
 // story is one run of a worker and a publisher.
 type story struct {
-	*testing.T
+	*scenario
 	topic, received, sent string
 	count                 int
 	who                   login
 	worker, publisher     *client
 }
 
-// begin starts the worker and, once it has subscribed, the publisher with `count` jobs at `perSecond`.
-func begin(t *testing.T, topic string, count, perSecond int, worker, dispatcher login) *story {
-	t.Helper()
-	dir := t.TempDir()
-	s := &story{T: t, topic: "jobs/" + topic, received: filepath.Join(dir, "worker.jsonl"), sent: filepath.Join(dir, "publisher.jsonl"), count: count, who: worker}
-	s.work()
-	s.publisher = start(t, s.sent, append([]string{"publisher", "-brokers", serviceAddress(t), "-topic", s.topic,
+// story starts the worker and, once it has subscribed, the publisher with `count` jobs at `perSecond`.
+func (s *scenario) story(topic string, count, perSecond int, worker, dispatcher login) *story {
+	s.Helper()
+	dir := s.TempDir()
+	run := &story{scenario: s, topic: "jobs/" + topic, received: filepath.Join(dir, "worker.jsonl"), sent: filepath.Join(dir, "publisher.jsonl"), count: count, who: worker}
+	run.work()
+	run.publisher = s.start(run.sent, append([]string{"publisher", "-brokers", s.serviceAddress(), "-topic", run.topic,
 		"-count", fmt.Sprint(count), "-rate", fmt.Sprint(perSecond)}, dispatcher.args()...)...)
-	return s
+	return run
 }
 
 // work starts the worker and waits for its subscription.
 func (s *story) work() {
 	s.Helper()
 	before := len(entries(s.received, "subscribed"))
-	s.worker = start(s.T, s.received, append([]string{"worker", "-brokers", serviceAddress(s.T), "-topic", s.topic}, s.who.args()...)...)
-	reached(s.T, 30*time.Second, s.received, "subscribed", before+1)
+	s.worker = s.start(s.received, append([]string{"worker", "-brokers", s.serviceAddress(), "-topic", s.topic}, s.who.args()...)...)
+	s.reached(30*time.Second, s.received, "subscribed", before+1)
 }
 
 // published waits for `more` further acknowledgements.
 func (s *story) published(more int) {
 	s.Helper()
-	reached(s.T, time.Minute, s.sent, "acknowledged", min(s.count, len(entries(s.sent, "acknowledged"))+more))
+	s.reached(time.Minute, s.sent, "acknowledged", min(s.count, len(entries(s.sent, "acknowledged"))+more))
 }
 
 // deleteItsPod deletes the pod that the worker is connected to, and waits until the worker has connected again.
 func (s *story) deleteItsPod() {
 	s.Helper()
 	connections := len(entries(s.received, "connected"))
-	victims := pods(s.T)
+	victims := s.pods()
 	if !external {
 		address := s.connectedTo()
 		victims = slices.DeleteFunc(victims, func(pod object) bool { return pod.Status.PodIP != address })
@@ -119,8 +122,8 @@ func (s *story) deleteItsPod() {
 	}
 	// On an external cluster the pod is unknown: delete one after the other until the worker reconnects.
 	for _, pod := range victims {
-		kubectl(s.T, "delete", "-n", namespace, "pod", pod.Metadata.Name, "--wait")
-		ensureReady(s.T)
+		s.kubectl("delete", "-n", s.namespace, "pod", pod.Metadata.Name, "--wait")
+		s.ensureReady()
 		deadline := time.Now().Add(20 * time.Second)
 		for len(entries(s.received, "connected")) == connections && time.Now().Before(deadline) {
 			time.Sleep(250 * time.Millisecond)
@@ -143,8 +146,10 @@ func (s *story) connectedTo() string {
 	for line := range strings.Lines(out) {
 		if fields := strings.Fields(line); strings.Contains(line, pid) {
 			port := fields[2][strings.LastIndex(fields[2], ":")+1:]
-			table, err := try(exec.Command("nsenter", "--net=/run/netns/node0", "--", "conntrack", "-L", "-p", "tcp", "--sport", port))
-			if found := regexp.MustCompile(`dst=\S+ sport=\d+ dport=1883 src=(\S+)`).FindStringSubmatch(table); found != nil {
+			table, err := try(inCluster("conntrack", "-L", "-p", "tcp", "--sport", port))
+			// Clients of other clusters may have the same port.
+			service := regexp.QuoteMeta(strings.TrimSuffix(s.serviceAddress(), ":1883"))
+			if found := regexp.MustCompile(`dst=` + service + ` sport=\d+ dport=1883 src=(\S+)`).FindStringSubmatch(table); found != nil {
 				return found[1]
 			}
 			s.Fatal(errors.Join(err, errors.New("no such connection in: "+table)))
@@ -157,11 +162,11 @@ func (s *story) connectedTo() string {
 // end waits for the last job on both sides and verifies the journals.
 func (s *story) end() {
 	s.Helper()
-	if err := s.publisher.wait(s.T, 6*time.Minute); err != nil {
+	if err := s.publisher.wait(6 * time.Minute); err != nil {
 		s.Fatalf("publisher: %v after %d acknowledgements", err, len(entries(s.sent, "acknowledged")))
 	}
-	arrived(s.T, s.received, s.count)
-	s.worker.stop(s.T, syscall.SIGTERM)
-	verify(s.T, s.received, s.sent, s.count)
-	ensureReady(s.T)
+	arrived(s.received, s.count)
+	s.worker.stop(s.scenario, syscall.SIGTERM)
+	s.verify(s.received, s.sent, s.count)
+	s.ensureReady()
 }

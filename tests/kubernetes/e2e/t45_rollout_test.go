@@ -53,33 +53,32 @@ var faults = []fault{
 // cause, and the corrected manifest alone must repair the cluster. No acknowledged job may be lost.
 func TestRolloutFaults(t *testing.T) {
 	onOwnCluster(t)
-	inNamespace(t, "rollout")
-	mustApply(t, clusterManifest("roll", ""))
-	ensureReady(t)
-	worker, dispatcher := department(t)
-	s := begin(t, "rollout", 3000, 12, worker, dispatcher)
+	s := newScenario(t, "rollout")
+	s.create()
+	worker, dispatcher := s.department()
+	story := s.story("rollout", 3000, 12, worker, dispatcher)
 	for _, f := range faults {
-		if !t.Run(f.name, func(t *testing.T) { survives(t, f) }) {
+		if !s.Run(f.name, func(s *scenario) { survives(s, f) }) {
 			break
 		}
 	}
-	s.end()
+	story.end()
 }
 
 // survives runs one fault, with the other failures while the rollout is stopped.
-func survives(t *testing.T, f fault) {
-	ensureReady(t)
-	before := uids(t)
+func survives(s *scenario, f fault) {
+	s.ensureReady()
+	before := uids(s)
 	if f.manifest != "" {
-		mustApply(t, f.manifest)
+		s.apply(f.manifest)
 	}
-	patch(t, "roll", f.apply)
+	s.patch(f.apply)
 	// The operator may be choosing the first pod now. It must not choose this one because it is unready.
-	kill(t, "roll-0")
+	kill(s, s.cluster+"-0")
 
 	var victim string
-	took := eventually(t, 90*time.Second, "NewTemplateFails names the cause", func() error {
-		o, err := get("mqttcluster", "roll")
+	took := s.eventually(90*time.Second, "NewTemplateFails names the cause", func() error {
+		o, err := s.get("mqttcluster", s.cluster)
 		if err != nil {
 			return err
 		}
@@ -89,30 +88,30 @@ func survives(t *testing.T, f fault) {
 			return fmt.Errorf("%s=%s (%s: %s), missing words: %q", c.Type, c.Status, c.Reason, c.Message, missing)
 		}
 		victim, _, _ = strings.Cut(c.Message, " ")
-		t.Log(c.Message)
+		s.Log(c.Message)
 		return nil
 	})
-	t.Logf("%s, named after %v", victim, took.Round(time.Second))
-	survivors := slices.DeleteFunc([]string{"roll-0", "roll-1", "roll-2"}, func(name string) bool { return name == victim })
-	twoServe(t, survivors, before)
+	s.Logf("%s, named after %v", victim, took.Round(time.Second))
+	survivors := slices.DeleteFunc([]string{s.cluster + "-0", s.cluster + "-1", s.cluster + "-2"}, func(name string) bool { return name == victim })
+	twoServe(s, survivors, before)
 
-	kill(t, survivors[0])
-	evictionIsRefused(t, survivors[0])
-	twoServe(t, survivors, before)
-	fence(t, survivors[1], func() {
+	kill(s, survivors[0])
+	evictionIsRefused(s, survivors[0])
+	twoServe(s, survivors, before)
+	fence(s, survivors[1], func() {
 		// Both are unready now, and both are needed.
-		evictionIsRefused(t, survivors[0])
-		evictionIsRefused(t, survivors[1])
+		evictionIsRefused(s, survivors[0])
+		evictionIsRefused(s, survivors[1])
 	})
-	twoServe(t, survivors, before)
-	evictionIsRefused(t, survivors[0])
+	twoServe(s, survivors, before)
+	evictionIsRefused(s, survivors[0])
 
 	if f.manifest != "" {
-		kubectl(t, "delete", "-n", namespace, "resourcequota", "--all")
+		s.kubectl("delete", "-n", s.namespace, "resourcequota", "--all")
 	}
-	patch(t, "roll", f.correct)
-	took = eventually(t, 2*time.Minute, "the cluster repaired by the correction", func() error {
-		o, err := get("mqttcluster", "roll")
+	s.patch(f.correct)
+	took = s.eventually(2*time.Minute, "the cluster repaired by the correction", func() error {
+		o, err := s.get("mqttcluster", s.cluster)
 		if err != nil {
 			return err
 		}
@@ -122,33 +121,33 @@ func survives(t *testing.T, f fault) {
 		if c := o.condition("Progressing"); c.Reason != "Settled" {
 			return fmt.Errorf("Progressing: %s", c.Message)
 		}
-		return ready()
+		return s.ready()
 	})
-	t.Logf("repaired after %v", took.Round(time.Second))
-	twoServe(t, survivors, before)
+	s.Logf("repaired after %v", took.Round(time.Second))
+	twoServe(s, survivors, before)
 }
 
 // uids returns the UIDs of the broker pods by name.
-func uids(t *testing.T) map[string]string {
-	t.Helper()
+func uids(s *scenario) map[string]string {
+	s.Helper()
 	found := map[string]string{}
-	for _, pod := range pods(t) {
+	for _, pod := range s.pods() {
 		found[pod.Metadata.Name] = pod.Metadata.UID
 	}
 	return found
 }
 
 // twoServe waits until the surviving pods are ready, and fails if one of them was replaced.
-func twoServe(t *testing.T, survivors []string, before map[string]string) {
-	t.Helper()
-	eventually(t, 30*time.Second, "two of three serve", func() error {
-		for _, pod := range pods(t) {
+func twoServe(s *scenario, survivors []string, before map[string]string) {
+	s.Helper()
+	s.eventually(30*time.Second, "two of three serve", func() error {
+		for _, pod := range s.pods() {
 			name := pod.Metadata.Name
 			if !slices.Contains(survivors, name) {
 				continue
 			}
 			if pod.Metadata.UID != before[name] {
-				t.Fatalf("%s was replaced although the new template fails elsewhere", name)
+				s.Fatalf("%s was replaced although the new template fails elsewhere", name)
 			}
 			if pod.condition("Ready").Status != "True" {
 				return fmt.Errorf("%s is not ready", name)
@@ -158,43 +157,46 @@ func twoServe(t *testing.T, survivors []string, before map[string]string) {
 	})
 }
 
-// kill kills the broker process of a pod with SIGKILL.
-func kill(t *testing.T, pod string) {
-	t.Helper()
+// kill kills the broker process of a pod with SIGKILL. No other scenario has pods of these names.
+func kill(s *scenario, pod string) {
+	s.Helper()
 	wanted := []byte("\x00--name\x00" + pod + "\x00")
 	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	var found []int
 	for _, path := range processes {
 		if line, err := os.ReadFile(path); err == nil && bytes.Contains(line, wanted) {
 			var pid int
 			if _, err := fmt.Sscanf(path, "/proc/%d/cmdline", &pid); err != nil {
-				t.Fatal(err)
+				s.Fatal(err)
 			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			return
+			found = append(found, pid)
 		}
 	}
-	t.Fatalf("no process of %s", pod)
+	if len(found) != 1 {
+		s.Fatalf("%s has the processes %v instead of one", pod, found)
+	}
+	if err := syscall.Kill(found[0], syscall.SIGKILL); err != nil {
+		s.Fatal(err)
+	}
 }
 
 // fence cuts a broker off from its peers until its pod is not ready, calls meanwhile, and reconnects it.
-func fence(t *testing.T, name string, meanwhile func()) {
-	t.Helper()
-	pod, err := get("pod", name)
+func fence(s *scenario, name string, meanwhile func()) {
+	s.Helper()
+	pod, err := s.get("pod", name)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	if _, err := try(clusterScript("cut-port", pod.Status.PodIP, "7883")); err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	defer func() {
 		if _, err := try(clusterScript("heal-port", pod.Status.PodIP, "7883")); err != nil {
-			t.Error(err)
+			s.Error(err)
 		}
 	}()
-	eventually(t, 15*time.Second, name+" fenced", func() error {
-		pod, err := get("pod", name)
+	s.eventually(15*time.Second, name+" fenced", func() error {
+		pod, err := s.get("pod", name)
 		if err == nil && pod.condition("Ready").Status == "True" {
 			return errors.New("still ready")
 		}
@@ -204,14 +206,14 @@ func fence(t *testing.T, name string, meanwhile func()) {
 }
 
 // evictionIsRefused requests an eviction as a drain does. The disruption budget must refuse it.
-func evictionIsRefused(t *testing.T, name string) {
-	t.Helper()
-	eventually(t, 20*time.Second, "the eviction of "+name+" refused", func() error {
-		command := tool("kubectl", "create", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s/eviction", namespace, name), "-f", "-")
-		command.Stdin = strings.NewReader(fmt.Sprintf(`{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": %q, "namespace": %q}}`, name, namespace))
+func evictionIsRefused(s *scenario, name string) {
+	s.Helper()
+	s.eventually(20*time.Second, "the eviction of "+name+" refused", func() error {
+		command := tool("kubectl", "create", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s/eviction", s.namespace, name), "-f", "-")
+		command.Stdin = strings.NewReader(fmt.Sprintf(`{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": %q, "namespace": %q}}`, name, s.namespace))
 		_, err := try(command)
 		if err == nil {
-			t.Fatalf("%s was evicted although only two of three nodes serve", name)
+			s.Fatalf("%s was evicted although only two of three nodes serve", name)
 		}
 		if !strings.Contains(err.Error(), "disruption budget") {
 			return err

@@ -11,72 +11,73 @@ import (
 // another change rolls out. At most one node may be unavailable at a time, and no acknowledged job may be lost.
 func TestFiveNodes(t *testing.T) {
 	onOwnCluster(t)
-	inNamespace(t, "five")
-	mustApply(t, clusterManifest("five", ""))
-	ensureReady(t)
-	worker, dispatcher := department(t)
-	s := begin(t, "five", 4500, 30, worker, dispatcher)
-	s.published(100)
+	s := newScenario(t, "five")
+	// Not on chosen machines: the scheduler shall spread five brokers over five machines.
+	s.apply(clusterManifest(s.cluster, ""))
+	s.ensureReady()
+	worker, dispatcher := s.department()
+	story := s.story("five", 4500, 30, worker, dispatcher)
+	story.published(100)
 
-	kubectl(t, "scale", "-n", namespace, "mqttcluster", "five", "--replicas=5")
-	took := eventually(t, time.Minute, "five nodes available", func() error {
-		if err := ready(); err != nil {
+	s.kubectl("scale", "-n", s.namespace, "mqttcluster", s.cluster, "--replicas=5")
+	took := s.eventually(time.Minute, "five nodes available", func() error {
+		if err := s.ready(); err != nil {
 			return err
 		}
-		return serving()
+		return serving(s)
 	})
-	t.Logf("five nodes ready after %v", took.Round(time.Second))
-	took = eventually(t, 4*time.Minute, "settled after growing", settled)
-	t.Logf("settled after %v", took.Round(time.Second))
+	s.Logf("five nodes ready after %v", took.Round(time.Second))
+	took = s.eventually(4*time.Minute, "settled after growing", func() error { return settled(s) })
+	s.Logf("settled after %v", took.Round(time.Second))
 
-	t.Run("a rolling change passes", func(t *testing.T) {
-		outs := watchOuts(t)
-		took := rolled(t, 400, func() {})
-		t.Logf("rolled after %v", took.Round(time.Second))
+	s.Run("a rolling change passes", func(s *scenario) {
+		outs := watchOuts(s)
+		took := rolled(s, 400, func() {})
+		s.Logf("rolled after %v", took.Round(time.Second))
 		if most := outs(); most > 1 {
-			t.Errorf("%d nodes were unavailable at the same time", most)
+			s.Errorf("%d nodes were unavailable at the same time", most)
 		}
 	})
-	t.Run("every machine drains while a change rolls out", func(t *testing.T) {
-		outs := watchOuts(t)
-		took := rolled(t, 200, func() {
-			for _, pod := range pods(t) {
-				drain(t, pod.Spec.NodeName)
+	s.Run("every machine drains while a change rolls out", func(s *scenario) {
+		outs := watchOuts(s)
+		took := rolled(s, 200, func() {
+			for _, pod := range s.pods() {
+				drain(s, pod.Spec.NodeName)
 			}
 		})
-		t.Logf("rolled and drained after %v", took.Round(time.Second))
+		s.Logf("rolled and drained after %v", took.Round(time.Second))
 		if most := outs(); most > 1 {
-			t.Errorf("%d nodes were unavailable at the same time", most)
+			s.Errorf("%d nodes were unavailable at the same time", most)
 		}
 	})
-	t.Run("a machine drains when nothing else moves", func(t *testing.T) {
-		drain(t, pods(t)[0].Spec.NodeName)
-		eventually(t, 2*time.Minute, "settled after the drain", settled)
+	s.Run("a machine drains when nothing else moves", func(s *scenario) {
+		drain(s, s.pods()[0].Spec.NodeName)
+		s.eventually(2*time.Minute, "settled after the drain", func() error { return settled(s) })
 	})
-	s.end()
+	story.end()
 }
 
 // rolled changes a field of the template, calls meanwhile, and returns how long it took until every pod was replaced.
-func rolled(t *testing.T, rate int, meanwhile func()) time.Duration {
-	t.Helper()
+func rolled(s *scenario, rate int, meanwhile func()) time.Duration {
+	s.Helper()
 	begin := time.Now()
-	before := uids(t)
-	patch(t, "five", fmt.Sprintf(`{"spec": {"rollout": {"drain": {"rate": %d}}}}`, rate))
+	before := uids(s)
+	s.patch(fmt.Sprintf(`{"spec": {"rollout": {"drain": {"rate": %d}}}}`, rate))
 	meanwhile()
-	eventually(t, 5*time.Minute, "every pod replaced", func() error {
-		for name, uid := range uids(t) {
+	s.eventually(5*time.Minute, "every pod replaced", func() error {
+		for name, uid := range uids(s) {
 			if before[name] == uid {
 				return fmt.Errorf("%s runs the earlier template", name)
 			}
 		}
-		return settled()
+		return settled(s)
 	})
 	return time.Since(begin)
 }
 
 // serving returns nil if conditions Available and QuorumHealthy are True.
-func serving() error {
-	o, err := get("mqttcluster", "five")
+func serving(s *scenario) error {
+	o, err := s.get("mqttcluster", s.cluster)
 	if err != nil {
 		return err
 	}
@@ -89,8 +90,8 @@ func serving() error {
 }
 
 // settled returns nil if the cluster is ready, neither progressing nor degraded, and its budget permits one disruption.
-func settled() error {
-	o, err := get("mqttcluster", "five")
+func settled(s *scenario) error {
+	o, err := s.get("mqttcluster", s.cluster)
 	if err != nil {
 		return err
 	}
@@ -100,19 +101,19 @@ func settled() error {
 	if c := o.condition("Degraded"); c.Status != "False" {
 		return fmt.Errorf("Degraded (%s: %s)", c.Reason, c.Message)
 	}
-	budget, err := get("poddisruptionbudget", "five")
+	budget, err := s.get("poddisruptionbudget", s.cluster)
 	if err != nil {
 		return err
 	}
 	if budget.Status.DisruptionsAllowed != 1 {
 		return fmt.Errorf("the budget permits %d disruptions", budget.Status.DisruptionsAllowed)
 	}
-	return errors.Join(ready(), serving())
+	return errors.Join(s.ready(), serving(s))
 }
 
 // watchOuts samples the pods until the returned function is called, which returns the highest number of unready pods.
-func watchOuts(t *testing.T) func() int {
-	t.Helper()
+func watchOuts(s *scenario) func() int {
+	s.Helper()
 	stop, result := make(chan struct{}), make(chan int, 1)
 	go func() {
 		most := 0
@@ -123,7 +124,7 @@ func watchOuts(t *testing.T) func() int {
 				return
 			case <-time.After(300 * time.Millisecond):
 			}
-			items, err := tryList("-n", namespace, "pods", "-l", "covey.io/cluster=five")
+			items, err := tryList("-n", s.namespace, "pods", "-l", "covey.io/cluster="+s.cluster)
 			if err != nil {
 				continue
 			}
@@ -140,10 +141,14 @@ func watchOuts(t *testing.T) func() int {
 }
 
 // drain drains the broker from a machine and uncordons the machine. It waits for the disruption budget.
-func drain(t *testing.T, node string) {
-	t.Helper()
+func drain(s *scenario, node string) {
+	s.Helper()
 	begin := time.Now()
-	kubectl(t, "drain", node, "--pod-selector=covey.io/cluster=five", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
-	kubectl(t, "uncordon", node)
-	t.Logf("%s drained after %v", node, time.Since(begin).Round(time.Second))
+	_, err := try(tool("kubectl", "drain", node, "--pod-selector=covey.io/cluster="+s.cluster, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s"))
+	// Also if it failed, for the scenarios that follow.
+	s.kubectl("uncordon", node)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Logf("%s drained after %v", node, time.Since(begin).Round(time.Second))
 }

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -16,29 +15,35 @@ const degradedAfter = 5 * time.Minute
 // every panel shows data, and the alert clears when the node is back.
 func TestAlerts(t *testing.T) {
 	onOwnCluster(t)
-	name := ensureReady(t)
-	who := user(t, "traffic", `  acl:
+	s := newScenario(t, "alerts")
+	node, others := s.machines()
+	if len(others) < 2 {
+		s.Fatalf("two machines besides %s are needed", node)
+	}
+	s.createOn(node, others[0], others[1])
+	who := s.user("traffic", `  acl:
   - {allow: [Publish, Subscribe], topics: ["traffic"]}
 `)
-	dir := t.TempDir()
-	worker := start(t, filepath.Join(dir, "worker.jsonl"), append([]string{"worker", "-brokers", serviceAddress(t), "-id", "traffic-in",
+	dir := s.TempDir()
+	worker := s.start(filepath.Join(dir, "worker.jsonl"), append([]string{"worker", "-brokers", s.serviceAddress(), "-id", "traffic-in",
 		"-topic", "traffic"}, who.args()...)...)
-	publisher := start(t, filepath.Join(dir, "publisher.jsonl"), append([]string{"publisher", "-brokers", serviceAddress(t), "-id", "traffic-out",
+	publisher := s.start(filepath.Join(dir, "publisher.jsonl"), append([]string{"publisher", "-brokers", s.serviceAddress(), "-id", "traffic-out",
 		"-topic", "traffic", "-count", "1000000", "-rate", "5"}, who.args()...)...)
-	defer worker.stop(t, syscall.SIGTERM)
-	defer publisher.stop(t, syscall.SIGTERM)
+	defer worker.stop(s, syscall.SIGTERM)
+	defer publisher.stop(s, syscall.SIGTERM)
 
-	ask := prometheus(t)
-	series(t, ask, time.Minute, `up{job="mqtt-broker"} == 1`, 3)
-	series(t, ask, time.Minute, `up{job="mqtt-operator"} == 1`, 1)
-	if count, err := ask(`ALERTS{alertstate="firing"}`); err != nil || count > 0 {
-		t.Errorf("%d alerts fire in a healthy cluster (%v)", count, err)
+	ask := s.prometheus()
+	s.series(ask, time.Minute, `up{job="mqtt-broker"} == 1`, 3)
+	s.series(ask, time.Minute, `up{job="mqtt-operator"} == 1`, 1)
+	ours := fmt.Sprintf(`ALERTS{alertname="MqttClusterDegraded", alertstate="firing", namespace=%q}`, s.namespace)
+	// The operator reports the clusters of other scenarios as well.
+	foreign := fmt.Sprintf(`ALERTS{namespace=~"e2e-.+", namespace!=%q}`, s.namespace)
+	if count, err := ask(`ALERTS{alertstate="firing"} unless ` + foreign); err != nil || count > 0 {
+		s.Errorf("%d alerts fire in a healthy cluster (%v)", count, err)
 	}
 
-	node := nodeWithoutOperator(t)
-	if _, err := try(clusterScript("crash", node)); err != nil {
-		t.Fatal(err)
-	}
+	onlyOneBroker(s, node)
+	s.script("crash", node)
 	returned := false
 	defer func() {
 		if !returned {
@@ -47,42 +52,40 @@ func TestAlerts(t *testing.T) {
 	}()
 	crashed := time.Now()
 	limit := func() time.Duration { return degradedAfter + 30*time.Second - time.Since(crashed) }
-	eventually(t, limit(), "MqttClusterDegraded as condition", func() error { return alerting(name, "MqttClusterDegraded") })
-	t.Logf("condition %v after the crash of %s", time.Since(crashed).Round(time.Second), node)
-	eventually(t, limit(), "MqttClusterDegraded as Event", func() error { return eventNamed("MqttClusterDegraded") })
-	series(t, ask, limit(), `ALERTS{alertname="MqttClusterDegraded", alertstate="firing"}`, 1)
+	s.eventually(limit(), "MqttClusterDegraded as condition", func() error { return s.alerting("MqttClusterDegraded") })
+	s.Logf("condition %v after the crash of %s", time.Since(crashed).Round(time.Second), node)
+	s.eventually(limit(), "MqttClusterDegraded as Event", func() error { return s.eventNamed("MqttClusterDegraded") })
+	s.series(ask, limit(), ours, 1)
 
-	t.Run("every panel shows data", func(t *testing.T) {
-		queries := panelQueries(t, name)
+	s.Run("every panel shows data", func(s *scenario) {
+		queries := s.panelQueries()
 		if len(queries) < 5 {
-			t.Fatalf("only %d panels with queries", len(queries))
+			s.Fatalf("only %d panels with queries", len(queries))
 		}
-		eventually(t, 30*time.Second, fmt.Sprintf("%d panels", len(queries)), func() error { return answersAll(queries, ask) })
+		s.eventually(30*time.Second, fmt.Sprintf("%d panels", len(queries)), func() error { return answersAll(queries, ask) })
 	})
 
-	if _, err := try(clusterScript("boot", node)); err != nil {
-		t.Fatal(err)
-	}
+	s.script("boot", node)
 	returned = true
-	kubectl(t, "wait", "node", node, "--for=condition=Ready", "--timeout=60s")
-	took := eventually(t, time.Minute, "MqttClusterDegraded cleared", func() error { return notAlerting(name, "MqttClusterDegraded") })
-	t.Logf("cleared %v after the node's return", took.Round(time.Second))
-	series(t, ask, time.Minute, `absent(ALERTS{alertname="MqttClusterDegraded", alertstate="firing"})`, 1)
-	ensureReady(t)
+	s.kubectl("wait", "node", node, "--for=condition=Ready", "--timeout=60s")
+	took := s.eventually(time.Minute, "MqttClusterDegraded cleared", func() error { return s.notAlerting("MqttClusterDegraded") })
+	s.Logf("cleared %v after the node's return", took.Round(time.Second))
+	s.series(ask, time.Minute, "absent("+ours+")", 1)
+	s.ensureReady()
 }
 
-// nodeWithoutOperator returns a node that runs a broker, but neither the operator nor the control plane.
-func nodeWithoutOperator(t *testing.T) string {
-	t.Helper()
-	avoid := []string{"node0"}
-	for _, pod := range operatorPods(t) {
-		avoid = append(avoid, pod.Spec.NodeName)
+// onlyOneBroker fails unless the scenario has one broker on the machine and no other scenario has any.
+func onlyOneBroker(s *scenario, machine string) {
+	s.Helper()
+	brokers, err := tryList("-A", "pods", "-l", "covey.io/cluster", "--field-selector=spec.nodeName="+machine)
+	if err != nil {
+		s.Fatal(err)
 	}
-	for _, pod := range pods(t) {
-		if !slices.Contains(avoid, pod.Spec.NodeName) {
-			return pod.Spec.NodeName
-		}
+	var names []string
+	for _, pod := range brokers {
+		names = append(names, pod.Metadata.Namespace+"/"+pod.Metadata.Name)
 	}
-	t.Fatal("every broker shares its node with the operator or the control plane")
-	return ""
+	if len(brokers) != 1 || brokers[0].Metadata.Namespace != s.namespace {
+		s.Fatalf("%s runs the brokers %q instead of one of this scenario", machine, names)
+	}
 }

@@ -8,34 +8,41 @@ import (
 	"time"
 )
 
-// TestDeletion: after deleting the resources and the chart only the CRDs and the retained claims are left.
+// TestDeletion is the last scenario. After deleting the resources and the chart only the CRDs and the retained claims are
+// left.
 func TestDeletion(t *testing.T) {
+	s := newScenario(t, "deletion")
 	if before == nil {
-		t.Skip("needs the inventory that TestQuickstart took before it installed Covey")
+		s.Skip("needs the inventory from before Covey was installed: run it on a fresh Kubernetes cluster")
 	}
-	name := clusterName(t)
-	kubectl(t, "delete", "-n", namespace, "mqttcluster", name, "--timeout=60s")
-	eventually(t, 2*time.Minute, "the brokers gone", func() error {
-		rest, err := tryList("-n", namespace, "pods,statefulsets,services,configmaps", "-l", "covey.io/cluster="+name)
+	s.cluster = quickstartCluster
+	s.apply(s.quickstartManifest())
+	s.ensureReady()
+	s.kubectl("delete", "-n", s.namespace, "mqttcluster", s.cluster, "--timeout=60s")
+	s.eventually(2*time.Minute, "the brokers gone", func() error {
+		rest, err := tryList("-n", s.namespace, "pods,statefulsets,services,configmaps", "-l", "covey.io/cluster="+s.cluster)
 		if err == nil && len(rest) > 0 {
 			err = fmt.Errorf("%d objects, the first is %s %s", len(rest), rest[0].Kind, rest[0].Metadata.Name)
 		}
 		return err
 	})
-	kubectl(t, "delete", "-n", namespace, "mqttusers", "--all", "--timeout=60s")
+	s.kubectl("delete", "-n", s.namespace, "mqttusers", "--all", "--timeout=60s")
 	if _, err := try(tool("helm", "uninstall", release, "-n", systemNamespace, "--wait")); err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
+	chartInstalled.done = false
+	// What every namespace has. The inventory is older than this one.
+	own := []string{"Namespace <none> " + s.namespace, "ServiceAccount " + s.namespace + " default", "ConfigMap " + s.namespace + " kube-root-ca.crt"}
 	claims := 0
-	eventually(t, time.Minute, "nothing left but CRDs and claims", func() error {
+	s.eventually(time.Minute, "nothing left but CRDs and claims", func() error {
 		claims = 0
 		var left []string
-		for _, line := range inventory(t) {
+		for _, line := range s.inventory() {
 			switch {
-			case slices.Contains(before, line):
+			case slices.Contains(before, line), slices.Contains(own, line):
 			case strings.HasPrefix(line, "CustomResourceDefinition ") && strings.HasSuffix(line, ".covey.io"):
 			case strings.HasPrefix(line, "APIService ") && strings.HasSuffix(line, ".covey.io"):
-			case strings.HasPrefix(line, "PersistentVolumeClaim "+namespace+" "):
+			case strings.HasPrefix(line, "PersistentVolumeClaim "+s.namespace+" "):
 				claims++
 			default:
 				left = append(left, line)
@@ -47,6 +54,6 @@ func TestDeletion(t *testing.T) {
 		return nil
 	})
 	if claims != 3 {
-		t.Errorf("%d claims instead of 3: deletionPolicy is Retain", claims)
+		s.Errorf("%d claims instead of 3: deletionPolicy is Retain", claims)
 	}
 }
