@@ -221,13 +221,12 @@ func (s *scenario) list(args ...string) []object {
 	return items
 }
 
-// create creates the MqttCluster and waits until it is ready. On a Kubernetes cluster from ../cluster its brokers are on
+// create creates the MqttCluster and waits until it has settled. On a Kubernetes cluster from ../cluster its brokers are on
 // three machines of which none is the spare one.
 func (s *scenario) create() {
 	s.Helper()
 	if external {
-		s.apply(clusterManifest(s.cluster, ""))
-		s.ensureReady()
+		s.createWith("")
 		return
 	}
 	spare, others := s.machines()
@@ -237,12 +236,19 @@ func (s *scenario) create() {
 	s.createOn(others[:3]...)
 }
 
-// createOn creates the MqttCluster on three machines and waits until it is ready. Each machine has one volume for it.
+// createOn is create for given machines. Each has one volume for the MqttCluster.
 func (s *scenario) createOn(machines ...string) {
 	s.Helper()
 	s.script(append([]string{"volumes", s.namespace}, machines...)...)
-	s.apply(clusterManifest(s.cluster, fmt.Sprintf("  storage: {storageClassName: %s}\n", s.namespace)))
-	s.ensureReady()
+	s.createWith(fmt.Sprintf("  storage: {storageClassName: %s}\n", s.namespace))
+}
+
+// createWith creates the MqttCluster with more fields of its spec. What a scenario does to the cluster shall not meet its
+// formation.
+func (s *scenario) createWith(spec string) {
+	s.Helper()
+	s.apply(clusterManifest(s.cluster, spec))
+	s.eventually(3*time.Minute, "the new cluster settled", func() error { return settled(s) })
 }
 
 // machines returns the spare machine, which TestAlerts crashes, and the others. The spare one runs neither the control
@@ -281,7 +287,7 @@ func (s *scenario) ready() error {
 	return nil
 }
 
-// ensureReady waits until the cluster is ready. Every scenario begins and ends with it.
+// ensureReady waits until the cluster is ready.
 func (s *scenario) ensureReady() {
 	s.Helper()
 	s.eventually(3*time.Minute, "the cluster ready", s.ready)

@@ -13,8 +13,7 @@ func TestFiveNodes(t *testing.T) {
 	onOwnCluster(t)
 	s := newScenario(t, "five")
 	// Not on chosen machines: the scheduler shall spread five brokers over five machines.
-	s.apply(clusterManifest(s.cluster, ""))
-	s.ensureReady()
+	s.createWith("")
 	worker, dispatcher := s.department()
 	story := s.story("five", 4500, 30, worker, dispatcher)
 	story.published(100)
