@@ -327,15 +327,20 @@ fn ready_draft(observed: &Observed<'_>, ready: usize) -> Draft {
 }
 
 fn why(node: &Node) -> String {
-    if let Some(problem) = &node.problem {
-        return format!("{} {}", node.name, problem.message);
-    }
-    match (&node.pod, &node.report) {
-        (None, _) => format!("{} has no pod", node.name),
-        (Some(pod), _) if pod.terminating => format!("{} is stopping", node.name),
-        (_, None) => format!("{} does not answer", node.name),
-        (_, Some(report)) if report.failing_checks.is_empty() => format!("{} is not ready yet", node.name),
-        (_, Some(report)) => format!("{} fails readiness checks: {}", node.name, report.failing_checks.join(", ")),
+    let name = &node.name;
+    let checks =
+        node.report.as_ref().map(|report| report.failing_checks.join(", ")).filter(|checks| !checks.is_empty());
+    match (&node.problem, checks) {
+        (Some(problem), Some(checks)) => format!("{name} fails readiness checks: {checks}; it {}", problem.message),
+        (Some(problem), None) if !problem.is_stuck() && node.report.is_none() => {
+            format!("{name} does not answer; it {}", problem.message)
+        }
+        (Some(problem), None) => format!("{name} {}", problem.message),
+        (None, _) if node.pod.is_none() => format!("{name} has no pod"),
+        (None, _) if node.pod.as_ref().is_some_and(|pod| pod.terminating) => format!("{name} is stopping"),
+        (None, Some(checks)) => format!("{name} fails readiness checks: {checks}"),
+        (None, None) if node.report.is_none() => format!("{name} does not answer"),
+        (None, None) => format!("{name} is not ready yet"),
     }
 }
 

@@ -307,3 +307,19 @@ fn volumes_of_a_larger_cluster_are_named_with_the_way_out() {
     assert_eq!(table(&status)[0], "Ready=False/Invalid");
     assert!(status.conditions[0].message.contains("set replicas: 5"), "{}", status.conditions[0].message);
 }
+
+#[test]
+fn after_a_restart_the_failing_checks_are_named_beside_the_restart() {
+    let mut nodes = nodes();
+    let report = nodes[1].report.as_mut().unwrap();
+    (report.ready, report.failing_checks) = (false, vec!["joined".into(), "lease".into()]);
+    nodes[1].problem = Some(stuck(Cause::Restarted, "was restarted and is not ready yet: exit code 137 (OOMKilled)"));
+    (nodes[2].report, nodes[2].problem) = (None, nodes[1].problem.clone());
+    let status = Case { nodes, ..Case::default() }.status();
+    assert_eq!(
+        status.conditions[0].message,
+        "1 of 3 nodes are ready; mosaic-1 fails readiness checks: joined, lease; it was restarted and is not ready \
+         yet: exit code 137 (OOMKilled); mosaic-2 does not answer; it was restarted and is not ready yet: exit code 137 \
+         (OOMKilled)"
+    );
+}
