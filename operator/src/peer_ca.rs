@@ -123,13 +123,16 @@ impl Authority {
         Ok(Leaf { certificate, key: key.serialize_pem() })
     }
 
-    /// Returns whether this authority issued `leaf` (PEM), and `leaf` is valid for more than 30 days after `now`.
-    pub fn vouches_for(&self, leaf: &str, now: Timestamp) -> bool {
+    /// Returns whether this authority issued `leaf` (PEM) for `uri`, and `leaf` is valid for more than 30 days after
+    /// `now`. An authority outlives its cluster's uid if its Secret is adopted or restored, so the URI must be checked.
+    pub fn vouches_for(&self, leaf: &str, uri: &str, now: Timestamp) -> bool {
         let read = || -> Result<bool, Error> {
             let (leaf, ca) = (der(leaf)?, der(&self.certificate)?);
+            let names_uri = has_uri(&leaf, uri);
             let (leaf, ca) = (parse(&leaf)?, parse(&ca)?);
             let left = leaf.validity().not_after.timestamp() - now.as_second();
-            Ok(authority_key(&leaf).is_some_and(|key| Some(key) == subject_key(&ca))
+            Ok(names_uri
+                && authority_key(&leaf).is_some_and(|key| Some(key) == subject_key(&ca))
                 && left > RENEW_BEFORE_DAYS * 86_400)
         };
         read().unwrap_or(false)
@@ -216,12 +219,21 @@ mod tests {
     fn a_leaf_is_renewed_with_thirty_days_left_or_under_another_authority() {
         let authority = Authority::generate("u-1", now()).unwrap();
         let leaf = authority.issue_broker("u-1", now()).unwrap().certificate;
+        let uri = names::broker_uri("u-1");
         let after = |days: i64| Timestamp::from_second(now().as_second() + days * 86_400).unwrap();
-        assert!(authority.vouches_for(&leaf, now()));
-        assert!(authority.vouches_for(&leaf, after(334)));
-        assert!(!authority.vouches_for(&leaf, after(337)));
-        assert!(!Authority::generate("u-1", now()).unwrap().vouches_for(&leaf, now()));
-        assert!(!authority.vouches_for("nonsense", now()));
+        assert!(authority.vouches_for(&leaf, &uri, now()));
+        assert!(authority.vouches_for(&leaf, &uri, after(334)));
+        assert!(!authority.vouches_for(&leaf, &uri, after(337)));
+        assert!(!Authority::generate("u-1", now()).unwrap().vouches_for(&leaf, &uri, now()));
+        assert!(!authority.vouches_for("nonsense", &uri, now()));
+    }
+
+    #[test]
+    fn a_leaf_of_another_cluster_or_role_is_replaced_although_the_authority_is_the_same() {
+        let authority = Authority::generate("u-1", now()).unwrap();
+        let leaf = authority.issue_broker("u-1", now()).unwrap().certificate;
+        assert!(!authority.vouches_for(&leaf, &names::broker_uri("u-2"), now()));
+        assert!(!authority.vouches_for(&leaf, &names::operator_uri("u-1"), now()));
     }
 
     #[test]
@@ -229,7 +241,7 @@ mod tests {
         let authority = Authority::generate("u-1", now()).unwrap();
         let back = Authority::from_pem(authority.certificate(), &authority.key()).unwrap();
         let leaf = back.issue_broker("u-1", now()).unwrap();
-        assert!(authority.vouches_for(&leaf.certificate, now()));
+        assert!(authority.vouches_for(&leaf.certificate, &names::broker_uri("u-1"), now()));
         assert!(Authority::from_pem("nonsense", &authority.key()).is_err());
     }
 

@@ -35,7 +35,9 @@ pub(super) fn ensure(cluster: &Path, uid: &str) -> Result<Credentials, Error> {
     let trusted = text(&folder.join(names::TLS_CA))?.unwrap_or_default();
     let certificate = text(&folder.join(names::TLS_CERT))?.unwrap_or_default();
     let bundle = authority.bundle(Some(&trusted));
-    if !authority.vouches_for(&certificate, now) || !trusted.contains(authority.certificate().trim()) {
+    if !authority.vouches_for(&certificate, &names::broker_uri(uid), now)
+        || !trusted.contains(authority.certificate().trim())
+    {
         let leaf = authority.issue_broker(uid, now)?;
         directory::write(&folder.join(names::TLS_KEY), leaf.key.as_bytes())?;
         directory::write(&folder.join(names::TLS_CA), bundle.as_bytes())?;

@@ -39,8 +39,8 @@ impl From<Error> for apply::Error {
 }
 
 /// Ensures that the authority and the brokers' certificate exist, and returns the operator's credentials for the
-/// brokers. `known` is returned as it is while its certificate is valid for more than 30 days and the trusted
-/// authorities are the same.
+/// brokers. `known` is returned as it is while its certificate is for this cluster and valid for more than 30 days, and
+/// the trusted authorities are the same.
 ///
 /// # Errors
 /// If a Secret cannot be read or written, or the authority's Secret belongs to another object or is unusable.
@@ -55,7 +55,7 @@ pub(crate) async fn ensure(
     let bundle = brokers(client, cluster, &authority, facts.peer_tls.as_ref(), now).await?;
     if let Some(known) = known
         && known.ca == bundle
-        && authority.vouches_for(&known.leaf.certificate, now)
+        && authority.vouches_for(&known.leaf.certificate, &names::operator_uri(&cluster.uid), now)
     {
         return Ok(known);
     }
@@ -102,7 +102,8 @@ async fn read_authority(client: &Client, cluster: &Basics, secret: &Secret) -> R
     }
 }
 
-/// Renews the brokers' certificate if necessary, and returns the authorities that the brokers trust, as PEM.
+/// Issues the brokers' certificate anew if it ends soon or is for another cluster uid. Returns the authorities that the
+/// brokers trust, as PEM.
 async fn brokers(
     client: &Client,
     cluster: &Basics,
@@ -115,7 +116,8 @@ async fn brokers(
     let own = live.filter(|secret| matches!(claim(&wanted, Some(*secret)), Claim::Owned { .. }));
     let trusted = own.map(|secret| text(secret, names::TLS_CA)).unwrap_or_default();
     let certificate = own.map(|secret| text(secret, names::TLS_CERT)).unwrap_or_default();
-    if authority.vouches_for(&certificate, now) && trusted.contains(authority.certificate().trim()) {
+    let uri = names::broker_uri(&cluster.uid);
+    if authority.vouches_for(&certificate, &uri, now) && trusted.contains(authority.certificate().trim()) {
         return Ok(trusted);
     }
     let leaf = authority.issue_broker(&cluster.uid, now)?;

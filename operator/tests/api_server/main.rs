@@ -15,6 +15,7 @@ mod manifests;
 mod names;
 mod passes;
 mod rights;
+mod secrets;
 mod server;
 
 use covey_crds::{MqttCluster, MqttUser};

@@ -1,0 +1,50 @@
+//! What is written over Secrets that exist already.
+
+use covey_contract::names;
+use covey_operator::peer_ca::{Authority, has_uri};
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt as _};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use serde_json::json;
+
+use super::passes::{context, create_cluster, pass};
+use super::{clusters, started};
+
+fn secrets(client: &Client) -> Api<Secret> {
+    Api::namespaced(client.clone(), "default")
+}
+
+async fn text(client: &Client, name: &str, key: &str) -> String {
+    let data = secrets(client).get(name).await.unwrap().data.unwrap();
+    String::from_utf8(data[key].0.clone()).unwrap()
+}
+
+/// A restore of Secrets into another Kubernetes gives the cluster another uid than its certificate has.
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_certificate_of_another_cluster_uid_is_issued_anew() {
+    let server = started().await;
+    let client = &server.client;
+    create_cluster(client, json!({"replicas": 1})).await;
+    pass(&context(client)).await;
+    let authority = Authority::from_pem(
+        &text(client, "prod-peer-ca", names::TLS_CERT).await,
+        &text(client, "prod-peer-ca", names::TLS_KEY).await,
+    )
+    .unwrap();
+    let former = authority.issue_broker("former-uid", Timestamp::now()).unwrap();
+    let data = json!({
+        names::TLS_CERT: ByteString(former.certificate.into_bytes()), names::TLS_KEY: ByteString(former.key.into_bytes())
+    });
+    let patch = Patch::Merge(json!({"data": data}));
+    secrets(client).patch("prod-peer-tls", &PatchParams::default(), &patch).await.unwrap();
+
+    pass(&context(client)).await;
+    let certificate = text(client, "prod-peer-tls", names::TLS_CERT).await;
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let uid = clusters(client).get("prod").await.unwrap().uid().unwrap();
+    assert!(has_uri(&certificate, &names::broker_uri(&uid)), "a broker does not start with the former certificate");
+}
