@@ -1,8 +1,9 @@
 //! Fourth step of a reconcile: applies the children.
 //!
 //! An absent child is created, so that the request fails with AlreadyExists if another object takes the name meanwhile.
-//! A child that belongs to the cluster is applied (server-side) with its uid as a precondition. An object of another
-//! owner is left unchanged ([`super::ownership`]). Children are applied independently of each other, except the
+//! A child that belongs to the cluster is applied (server-side) with its uid as a precondition, and a Secret also with
+//! its resourceVersion, because what is written to it was derived from what was read. An object of another owner is left
+//! unchanged ([`super::ownership`]). Children are applied independently of each other, except the
 //! StatefulSet: it is applied last, and only if everything exists that its pods mount or need. Invariant: a pass
 //! without a difference changes no resourceVersion. The StatefulSet is applied only if the desired hash or the live
 //! generation changed, because some API servers write it again on each apply (kubernetes/kubernetes#119304; 1.37 did
@@ -89,6 +90,8 @@ struct Child<'a, K> {
     api: Api<K>,
     kind: &'static str,
     wanted: &'a K,
+    /// Whether the child is applied only to the version of the object that was read.
+    only_as_read: bool,
 }
 
 impl<'a, K> Child<'a, K>
@@ -96,7 +99,8 @@ where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
     fn new(client: &Client, kind: &'static str, wanted: &'a K) -> Self {
-        Self { api: Api::namespaced(client.clone(), &wanted.namespace().unwrap_or_default()), kind, wanted }
+        let api = Api::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
+        Self { api, kind, wanted, only_as_read: false }
     }
 
     fn failed(&self, source: kube::Error) -> Error {
@@ -132,9 +136,9 @@ where
             Claim::Free => {
                 let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
                 let created = self.api.create(&params, self.wanted).await.map_err(|error| self.failed(error))?;
-                self.apply(created.uid().unwrap_or_default()).await
+                self.apply(created.uid().unwrap_or_default(), created.resource_version()).await
             }
-            Claim::Owned { uid } | Claim::Orphan { uid } => self.apply(uid).await,
+            Claim::Owned { uid } | Claim::Orphan { uid } => self.apply(uid, live.and_then(K::resource_version)).await,
             Claim::Taken(holder) => {
                 Err(Taken { kind: self.kind, name: self.wanted.name_any(), holder, owner: "cluster" }.into())
             }
@@ -142,10 +146,12 @@ where
     }
 
     /// Applies to the object with this uid, and gives up the fields that the operator owns as its creator. Fails with a
-    /// conflict if another object has the name by now.
-    async fn apply(&self, uid: String) -> Result<K, Error> {
+    /// conflict if another object has the name by now, or if `only_as_read` is set and the object has no longer this
+    /// version.
+    async fn apply(&self, uid: String, version: Option<String>) -> Result<K, Error> {
         let mut wanted = self.wanted.clone();
         wanted.meta_mut().uid = Some(uid);
+        wanted.meta_mut().resource_version = version.filter(|_| self.only_as_read);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let mut attempt = 1;
         loop {
@@ -165,18 +171,22 @@ where
     /// A conflict if another writer changed the object after it was applied: controllers write the status of a new
     /// object at once.
     async fn release(&self, applied: K) -> Result<K, kube::Error> {
-        let as_creator = applied.managed_fields().iter().position(|entry| {
-            entry.manager.as_deref() == Some(FIELD_MANAGER)
-                && entry.operation.as_deref() == Some("Update")
-                && entry.subresource.as_deref().unwrap_or_default().is_empty()
-        });
-        let Some(index) = as_creator else { return Ok(applied) };
+        let Some(index) = as_creator(&applied) else { return Ok(applied) };
         let mut others = applied.managed_fields().to_vec();
         others.remove(index);
         let metadata = json!({"resourceVersion": applied.resource_version(), "managedFields": others});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         self.api.patch(&self.wanted.name_any(), &PatchParams::default(), &patch).await
     }
+}
+
+/// Returns the position of the managed fields that the operator owns as the creator of an object.
+fn as_creator(live: &impl kube::ResourceExt) -> Option<usize> {
+    live.managed_fields().iter().position(|entry| {
+        entry.manager.as_deref() == Some(FIELD_MANAGER)
+            && entry.operation.as_deref() == Some("Update")
+            && entry.subresource.as_deref().unwrap_or_default().is_empty()
+    })
 }
 
 /// Applies the children that are checked on every pass, in parallel.
@@ -217,15 +227,20 @@ pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &
     Ok(())
 }
 
-/// Applies a Secret unless the live one has the same owner, labels and data.
+/// Applies a Secret unless the live one has the same owner, labels and data. `live` is what `wanted` was derived from:
+/// if the Secret was changed since, the request fails with a conflict, and the next pass reads it again. Two operators
+/// may run for a moment, and the later write must not put back an earlier access revision.
 ///
 /// # Errors
 /// If a request fails, or a Secret of another owner has the name.
 pub async fn apply_secret(client: &Client, wanted: &Secret, live: Option<&Secret>) -> Result<(), Error> {
     let owned = matches!(claim(wanted, live), Claim::Owned { .. });
-    let same = live.is_some_and(|live| live.data == wanted.data && live.metadata.labels == wanted.metadata.labels);
+    let same = live.is_some_and(|live| {
+        live.data == wanted.data && live.metadata.labels == wanted.metadata.labels && as_creator(live).is_none()
+    });
     if !(owned && same) {
-        Child::new(client, "Secret", wanted).bring(live).await?;
+        let child = Child { only_as_read: true, ..Child::new(client, "Secret", wanted) };
+        child.bring(live).await?;
     }
     Ok(())
 }
@@ -354,7 +369,7 @@ mod tests {
         let wanted: ConfigMap =
             serde_json::from_value(json!({"metadata": {"name": "mosaic", "namespace": "n"}})).unwrap();
         let client = Client::new(service, "n");
-        (Child::new(&client, "ConfigMap", &wanted).apply("u".into()).await, server)
+        (Child::new(&client, "ConfigMap", &wanted).apply("u".into(), None).await, server)
     }
 
     #[tokio::test]

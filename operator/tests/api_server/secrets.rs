@@ -1,6 +1,9 @@
 //! What is written over Secrets that exist already.
 
+use covey_contract::access::{Document, FORMAT};
 use covey_contract::names;
+use covey_operator::cluster::validate::basics;
+use covey_operator::cluster::{apply, build};
 use covey_operator::peer_ca::{Authority, has_uri};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -10,7 +13,7 @@ use kube::{Client, ResourceExt as _};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::json;
 
-use super::passes::{context, create_cluster, pass};
+use super::passes::{context, create_cluster, document, pass};
 use super::{clusters, started};
 
 fn secrets(client: &Client) -> Api<Secret> {
@@ -47,4 +50,26 @@ async fn a_certificate_of_another_cluster_uid_is_issued_anew() {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     let uid = clusters(client).get("prod").await.unwrap().uid().unwrap();
     assert!(has_uri(&certificate, &names::broker_uri(&uid)), "a broker does not start with the former certificate");
+}
+
+/// The operator of an unreachable machine may still be in a pass when its successor has written a later revision.
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_late_write_does_not_put_an_earlier_access_revision_over_a_later_one() {
+    let server = started().await;
+    let client = &server.client;
+    create_cluster(client, json!({"replicas": 1})).await;
+    pass(&context(client)).await;
+    let cluster = basics(&clusters(client).get("prod").await.unwrap());
+    let read = secrets(client).get("prod-access").await.unwrap();
+    let revision = |revision| build::access_secret(&cluster, &Document { format: FORMAT, revision, users: vec![] });
+
+    apply::apply_secret(client, &revision(8), Some(&read)).await.unwrap();
+    let error = apply::apply_secret(client, &revision(7), Some(&read)).await.unwrap_err().to_string();
+    assert!(error.contains("failed to apply Secret prod-access") && error.contains("modified"), "{error}");
+    assert_eq!(document(client).await.revision, 8);
+
+    let read = secrets(client).get("prod-access").await.unwrap();
+    apply::apply_secret(client, &revision(9), Some(&read)).await.unwrap();
+    assert_eq!(document(client).await.revision, 9, "who read it last may write");
 }
