@@ -4,39 +4,32 @@
 //! Invariant: every pass updates access, disruption budget, status, alerts and metrics. An invalid spec or an unusable
 //! authority stops only what needs it: changes of children, formation, rollouts.
 
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use covey_crds::WorkloadStatus;
 use covey_crds::condition::reason;
-use covey_crds::{MqttCluster, MqttClusterStatus, MqttUser, WorkloadStatus};
-use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::{DeleteParams, EvictParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::{Api, Resource as _, ResourceExt as _};
-use tokio::time::Instant;
 
 use super::alerting::Alerting;
 use super::dereference::{self, Facts, dereference};
 use super::evictions::{self, Evictions};
 use super::nodes::{self, Node};
 use super::rollout::{self, Step};
-use super::status::{self, Blocked, Phase};
+use super::status::{Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
 use super::{access, apply, build, configs, form, identity, problem};
 use crate::context::{Context, Memory};
-use crate::metrics::ClusterFacts;
-use crate::user;
 
-/// Minimum time between two writes of a status in which only counts differ.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
-const USERS_EVERY: Duration = Duration::from_secs(30);
 /// HTTP status of an eviction that the disruption budget does not allow.
 const TOO_MANY_REQUESTS: u16 = 429;
-/// Users whose status is written at the same time.
-const USER_WRITES: usize = 8;
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -99,16 +92,6 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
     };
     let about = facts.cluster.object_ref(&());
     Box::pin(Pass { context, about, basics, work, facts }.run(identity, &mut memory)).await
-}
-
-async fn write(context: &Context, live: &mut MqttCluster, wanted: MqttClusterStatus) -> Result<(), Error> {
-    let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &live.namespace().unwrap_or_default());
-    live.status = Some(wanted);
-    *live = api
-        .replace_status(&live.name_any(), &PostParams::default(), live)
-        .await
-        .map_err(|error| Error::Status(Box::new(error)))?;
-    Ok(())
 }
 
 /// Returns whether both steps replace the same pod.
@@ -363,123 +346,6 @@ impl Pass<'_> {
         if let Some(alerting) = &mut memory.alerting {
             alerting.observe(self.context, &self.about, nodes, Some(revision)).await;
         }
-    }
-
-    async fn report(
-        &mut self,
-        nodes: &[Node],
-        access: &access::Access,
-        applied: &Applied,
-        phase: &Phase,
-        step: &Step,
-        memory: &mut Memory,
-    ) -> Result<(), Error> {
-        let now = Timestamp::now();
-        let revision = self.revision(applied);
-        let wanted = status::build(&status::Observed {
-            cluster: &self.facts.cluster,
-            paused: self.basics.paused,
-            blocked: self.work.as_ref().err(),
-            nodes,
-            phase,
-            step,
-            projection: Some(&access.projection),
-            workload: applied.workload().cloned(),
-            revision: revision.as_deref(),
-            pods: self.facts.pods.len(),
-            apply_error: applied.error().map(|error| (error.reason(), error.to_string())),
-            alerts: memory.alerting.as_ref().map(Alerting::active),
-            now,
-        });
-        self.tell(applied, memory).await;
-        self.measure(&wanted, nodes, access.projection.document.revision);
-        self.report_users(nodes, access, memory, now).await;
-        let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
-        let before = self.facts.cluster.status.as_ref();
-        if before != Some(&wanted) && (due || status::is_urgent(before, &wanted)) {
-            if let Err(blocked) = &self.work
-                && status::is_news(before, &wanted)
-            {
-                let Blocked { reason, message } = blocked;
-                self.context.event(&self.about, EventType::Warning, reason, "Reconcile", message).await;
-            }
-            write(self.context, &mut self.facts.cluster, wanted).await?;
-            memory.status_written = Some(Instant::now());
-        }
-        Ok(())
-    }
-
-    /// Publishes an Event with the error of the children when it changes.
-    async fn tell(&self, applied: &Applied, memory: &mut Memory) {
-        let message = applied.error().map(ToString::to_string);
-        if let (Some(error), Some(message)) = (applied.error(), &message)
-            && memory.apply_error.as_ref() != Some(message)
-        {
-            self.context.event(&self.about, EventType::Warning, error.reason(), "Apply", message).await;
-        }
-        memory.apply_error = message;
-    }
-
-    fn measure(&self, status: &MqttClusterStatus, nodes: &[Node], revision: u64) {
-        let rejected = nodes.iter().filter(|node| {
-            let access = node.report.as_ref().and_then(|report| report.access.as_ref());
-            access.is_some_and(|access| access.rejected_revision > 0)
-        });
-        let facts = ClusterFacts {
-            version: status.version.as_ref().map(|version| version.current.clone()).unwrap_or_default(),
-            generation: self.facts.cluster.metadata.generation.unwrap_or_default(),
-            observed_generation: status.observed_generation.unwrap_or_default(),
-            desired: i64::from(self.basics.replicas),
-            ready: i64::from(status.ready_replicas),
-            acl_revision: revision,
-            acl_rejected: i64::try_from(rejected.count()).unwrap_or(i64::MAX),
-            conditions: status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect(),
-            alerts: status
-                .alerts
-                .iter()
-                .map(|alert| (alert.name.clone(), alert.severity.clone(), alert.pod.clone().unwrap_or_default()))
-                .collect(),
-        };
-        self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &facts);
-    }
-
-    /// Writes the status of each user if it differs. A failure is logged and retried by the next pass.
-    async fn report_users(&self, nodes: &[Node], access: &access::Access, memory: &mut Memory, now: Timestamp) {
-        let due = memory.users_written.is_none_or(|at| at.elapsed() >= USERS_EVERY);
-        let api: Api<MqttUser> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
-        let changed = self.facts.users.iter().filter_map(|user| {
-            let name = user.name_any();
-            let wanted = user::status::build(&user::status::Observed {
-                user,
-                outcome: access.projection.outcomes.get(&name)?,
-                credential_problem: access.problems.get(&name).map(|(reason, problem)| (*reason, problem.as_str())),
-                since_revision: memory
-                    .since_revisions
-                    .get(&name)
-                    .copied()
-                    .unwrap_or(access.projection.document.revision),
-                document: &access.projection.document,
-                nodes,
-                now,
-            });
-            let before = user.status.as_ref();
-            let write = before != Some(&wanted) && (due || user::status::is_urgent(before, &wanted));
-            write.then(|| MqttUser { status: Some(wanted), ..user.clone() })
-        });
-        let changed: Vec<MqttUser> = changed.collect();
-        if due {
-            memory.users_written = Some(Instant::now());
-        }
-        futures::stream::iter(changed)
-            .for_each_concurrent(USER_WRITES, |user| {
-                let api = api.clone();
-                async move {
-                    if let Err(error) = api.replace_status(&user.name_any(), &PostParams::default(), &user).await {
-                        tracing::debug!(user = %user.name_any(), %error, "failed to write a user's status");
-                    }
-                }
-            })
-            .await;
     }
 }
 
