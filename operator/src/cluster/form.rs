@@ -107,17 +107,19 @@ fn waiting(missing: &[u32]) -> String {
 }
 
 /// Writes formation and cluster id to the status. Fails with a conflict if the object was changed in the meantime.
+/// `cluster` is replaced only once the API server has stored it: what follows is decided and reported from `cluster`.
 async fn write(
     context: &Context,
     cluster: &mut MqttCluster,
     formation: &Formation,
     formed: Option<&str>,
 ) -> Result<(), kube::Error> {
-    let status = cluster.status.get_or_insert_default();
+    let mut wanted = cluster.clone();
+    let status = wanted.status.get_or_insert_default();
     status.formation = Some(formation.clone());
     status.cluster_id = formed.map(str::to_owned).or_else(|| status.cluster_id.clone());
     let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
-    *cluster = api.replace_status(&cluster.name_any(), &PostParams::default(), cluster).await?;
+    *cluster = api.replace_status(&cluster.name_any(), &PostParams::default(), &wanted).await?;
     Ok(())
 }
 
@@ -147,4 +149,49 @@ async fn initialize(cluster: &MqttCluster, nodes: &[Node], memory: &mut Memory, 
         .collect();
     let problems: Vec<String> = join_all(told).await.into_iter().flatten().collect();
     if problems.is_empty() { "waiting for the nodes to form the cluster".into() } else { problems.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+    use kube::{Client, Resource as _};
+    use serde_json::json;
+
+    use super::super::node_samples;
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::options::Options;
+    use crate::test_support::cluster;
+
+    /// Returns the context of an operator whose every request is answered with a conflict.
+    fn refused() -> Context {
+        let status = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409});
+        let body = status.to_string().into_bytes();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let answer = http::Response::builder().status(409).body(Body::from(body.clone())).unwrap();
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        Context::new(Client::new(service, "floor"), Metrics::new("1").unwrap(), &Options::default())
+    }
+
+    /// Runs a step of the formation on nodes whose disks carry `id`, with a status that cannot be written.
+    async fn unwritten(id: &str) -> MqttCluster {
+        let mut cluster = cluster("{}");
+        let mut nodes = node_samples::nodes(["new", "new", "new"]);
+        for node in &mut nodes {
+            node.report.as_mut().unwrap().cluster_id = id.into();
+        }
+        let about = cluster.object_ref(&());
+        let formed = form(&refused(), &about, &mut cluster, 3, &nodes, &mut Memory::default()).await;
+        assert!(matches!(formed, Err(kube::Error::Api(status)) if status.is_conflict()));
+        cluster
+    }
+
+    #[tokio::test]
+    async fn a_status_that_was_not_written_is_not_kept() {
+        assert_eq!(unwritten("").await.status, None, "a record that was not stored");
+        assert_eq!(unwritten("carried").await.status, None, "an adoption that was not stored");
+    }
 }

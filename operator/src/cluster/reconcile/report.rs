@@ -151,10 +151,8 @@ impl Pass<'_> {
 
 async fn write(context: &Context, live: &mut MqttCluster, wanted: MqttClusterStatus) -> Result<(), Error> {
     let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &live.namespace().unwrap_or_default());
-    live.status = Some(wanted);
-    *live = api
-        .replace_status(&live.name_any(), &PostParams::default(), live)
-        .await
-        .map_err(|error| Error::Status(Box::new(error)))?;
+    let written = MqttCluster { status: Some(wanted), ..live.clone() };
+    let written = api.replace_status(&live.name_any(), &PostParams::default(), &written).await;
+    *live = written.map_err(|error| Error::Status(Box::new(error)))?;
     Ok(())
 }
