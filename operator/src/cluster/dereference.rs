@@ -67,13 +67,13 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     }))
 }
 
-/// Lists the pods of a cluster.
+/// Lists the broker pods of a cluster.
 ///
 /// # Errors
 /// If the request to the API server fails.
 pub async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Pod>, kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let of_cluster = ListParams::default().labels(&format!("{}={name}", names::LABEL_CLUSTER));
+    let of_cluster = ListParams::default().labels(&build::selector_text(name));
     Ok(api.list(&of_cluster).await?.items)
 }
 

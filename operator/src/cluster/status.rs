@@ -82,11 +82,7 @@ pub fn build(observed: &Observed<'_>) -> MqttClusterStatus {
         replicas: i32::try_from(observed.pods).unwrap_or(i32::MAX),
         ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
         ready: format!("{ready}/{}", nodes.len()),
-        selector: build::selector(name)
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect::<Vec<_>>()
-            .join(","),
+        selector: build::selector_text(name),
         version: Some(version(observed)),
         quorum: Some(quorum),
         totals: Some(totals(nodes)),
@@ -326,6 +322,7 @@ fn ready_draft(observed: &Observed<'_>, ready: usize) -> Draft {
     }
 }
 
+/// Returns why a node is not ready: which checks it fails, and why its broker does not run or was restarted.
 fn why(node: &Node) -> String {
     let name = &node.name;
     let checks =

@@ -14,7 +14,10 @@ async fn replace_pod(client: &Client, config_map: &str) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     drop(pods.delete("prod-0", &DeleteParams::default().grace_period(0)).await);
     let pod = serde_json::from_value(json!({
-        "metadata": {"name": "prod-0", "labels": {"covey.io/cluster": "prod"}},
+        "metadata": {
+            "name": "prod-0",
+            "labels": {"covey.io/cluster": "prod", "app.kubernetes.io/component": "broker"}
+        },
         "spec": {
             "containers": [{"name": "broker", "image": "none"}],
             "volumes": [{"name": "config", "configMap": {"name": config_map}}]

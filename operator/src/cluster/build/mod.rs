@@ -116,8 +116,23 @@ pub fn names(name: &str) -> Names {
     }
 }
 
-/// Returns the labels that select a cluster's pods.
+/// Returns the labels that select a cluster's pods. The component keeps out other pods that people label with the name
+/// of the cluster that they use: they must get no clients, and they do not count for the disruption budget.
 pub fn selector(cluster_name: &str) -> BTreeMap<String, String> {
+    let mut labels = immutable_selector(cluster_name);
+    labels.insert("app.kubernetes.io/component".to_owned(), "broker".to_owned());
+    labels
+}
+
+/// Returns [`selector`] as a text for requests.
+pub fn selector_text(cluster_name: &str) -> String {
+    let labels = selector(cluster_name);
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// Returns the labels that a StatefulSet selects its pods and claims by, which cannot change. It does not need the
+/// component, because it counts only pods that it owns.
+fn immutable_selector(cluster_name: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), cluster_name.to_owned())])
 }
 
@@ -128,7 +143,6 @@ fn labels<'a>(cluster: impl Into<Owner<'a>>) -> BTreeMap<String, String> {
     for (key, value) in [
         ("app.kubernetes.io/name", "covey"),
         ("app.kubernetes.io/instance", name),
-        ("app.kubernetes.io/component", "broker"),
         ("app.kubernetes.io/managed-by", names::FIELD_MANAGER),
     ] {
         labels.insert(key.to_owned(), value.to_owned());

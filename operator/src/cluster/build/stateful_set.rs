@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{ValidatedCluster, config_map, labels, metadata, names_of, selector};
+use super::{ValidatedCluster, config_map, immutable_selector, labels, metadata, names_of, selector};
 
 /// User and group of the broker process.
 const USER: i64 = 65_532;
@@ -38,7 +38,7 @@ pub fn stateful_set(cluster: &ValidatedCluster) -> StatefulSet {
             revision_history_limit: Some(10),
             min_ready_seconds: Some(0),
             persistent_volume_claim_retention_policy: Some(retention(cluster)),
-            selector: LabelSelector { match_labels: Some(selector(&cluster.name)), match_expressions: None },
+            selector: LabelSelector { match_labels: Some(immutable_selector(&cluster.name)), match_expressions: None },
             template: template(cluster),
             volume_claim_templates: Some(vec![claim(cluster)]),
             ..StatefulSetSpec::default()
@@ -63,7 +63,7 @@ fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(DATA.into()),
-            labels: Some(selector(&cluster.name)),
+            labels: Some(immutable_selector(&cluster.name)),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

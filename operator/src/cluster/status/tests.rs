@@ -110,7 +110,7 @@ fn a_healthy_cluster_says_so_in_every_condition() {
     );
     assert_eq!(
         (status.ready.as_str(), status.ready_replicas, status.selector.as_str()),
-        ("3/3", 3, "covey.io/cluster=mosaic")
+        ("3/3", 3, "app.kubernetes.io/component=broker,covey.io/cluster=mosaic")
     );
     let totals = status.totals.unwrap();
     assert_eq!((totals.connections, totals.sessions, totals.retained), (30, 15, 2));
