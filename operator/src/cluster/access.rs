@@ -1,5 +1,6 @@
 //! Projects the users into the access document, writes the document to the Secret of record, and sends it to the nodes:
-//! in this order, so that no node ever enforces a document that is not recorded.
+//! in this order, so that no node ever enforces a document that is not recorded. A generated password is deleted after
+//! that, because until then it may be the one in force.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use covey_crds::MqttUser;
 use covey_crds::condition::reason;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::apply;
@@ -17,7 +19,7 @@ use super::dereference::Facts;
 use super::nodes::{self, Node};
 use super::ownership::{Claim, Holder, Taken, claim};
 use super::validate::Basics;
-use crate::access::{self, DesiredUser, Projection};
+use crate::access::{self, DesiredUser, Outcome, Projection};
 use crate::context::Memory;
 use crate::user::credentials;
 
@@ -185,6 +187,24 @@ pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Doc
         if let (Some(report), Some(access)) = (node.report.as_mut(), answer) {
             tracing::info!(node = %node.name, revision = access.revision, "access document sent");
             report.access = Some(access);
+        }
+    }
+}
+
+/// Deletes the generated Secrets of users whose password comes from a Secret of their own by now: what they hold admits
+/// nobody. A user whose new password could not be read, or whose rules are not enforced, keeps the old one in force and
+/// its Secret too. A failure is logged and retried by the next pass.
+pub(crate) async fn delete_replaced_secrets(client: &Client, facts: &Facts, access: &Access) {
+    let is_in_force = |user: &&MqttUser| access.projection.outcomes.get(&user.name_any()) == Some(&Outcome::Included);
+    for user in facts.users.iter().filter(is_in_force) {
+        let Some(secret) = credentials::replaced(user, &facts.user_secrets) else { continue };
+        let api: Api<Secret> = Api::namespaced(client.clone(), &user.namespace().unwrap_or_default());
+        let name = secret.name_any();
+        let as_read = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
+        match api.delete(&name, &DeleteParams::default().preconditions(as_read)).await {
+            Ok(_) => tracing::info!(user = %user.name_any(), secret = %name, "deleted a generated password"),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => tracing::warn!(user = %user.name_any(), %error, "failed to delete a generated password"),
         }
     }
 }

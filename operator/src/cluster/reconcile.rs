@@ -154,6 +154,7 @@ impl Pass<'_> {
         self.alerts(&nodes, document.revision, memory).await;
         if recorded.is_ok() {
             access::push(memory, &mut nodes, document).await;
+            access::delete_replaced_secrets(&self.context.client, &self.facts, &access).await;
         }
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;

@@ -41,13 +41,30 @@ impl Problem {
 pub fn secret_name(user: &MqttUser) -> String {
     match &user.spec.authentication.password.secret_ref {
         Some(reference) => reference.name.clone(),
-        None => format!("{}-mqtt", user.name_any()),
+        None => generated_name(user),
     }
+}
+
+fn generated_name(user: &MqttUser) -> String {
+    format!("{}-mqtt", user.name_any())
 }
 
 /// Returns whether the operator generates the password.
 pub fn is_generated(user: &MqttUser) -> bool {
     user.spec.authentication.password.secret_ref.is_none()
+}
+
+/// Returns the Secret of the generated password if the user owns it and takes its password from another Secret by now.
+/// `labelled` are the Secrets with the user label, by name.
+pub fn replaced<'a>(user: &MqttUser, labelled: &'a BTreeMap<String, Secret>) -> Option<&'a Secret> {
+    let name = generated_name(user);
+    let secret = labelled.get(&name).filter(|_| secret_name(user) != name)?;
+    let owned = secret.owner_references().iter().any(|owner| owner.controller == Some(true) && is_owner(user, owner));
+    owned.then_some(secret)
+}
+
+fn is_owner(user: &MqttUser, owner: &OwnerReference) -> bool {
+    user.metadata.uid.as_ref() == Some(&owner.uid)
 }
 
 /// Builds the Secret for a generated password. The user owns it, so that it is deleted with the user.
@@ -124,7 +141,7 @@ fn check(password: &[u8]) -> Result<(), &'static str> {
 /// Returns whether the operator generated the password. Only then it has enough random bits for a keyed hash. A
 /// password that was written into the generated Secret by hand is recognised by its length.
 fn is_ours(user: &MqttUser, secret: &Secret, password: &[u8]) -> bool {
-    let owned = secret.owner_references().iter().any(|owner| Some(&owner.uid) == user.uid().as_ref());
+    let owned = secret.owner_references().iter().any(|owner| is_owner(user, owner));
     is_generated(user) && owned && password.len() == crate::access::generate_password().len()
 }
 
@@ -157,6 +174,22 @@ mod tests {
         assert_eq!((credential.origin, credential.source.as_str()), (Origin::Generated, "s-uid:41:password"));
         let weak = read(&user, &stored(generated(&user, "1234"), "42")).unwrap();
         assert_eq!(weak.origin, Origin::Brought);
+    }
+
+    #[test]
+    fn a_generated_secret_that_another_one_replaced_is_found_if_it_is_the_users() {
+        let generates = user("a", "acl: []");
+        let brings = user("a", "authentication: {password: {secretRef: {name: mine}}}");
+        let reads_it = user("a", "authentication: {password: {secretRef: {name: a-mqtt}}}");
+        let secret = generated(&generates, "x");
+        let found = |user: &MqttUser, secret: &Secret| replaced(user, &stored(secret.clone(), "1")).is_some();
+        assert!(found(&brings, &secret));
+        assert!(!found(&generates, &secret) && !found(&reads_it, &secret), "it is in use");
+        let mut other = secret;
+        other.owner_references_mut()[0].uid = "of-a-former-user".into();
+        assert!(!found(&brings, &other));
+        other.metadata.owner_references = None;
+        assert!(!found(&brings, &other), "a Secret that somebody made");
     }
 
     #[test]

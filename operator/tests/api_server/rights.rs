@@ -90,13 +90,13 @@ impl Service<Request<Body>> for Impersonated {
 /// Proves that the tests do not run the operator as an administrator by mistake.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
-async fn the_operator_of_these_tests_may_delete_config_maps_and_nothing_else() {
+async fn the_operator_of_these_tests_may_delete_config_maps_and_secrets_and_nothing_else() {
     let server = started().await;
     let operator = operator(&server.client);
     let everything = ListParams::default();
     let secrets: Api<Secret> = Api::namespaced(operator.clone(), "default");
     assert!(secrets.list(&everything).await.is_ok());
-    assert!(forbidden(secrets.delete("any", &DeleteParams::default()).await));
+    assert!(!forbidden(secrets.delete("any", &DeleteParams::default()).await));
     let config_maps: Api<ConfigMap> = Api::namespaced(operator.clone(), "default");
     assert!(!forbidden(config_maps.delete("any", &DeleteParams::default()).await));
     let pods: Api<Pod> = Api::namespaced(operator.clone(), "default");

@@ -8,13 +8,13 @@ use covey_operator::peer_ca::{Authority, has_uri};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::json;
 
-use super::passes::{context, create_cluster, document, pass};
-use super::{clusters, started};
+use super::passes::{context, create_cluster, create_user, document, pass};
+use super::{clusters, started, users};
 
 fn secrets(client: &Client) -> Api<Secret> {
     Api::namespaced(client.clone(), "default")
@@ -72,4 +72,33 @@ async fn a_late_write_does_not_put_an_earlier_access_revision_over_a_later_one()
     let read = secrets(client).get("prod-access").await.unwrap();
     apply::apply_secret(client, &revision(9), Some(&read)).await.unwrap();
     assert_eq!(document(client).await.revision, 9, "who read it last may write");
+}
+
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_generated_password_is_deleted_once_another_one_is_in_force() {
+    let server = started().await;
+    let client = &server.client;
+    create_cluster(client, json!({"replicas": 1})).await;
+    create_user(client, "press", json!({})).await;
+    create_user(client, "worker", json!({})).await;
+    let context = context(client);
+    pass(&context).await;
+    let generated = document(client).await.users;
+    let password = json!({"generate": null, "secretRef": {"name": "pin"}});
+    let spec = Patch::Merge(json!({"spec": {"authentication": {"password": password}}}));
+    users(client).patch("press", &PatchParams::default(), &spec).await.unwrap();
+    pass(&context).await;
+    assert_eq!(document(client).await.users, generated, "the new Secret does not exist");
+    assert!(secrets(client).get_opt("press-mqtt").await.unwrap().is_some(), "its password is in force");
+
+    let pin = json!({
+        "metadata": {"name": "pin", "labels": {"covey.io/user": "press"}}, "stringData": {"password": "hunter2"}
+    });
+    secrets(client).create(&PostParams::default(), &serde_json::from_value(pin).unwrap()).await.unwrap();
+    pass(&context).await;
+    assert_ne!(document(client).await.users, generated);
+    assert!(secrets(client).get_opt("press-mqtt").await.unwrap().is_none(), "it admits nobody");
+    assert!(secrets(client).get_opt("pin").await.unwrap().is_some());
+    assert!(secrets(client).get_opt("worker-mqtt").await.unwrap().is_some(), "of a user that still generates");
 }
