@@ -128,7 +128,7 @@ where
 async fn await_definitions(client: &Client, options: &Options, readiness: &Readiness) {
     loop {
         let one = ListParams::default().limit(1);
-        let (clusters, users) = (scoped::<MqttCluster>(client, options), scoped::<MqttUser>(client, options));
+        let (clusters, users) = (scoped::<Clusters>(client, options), scoped::<Users>(client, options));
         let clusters = clusters.list(&one).await.err().map(|error| format!("mqttclusters.covey.io: {error}"));
         let users = users.list(&one).await.err().map(|error| format!("mqttusers.covey.io: {error}"));
         let missing: Vec<String> = clusters.into_iter().chain(users).collect();

@@ -111,8 +111,8 @@ pub(crate) async fn project(
     let remembered = memory.document.as_ref().map_or(0, |document| document.revision);
     let seen = nodes.iter().map(Node::seen_revision).chain([claimed, remembered]).max().unwrap_or(0);
     let mut problems = BTreeMap::new();
-    let candidates: Vec<DesiredUser> =
-        facts.users.iter().map(|user| candidate(user, &facts.user_secrets, &mut problems)).collect();
+    let readable = facts.users.iter().map(|user| candidate(user, &facts.user_secrets, &mut problems));
+    let candidates: Vec<DesiredUser> = readable.chain(facts.unreadable_users.iter().cloned()).collect();
     let anonymous = cluster.anonymous.clone();
     let work =
         move || access::project(previous.as_ref(), seen, anonymous.as_deref(), &candidates, &mut access::make_verifier);

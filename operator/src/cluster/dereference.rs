@@ -1,7 +1,7 @@
 //! First step of a reconcile: reads all inputs once. I/O only, no decisions.
 //!
 //! Users and Secrets are listed from the API server on every pass, not read from a cache. A list is either complete or
-//! an error, so a user that is absent from it has been deleted.
+//! an error, so a user that is absent from it has been deleted. One that cannot be parsed has not.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,11 @@ use covey_contract::names;
 use covey_crds::{MqttCluster, MqttUser};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, Client, ResourceExt as _};
 
 use super::build;
+use crate::access::DesiredUser;
 
 /// The inputs of one pass.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Facts {
     pub cluster: MqttCluster,
     /// Users of this cluster, except those that are being deleted.
     pub users: Vec<MqttUser>,
+    /// Users of this cluster that cannot be parsed, for example because a later version of the operator accepted them.
+    pub unreadable_users: Vec<DesiredUser>,
     /// Secrets with the user label, by name.
     pub user_secrets: BTreeMap<String, Secret>,
     pub access_secret: Option<Secret>,
@@ -43,7 +46,8 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     let children = build::names(name);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let stateful_sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
-    let users: Api<MqttUser> = Api::namespaced(client.clone(), namespace);
+    let users = ApiResource::erase::<MqttUser>(&());
+    let users: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &users);
     let of_cluster = ListParams::default().fields(&format!("spec.clusterRef.name={name}"));
     let labelled = ListParams::default().labels(names::LABEL_USER);
     let (users, user_secrets, access_secret, peer_ca, peer_tls, stateful_set, pods) = tokio::try_join!(
@@ -55,9 +59,11 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
         stateful_sets.get_opt(&children.stateful_set),
         pods(client, namespace, name),
     )?;
+    let (users, unreadable_users) = parse(users.items);
     Ok(Some(Facts {
         cluster,
-        users: users.items.into_iter().filter(|user| user.metadata.deletion_timestamp.is_none()).collect(),
+        users,
+        unreadable_users,
         user_secrets: by_name(user_secrets.items),
         access_secret,
         peer_ca,
@@ -77,6 +83,52 @@ pub async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Po
     Ok(api.list(&of_cluster).await?.items)
 }
 
+/// Parses the users, except those that are being deleted. One that cannot be parsed must not fail the pass of all
+/// others, and must not be taken for deleted.
+fn parse(objects: Vec<DynamicObject>) -> (Vec<MqttUser>, Vec<DesiredUser>) {
+    let (mut users, mut unreadable) = (vec![], vec![]);
+    for object in objects.into_iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
+        let name = object.name_any();
+        let username = object.data.pointer("/spec/username").and_then(serde_json::Value::as_str).unwrap_or(&name);
+        let username = username.to_owned();
+        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        match object.try_parse::<MqttUser>() {
+            Ok(user) => users.push(user),
+            Err(error) => {
+                tracing::warn!(user = %name, %error, "failed to parse a user: its access stays as it is");
+                let rules = Err(error.to_string());
+                let (client_id_pattern, credential) = (None, None);
+                unreadable.push(DesiredUser { object: name, username, created, client_id_pattern, rules, credential });
+            }
+        }
+    }
+    (users, unreadable)
+}
+
 fn by_name(secrets: Vec<Secret>) -> BTreeMap<String, Secret> {
     secrets.into_iter().filter_map(|secret| secret.metadata.name.clone().map(|name| (name, secret))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_user_that_cannot_be_parsed_is_kept_apart_and_the_others_are_read() {
+        let user = |name: &str, action: &str| {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"clusterRef": {"name": "mosaic"}, "username": format!("{name}-login"),
+                    "acl": [{"allow": [action], "topics": ["a"]}]}
+            }))
+            .unwrap()
+        };
+        let (users, unreadable) = parse(vec![user("good", "Publish"), user("later", "Observe")]);
+        assert_eq!(users.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>(), ["good"]);
+        let [later] = &unreadable[..] else { panic!("{unreadable:?}") };
+        assert_eq!((later.object.as_str(), later.username.as_str()), ("later", "later-login"));
+        assert!(later.created.is_some() && later.rules.as_ref().unwrap_err().contains("Observe"));
+    }
 }

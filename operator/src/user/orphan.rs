@@ -26,7 +26,7 @@ pub struct Error(#[from] kube::Error);
 pub async fn reconcile(user: &MqttUser, context: &Arc<Context>) -> Result<Action, Error> {
     let namespace = user.namespace().unwrap_or_default();
     let clusters: Api<MqttCluster> = Api::namespaced(context.client.clone(), &namespace);
-    if clusters.get_opt(&user.spec.cluster_ref.name).await?.is_some() {
+    if clusters.get_metadata_opt(&user.spec.cluster_ref.name).await?.is_some() {
         return Ok(Action::await_change());
     }
     let users: Api<MqttUser> = Api::namespaced(context.client.clone(), &namespace);

@@ -7,13 +7,14 @@ use covey_operator::context::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::passes::{context, create_cluster, create_user, document, pass};
-use super::{broker, clusters, config_maps, started, users};
+use super::{broker, clusters, config_maps, started, until, users};
 
 /// A quantity that the schema accepts although it exceeds `u64`.
 const TOO_LARGE: &str = "99999999999Ti";
@@ -177,4 +178,36 @@ async fn a_password_that_ends_in_a_line_break_is_refused_and_the_last_good_one_s
     assert_eq!(kept, good, "the last good password stays in force");
     assert_eq!(condition.reason, "InvalidPassword");
     assert!(condition.message.contains("the last known password stays in force"), "{}", condition.message);
+}
+
+/// Adds a value to the actions of rules, as a later version may do before it is downgraded.
+async fn widen_the_schema(client: &Client) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let mut definition = serde_json::to_value(definitions.get("mqttusers.covey.io").await.unwrap()).unwrap();
+    let actions =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/acl/items/properties/allow/items/enum";
+    definition.pointer_mut(actions).unwrap().as_array_mut().unwrap().push(json!("Observe"));
+    let definition = serde_json::from_value(definition).unwrap();
+    definitions.replace("mqttusers.covey.io", &PostParams::default(), &definition).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_user_that_cannot_be_read_keeps_its_access_and_holds_up_no_other() {
+    let server = started().await;
+    let client = &server.client;
+    let (context, node) = formed(client).await;
+    let entry = async |name: &str| document(client).await.users.into_iter().find(|user| user.name == name);
+    let before = entry("worker").await;
+    widen_the_schema(client).await;
+    let rules = Patch::Merge(json!({"spec": {"acl": [{"allow": ["Observe"], "topics": ["a"]}]}}));
+    let users_as_json: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), "default", &ApiResource::erase::<covey_crds::MqttUser>(&()));
+    until("the new schema", async || users_as_json.patch("worker", &PatchParams::default(), &rules).await.is_ok())
+        .await;
+    users(client).delete("leaver", &DeleteParams::default()).await.unwrap();
+    pass(&context).await;
+    pass(&context).await;
+    assert_eq!(node.state.lock().users, ["worker"], "the revocation of another user");
+    assert!(before.is_some() && entry("worker").await == before);
 }
