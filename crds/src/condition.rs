@@ -33,8 +33,10 @@ pub mod reason {
     pub const FOREIGN_DISK: &str = "ForeignDisk";
     /// Every node has an empty volume although the cluster was formed before.
     pub const DISKS_LOST: &str = "DisksLost";
-    /// No majority of the nodes is in contact, or no node answers the operator.
+    /// No majority of the nodes is in contact, or no node runs, or the volumes are not those of the cluster.
     pub const QUORUM_LOST: &str = "QuorumLost";
+    /// The kubelet reports nodes as ready that do not answer the operator, so their state is not known.
+    pub const OPERATOR_CANNOT_REACH_NODES: &str = "OperatorCannotReachNodes";
     /// A majority of the nodes is in contact and every group has a leader.
     pub const QUORUM: &str = "Quorum";
     /// No node knows the leader of some groups.

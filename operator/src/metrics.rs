@@ -101,7 +101,11 @@ impl Metrics {
                 &CLUSTER,
             )?,
             replicas_desired: gauge("cluster_replicas_desired", "Desired number of nodes", &CLUSTER)?,
-            replicas_ready: gauge("cluster_replicas_ready", "Number of ready nodes", &CLUSTER)?,
+            replicas_ready: gauge(
+                "cluster_replicas_ready",
+                "Number of nodes that the kubelet reports as ready",
+                &CLUSTER,
+            )?,
             acl_revision: gauge("acl_revision", "Access revision that nodes should enforce", &CLUSTER)?,
             acl_rejected: gauge("acl_rejected_nodes", "Number of nodes that refused an access revision", &CLUSTER)?,
             alert_active: gauge(

@@ -14,8 +14,7 @@ use self::page::{Kind, Page, Piece};
 use super::{Result, root};
 
 /// Names that look like ours but are not, with their owner.
-const FOREIGN: [(&str, &str); 5] = [
-    ("NetworkPolicy", "a kind of Kubernetes that the product does not make"),
+const FOREIGN: [(&str, &str); 4] = [
     ("OOMKilled", "a reason of the kubelet"),
     ("LimitNOFILE", "a setting of systemd"),
     ("CleanStart", "a flag of CONNECT"),

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::EventType;
 use tokio::time::Instant;
 
-use super::nodes::Node;
+use super::nodes::{self, Node};
 use crate::alerts::catalogue::{self, Catalogue};
 use crate::alerts::evaluate::{Active, Evaluator, Facts, Remembered, Transition};
 use crate::alerts::samples::Samples;
@@ -72,13 +72,7 @@ impl Alerting {
             return;
         }
         self.last = Some(Instant::now());
-        let ready = nodes.iter().filter(|node| node.is_ready()).count();
-        let facts = Facts {
-            desired: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
-            ready: u32::try_from(ready).unwrap_or(u32::MAX),
-            acl_revision,
-            scrapes: scrape_all(nodes).await,
-        };
+        let facts = facts(nodes, acl_revision, scrape_all(nodes).await);
         for change in self.evaluator.observe(self.now(), &facts) {
             let alert = &change.alert;
             let subject = alert.pod.as_deref().unwrap_or("cluster");
@@ -91,6 +85,15 @@ impl Alerting {
             tracing::info!(alert = %alert.name, subject, reason, "alert changed");
             context.event(about, type_, reason, &format!("{}/{subject}", alert.name), &note).await;
         }
+    }
+}
+
+fn facts(nodes: &[Node], acl_revision: Option<u64>, scrapes: BTreeMap<String, Option<Samples>>) -> Facts {
+    Facts {
+        desired: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
+        ready: u32::try_from(nodes::ready_by_kubelet(nodes)).unwrap_or(u32::MAX),
+        acl_revision,
+        scrapes,
     }
 }
 
@@ -113,4 +116,35 @@ async fn scrape_all(nodes: &[Node]) -> BTreeMap<String, Option<Samples>> {
         (node.name.clone(), page.and_then(|page| Samples::parse(&page).ok()))
     });
     join_all(scrapes).await.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node_samples::{at, fail, nodes};
+    use super::*;
+
+    /// Evaluates the alerts for three minutes with nodes whose metrics cannot be read.
+    fn firing(nodes: &[Node]) -> Vec<String> {
+        let mut evaluator = Evaluator::new(&Catalogue::shipped().unwrap(), 1.0);
+        for second in (0..=180).step_by(10) {
+            let scrapes = nodes.iter().map(|node| (node.name.clone(), None)).collect();
+            evaluator.observe(at(second), &facts(nodes, Some(1), scrapes));
+        }
+        evaluator.active().into_iter().map(|alert| alert.name).collect()
+    }
+
+    #[test]
+    fn a_cluster_that_only_the_operator_does_not_reach_is_not_offline() {
+        let mut nodes = nodes(["new", "new", "new"]);
+        for node in &mut nodes {
+            node.report = None;
+        }
+        let found = firing(&nodes);
+        assert!(!found.contains(&"MqttClusterOffline".to_owned()), "{found:?}");
+        assert!(found.contains(&"MqttBrokerDown".to_owned()), "its metrics are not read: {found:?}");
+        for node in &mut nodes {
+            fail(node, 1, None);
+        }
+        assert!(firing(&nodes).contains(&"MqttClusterOffline".to_owned()));
+    }
 }

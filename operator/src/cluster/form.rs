@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use covey_contract::names;
 use covey_contract::proto::Member;
 use covey_crds::condition::reason;
 use covey_crds::{Formation, MqttCluster};
@@ -102,7 +103,7 @@ fn waiting(missing: &[u32]) -> String {
     if missing.is_empty() {
         "waiting for a majority of the first members to report the same cluster id".into()
     } else {
-        format!("waiting for node {} to answer", missing.join(", "))
+        format!("waiting for node {} to answer on TCP port {}", missing.join(", "), names::PORT_ADMIN)
     }
 }
 

@@ -52,8 +52,17 @@ pub struct PodFacts {
 impl Node {
     /// Returns whether the node serves clients, as reported by both the node and the kubelet.
     pub fn is_ready(&self) -> bool {
+        self.is_ready_by_kubelet() && self.report.as_ref().is_some_and(|report| report.ready)
+    }
+
+    /// Returns whether the kubelet reports the pod as ready: a few seconds ago its broker had a lease.
+    pub fn is_ready_by_kubelet(&self) -> bool {
         self.pod.as_ref().is_some_and(|pod| pod.ready && !pod.terminating)
-            && self.report.as_ref().is_some_and(|report| report.ready)
+    }
+
+    /// Returns whether the kubelet reports the pod as ready although the node does not answer the operator.
+    pub fn is_unreachable(&self) -> bool {
+        self.is_ready_by_kubelet() && self.report.is_none()
     }
 
     /// Returns whether the node enforces this access revision and has refused no newer one.
@@ -171,6 +180,12 @@ pub fn members_of(report: &StatusReply) -> u32 {
 pub fn members(nodes: &[Node]) -> Vec<&Node> {
     let joined = member_ordinals(nodes);
     nodes.iter().filter(|node| joined.is_empty() || joined.contains(&node.ordinal)).collect()
+}
+
+/// Returns the number of nodes that the kubelet reports as ready. Metrics and alerts count these: clients of a node that
+/// only the operator does not reach are served.
+pub fn ready_by_kubelet(nodes: &[Node]) -> usize {
+    nodes.iter().filter(|node| node.is_ready_by_kubelet()).count()
 }
 
 /// Returns whether every node answers, knows the leader of every group of which it is a replica, and has all voters in

@@ -137,10 +137,7 @@ fn pending(observed: &Observed<'_>) -> Vec<String> {
 fn quorum(observed: &Observed<'_>) -> Quorum {
     let nodes = observed.nodes;
     let reports: Vec<_> = nodes.iter().filter_map(|node| node.report.as_ref()).collect();
-    let in_touch: Vec<_> = nodes
-        .iter()
-        .filter(|node| node.report.as_ref().is_some_and(|r| r.member && !r.meta_leader.is_empty()))
-        .collect();
+    let in_touch: Vec<_> = nodes.iter().filter(|node| is_in_touch(node)).collect();
     let leader = in_touch.iter().filter_map(|node| node.report.as_ref()).map(|report| &report.meta_leader).next();
     let leader = leader.and_then(|id| nodes.iter().find(|node| node.report.as_ref().is_some_and(|r| r.node_id == *id)));
     let leaderless = i64::try_from(nodes::leaderless_groups(nodes)).unwrap_or(i64::MAX);
@@ -148,12 +145,35 @@ fn quorum(observed: &Observed<'_>) -> Quorum {
         Phase::Forming { .. } => "Forming",
         Phase::AllDisksEmpty => "Lost",
         Phase::Foreign { .. } | Phase::TooFew { .. } => "Unknown",
-        Phase::Formed if reports.is_empty() => "Unknown",
+        Phase::Formed if reports.is_empty() || is_out_of_reach(nodes) => "Unknown",
         Phase::Formed if in_touch.len() * 2 <= nodes.len() => "Lost",
         Phase::Formed if leaderless > 0 || in_touch.len() < nodes.len() => "Degraded",
         Phase::Formed => "Healthy",
     };
     Quorum { state: state.into(), meta_leader: leader.map(|node| node.name.clone()), leaderless_groups: leaderless }
+}
+
+/// Returns whether the node reports that it is in contact with the others.
+fn is_in_touch(node: &Node) -> bool {
+    node.report.as_ref().is_some_and(|report| report.member && !report.meta_leader.is_empty())
+}
+
+/// Returns whether no majority reports that it is in contact, while some nodes that do not answer are ready according to
+/// the kubelet. A node is ready only while a majority renews its lease, so the majority is probably there.
+fn is_out_of_reach(nodes: &[Node]) -> bool {
+    let in_touch = nodes.iter().filter(|node| is_in_touch(node)).count();
+    in_touch * 2 <= nodes.len() && nodes.iter().any(Node::is_unreachable)
+}
+
+/// Returns the message for nodes that the operator does not reach.
+fn out_of_reach(nodes: &[Node]) -> String {
+    let names: Vec<&str> = nodes.iter().filter(|node| node.is_unreachable()).map(|node| node.name.as_str()).collect();
+    format!(
+        "{} do not answer the operator on TCP port {}, although the kubelet reports them as ready: they probably serve; \
+         check NetworkPolicy and firewalls between the operator and the brokers",
+        names.join(", "),
+        covey_contract::names::PORT_ADMIN
+    )
 }
 
 fn totals(nodes: &[Node]) -> Totals {
@@ -216,16 +236,15 @@ fn node_status(node: &Node, phase: &Phase) -> NodeStatus {
 fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> {
     let all = observed.nodes.len();
     let healthy = matches!(quorum.state.as_str(), "Healthy" | "Degraded") && quorum.leaderless_groups == 0;
+    let is_unknown = matches!(observed.phase, Phase::Formed) && is_out_of_reach(observed.nodes);
     let (quorum_reason, quorum_message) = match quorum.state.as_str() {
+        "Unknown" if is_unknown => (reason::OPERATOR_CANNOT_REACH_NODES, out_of_reach(observed.nodes)),
         "Forming" => (reason::FORMING, "the cluster is being formed".to_owned()),
         "Lost" => (
             reason::QUORUM_LOST,
             "no majority of the nodes is in contact, so nothing is acknowledged; check pods and network".to_owned(),
         ),
-        "Unknown" => (
-            reason::QUORUM_LOST,
-            "no node answers the operator, or the volumes are not those of this cluster".to_owned(),
-        ),
+        "Unknown" => (reason::QUORUM_LOST, "no node runs, or the volumes are not those of this cluster".to_owned()),
         _ if !healthy => {
             (reason::LEADERLESS_GROUPS, format!("no node knows the leader of {} groups", quorum.leaderless_groups))
         }
@@ -234,6 +253,8 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
     let serving = ready > 0 && healthy;
     let available = if serving {
         Draft::new(condition::AVAILABLE, Some(true), reason::SERVING, format!("{ready} of {all} nodes serve clients"))
+    } else if is_unknown {
+        Draft::new(condition::AVAILABLE, None, quorum_reason, quorum_message.clone())
     } else {
         Draft::new(
             condition::AVAILABLE,
@@ -252,7 +273,8 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
     } else {
         Draft::new(condition::PAUSED, Some(false), reason::NOT_PAUSED, "changes of the spec are applied")
     };
-    let quorum = Draft::new(condition::QUORUM_HEALTHY, Some(healthy), quorum_reason, quorum_message);
+    let quorum_status = if is_unknown { None } else { Some(healthy) };
+    let quorum = Draft::new(condition::QUORUM_HEALTHY, quorum_status, quorum_reason, quorum_message);
     vec![
         ready_draft(observed, ready),
         available,
@@ -336,6 +358,9 @@ fn why(node: &Node) -> String {
         (None, _) if node.pod.is_none() => format!("{name} has no pod"),
         (None, _) if node.pod.as_ref().is_some_and(|pod| pod.terminating) => format!("{name} is stopping"),
         (None, Some(checks)) => format!("{name} fails readiness checks: {checks}"),
+        (None, None) if node.is_unreachable() => {
+            format!("{name} does not answer the operator, although the kubelet reports it as ready")
+        }
         (None, None) if node.report.is_none() => format!("{name} does not answer"),
         (None, None) => format!("{name} is not ready yet"),
     }
@@ -352,6 +377,9 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why }) => draft(false, reason::NEW_TEMPLATE_FAILS, why.clone()),
         (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),
+        (Phase::Formed, _) if is_out_of_reach(observed.nodes) => {
+            draft(false, reason::OPERATOR_CANNOT_REACH_NODES, out_of_reach(observed.nodes))
+        }
         _ if ready < observed.nodes.len() => {
             draft(true, reason::STARTING, format!("{ready} of {} nodes are ready", observed.nodes.len()))
         }

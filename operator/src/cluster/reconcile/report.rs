@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::super::access;
 use super::super::alerting::Alerting;
-use super::super::nodes::Node;
+use super::super::nodes::{self, Node};
 use super::super::rollout::Step;
 use super::super::status::{self, Blocked, Phase};
 use super::{Applied, Error, Pass};
@@ -96,7 +96,7 @@ impl Pass<'_> {
             generation: self.facts.cluster.metadata.generation.unwrap_or_default(),
             observed_generation: status.observed_generation.unwrap_or_default(),
             desired: i64::from(self.basics.replicas),
-            ready: i64::from(status.ready_replicas),
+            ready: i64::try_from(nodes::ready_by_kubelet(nodes)).unwrap_or(i64::MAX),
             acl_revision: revision,
             acl_rejected: i64::try_from(rejected.count()).unwrap_or(i64::MAX),
             conditions: status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect(),

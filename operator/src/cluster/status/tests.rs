@@ -159,6 +159,7 @@ fn without_a_majority_nothing_is_available() {
     let mut nodes = nodes();
     for node in nodes.iter_mut().skip(1) {
         node.report = None;
+        node.pod.as_mut().unwrap().ready = false;
     }
     nodes[0].report.as_mut().unwrap().meta_leader = String::new();
     let status = Case { nodes, ..Case::default() }.status();
@@ -322,4 +323,45 @@ fn after_a_restart_the_failing_checks_are_named_beside_the_restart() {
          yet: exit code 137 (OOMKilled); mosaic-2 does not answer; it was restarted and is not ready yet: exit code 137 \
          (OOMKilled)"
     );
+}
+
+#[test]
+fn nodes_that_only_the_operator_does_not_reach_are_not_called_lost() {
+    let mut nodes = nodes();
+    nodes[1].report = None;
+    nodes[2].report = None;
+    let one_answers = Case { nodes: nodes.clone(), ..Case::default() }.status();
+    nodes[0].report = None;
+    let none_answers = Case { nodes: nodes.clone(), ..Case::default() }.status();
+    for status in [&one_answers, &none_answers] {
+        for (type_, wanted) in [("Available", "Unknown"), ("QuorumHealthy", "Unknown"), ("Degraded", "True")] {
+            let condition = status.conditions.iter().find(|one| one.type_ == type_).unwrap();
+            let found = (condition.status.as_str(), condition.reason.as_str());
+            assert_eq!(found, (wanted, "OperatorCannotReachNodes"), "{type_}");
+            assert!(condition.message.contains("mosaic-1, mosaic-2 do not answer the operator on TCP port 7884"));
+            assert!(condition.message.contains("NetworkPolicy"), "{}", condition.message);
+        }
+        assert_eq!(status.quorum.as_ref().unwrap().state, "Unknown");
+        assert!(table(status).contains(&"Progressing=False/OperatorCannotReachNodes".to_owned()));
+    }
+    assert!(none_answers.conditions[0].message.contains("mosaic-1 does not answer the operator, although the kubelet"));
+
+    for node in &mut nodes {
+        node.pod.as_mut().unwrap().ready = false;
+    }
+    let lost = Case { nodes, ..Case::default() }.status();
+    assert!(
+        table(&lost).contains(&"QuorumHealthy=False/QuorumLost".to_owned()),
+        "the kubelet does not find them ready"
+    );
+    assert!(table(&lost).contains(&"Available=False/NotServing".to_owned()));
+}
+
+#[test]
+fn one_node_that_the_operator_does_not_reach_leaves_the_majority_healthy() {
+    let mut nodes = nodes();
+    nodes[2].report = None;
+    let status = Case { nodes, ..Case::default() }.status();
+    assert!(table(&status).contains(&"QuorumHealthy=True/Quorum".to_owned()));
+    assert!(table(&status).contains(&"Available=True/Serving".to_owned()));
 }
