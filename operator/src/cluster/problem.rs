@@ -36,8 +36,10 @@ pub enum Cause {
     Restarted,
     /// No machine fits the pod.
     Unschedulable,
-    /// The StatefulSet controller cannot create the pod: a quota, an admission rule, an invalid template.
+    /// The StatefulSet controller cannot create the pod: an admission rule, an invalid template.
     NotCreated,
+    /// The StatefulSet controller cannot create the pod, because a quota has no room for it.
+    OverQuota,
 }
 
 impl Cause {
@@ -49,7 +51,7 @@ impl Cause {
             Self::CrashLoop => reason::CRASH_LOOP,
             Self::Restarted => reason::STARTING,
             Self::Unschedulable => reason::UNSCHEDULABLE,
-            Self::NotCreated => reason::POD_NOT_CREATED,
+            Self::NotCreated | Self::OverQuota => reason::POD_NOT_CREATED,
         }
     }
 }
@@ -168,7 +170,8 @@ fn of_missing(pod: &str, events: &[Event]) -> Option<Problem> {
     let failed = newest.reason.as_deref() == Some("FailedCreate");
     let text = newest.message.as_deref().unwrap_or_default();
     let why = quote(text.split_once("failed error: ").map_or(text, |(_, why)| why));
-    failed.then(|| Problem { cause: Cause::NotCreated, message: format!("cannot be created: {why}") })
+    let cause = if why.contains("exceeded quota") { Cause::OverQuota } else { Cause::NotCreated };
+    failed.then(|| Problem { cause, message: format!("cannot be created: {why}") })
 }
 
 #[cfg(test)]
@@ -256,6 +259,7 @@ mod tests {
         ];
         let problem = of_missing("mosaic-2", &events).unwrap();
         assert_eq!(problem.message, "cannot be created: pods \"mosaic-2\" is forbidden: exceeded quota: small");
+        assert_eq!(problem.cause, Cause::OverQuota);
         assert_eq!(of_missing("mosaic-2", &events[..1]), None, "an earlier success is no problem");
         assert_eq!(of_missing("mosaic-20", &events), None, "another pod's name begins alike");
     }

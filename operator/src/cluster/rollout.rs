@@ -3,7 +3,8 @@
 //! Pods are replaced one at a time, and a second one only after a pod of the new template runs:
 //!
 //! ```text
-//!  a pod is missing or stopping ------------------------------------> Wait
+//!  a pod is missing or stopping ------------------------------------> Wait, or Stopped if it cannot be created; a new
+//!                                                                     node for which a quota has no room is left out
 //!  a pod of the new template does not run its broker ---------------> Stopped (or Wait, in its first minute)
 //!  a pod of an earlier template cannot run its broker --------------> Replace: it serves nothing
 //!  another pod is not ready ----------------------------------------> Wait; after a minute Replace, if it has an
@@ -19,7 +20,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::nodes::{self, Node, is_settled};
-use super::problem::Problem;
+use super::problem::{Cause, Problem};
 
 /// Time that a pod may be unready before it counts as failed instead of starting. A restart takes seconds.
 const UNREADY_LIMIT: SignedDuration = SignedDuration::from_secs(60);
@@ -51,14 +52,18 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     if outdated.is_empty() {
         return Step::Idle;
     }
-    if let Some(node) = nodes.iter().find(|node| node.pod.as_ref().is_none_or(|pod| pod.terminating)) {
+    let members = nodes::members(nodes);
+    let is_newcomer = |node: &Node| !members.iter().any(|member| member.ordinal == node.ordinal);
+    // Scaling beyond a quota says nothing about the template, and the members have room already.
+    let has_no_room = |node: &Node| node.problem.as_ref().is_some_and(|problem| problem.cause == Cause::OverQuota);
+    let is_left_out = |node: &Node| node.pod.is_none() && is_newcomer(node) && has_no_room(node);
+    let absent = |node: &&Node| node.pod.as_ref().is_none_or(|pod| pod.terminating) && !is_left_out(node);
+    if let Some(node) = nodes.iter().find(absent) {
         return node.problem.as_ref().map_or_else(
             || wait(format!("pod {} is being replaced", node.name)),
             |problem| stopped(node, &problem.message, &outdated),
         );
     }
-    let members = nodes::members(nodes);
-    let is_newcomer = |node: &Node| !members.iter().any(|member| member.ordinal == node.ordinal);
     let mut unready = nodes.iter().filter(|node| is_current(node, revision) && !node.is_ready());
     if let Some(step) = unready.find_map(|node| unproved(node, is_newcomer(node), &outdated, now)) {
         return step;
@@ -136,7 +141,6 @@ mod tests {
     use covey_contract::proto::StatusReply;
 
     use super::super::node_samples::{NOW, at, fail, node, nodes};
-    use super::super::problem::Cause;
     use super::*;
 
     fn decide(nodes: &[Node]) -> Step {
@@ -219,8 +223,27 @@ mod tests {
     fn a_pod_that_cannot_be_created_stops_the_rollout_with_its_cause() {
         let mut nodes = nodes(["old", "old", "old"]);
         nodes[2].pod = None;
-        nodes[2].problem = Some(Problem { cause: Cause::NotCreated, message: "exceeds the quota".into() });
-        assert!(stops(&nodes));
+        for cause in [Cause::NotCreated, Cause::OverQuota] {
+            nodes[2].problem = Some(Problem { cause, message: "is refused".into() });
+            assert!(stops(&nodes), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_node_for_which_a_quota_has_no_room_does_not_hold_up_the_members() {
+        let mut nodes = nodes(["old", "old", "old"]);
+        let mut newcomer = node(3, "new");
+        (newcomer.pod, newcomer.report) = (None, None);
+        nodes.push(newcomer);
+        assert!(waits(&nodes), "its pod is about to be created with the new template, and proves it");
+        let problem = |cause| Some(Problem { cause, message: "is refused".into() });
+        nodes[3].problem = problem(Cause::OverQuota);
+        assert_eq!(replaced(&nodes), Some((1, true)));
+        nodes[3].problem = problem(Cause::NotCreated);
+        assert!(stops(&nodes), "an admission rule refuses the new template");
+        nodes[3].problem = problem(Cause::OverQuota);
+        nodes[2].pod = None;
+        assert!(waits(&nodes), "a member is missing");
     }
 
     #[test]
