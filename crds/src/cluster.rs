@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::format::{OBJECT, PORT};
 use crate::pod::{Image, Resources};
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
@@ -134,7 +135,7 @@ impl Default for MqttClusterSpec {
 pub struct Listener {
     /// Unique name of the port: at most 15 lower case letters, digits and single dashes.
     #[schemars(length(min = 1, max = 15), extend("x-kubernetes-validations" = json!([
-        {"rule": "self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$') && !self.contains('--')",
+        {"rule": format!("self.matches('{PORT}') && !self.contains('--')"),
          "message": "a listener's name is a port name: lower case letters, digits and single dashes, a letter first"},
         {"rule": "!(self in ['peer', 'admin', 'http'])", "message": "peer, admin and http are names of the broker's own ports"}
     ])))]
@@ -310,21 +311,19 @@ impl Default for Fence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": "self.size == oldSelf.size && self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-     "message": "storage.size, accessMode and storageClassName cannot change in this version: create another cluster"},
     {"rule": at_least("self.size", "64Mi"), "message": "storage.size must be at least 64Mi"},
 ])))]
 pub struct Storage {
-    /// Size of each node's volume in bytes, at least 64Mi; default 10Gi. Cannot change.
+    /// Size of each node's volume in bytes, at least 64Mi; default 10Gi. Cannot change once the cluster is formed.
     pub size: Quantity,
     /// Part of the volume to keep free, 0% to 99%; default 10%. Not enforced yet: the broker stores new messages below it. A change rolls the pods.
     pub reserve: Percent,
-    /// Access mode of the volume claims; default ReadWriteOnce. ReadWriteOncePod needs a CSI driver. Cannot change.
+    /// Access mode of the volume claims; default ReadWriteOnce. ReadWriteOncePod needs a CSI driver. Cannot change once the cluster is formed.
     pub access_mode: AccessMode,
-    /// StorageClass of the volume claims. Default: the default class of the Kubernetes cluster. Cannot change.
+    /// StorageClass of the volume claims. Default: the default class of the Kubernetes cluster. Cannot change once the cluster is formed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = json!([
-        {"rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+        {"rule": format!("self.matches('{OBJECT}')"),
          "message": "storage.storageClassName must be the name of a StorageClass: lower case letters, digits, dashes and dots"}
     ])))]
     pub storage_class_name: Option<String>,

@@ -17,11 +17,18 @@ pub enum Error {
     Write(#[from] serde_saphyr::ser::Error),
 }
 
-/// Validation rules on the whole object. Kubernetes permits rules on `metadata` only at the root of the schema.
-const CLUSTER_RULES: [(&str, &str); 1] = [(
-    "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 45",
-    "the name of an MqttCluster becomes part of host names: at most 45 lower case letters, digits and dashes, a letter first",
-)];
+/// Validation rules on the whole object. Kubernetes permits rules on `metadata` only at the root of the schema, and
+/// rules that compare spec and status as well.
+const CLUSTER_RULES: [(&str, &str); 2] = [
+    (
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 45",
+        "the name of an MqttCluster becomes part of host names: at most 45 lower case letters, digits and dashes, a letter first",
+    ),
+    (
+        "!has(self.status) || !has(self.status.clusterId) || self.spec.storage.size == oldSelf.spec.storage.size && self.spec.storage.accessMode == oldSelf.spec.storage.accessMode && has(self.spec.storage.storageClassName) == has(oldSelf.spec.storage.storageClassName) && (!has(self.spec.storage.storageClassName) || self.spec.storage.storageClassName == oldSelf.spec.storage.storageClassName)",
+        "storage.size, accessMode and storageClassName cannot change once the cluster is formed: create another cluster",
+    ),
+];
 
 const USER_RULES: [(&str, &str); 1] = [(
     "size(self.metadata.name) <= 58",

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod definition;
+pub mod format;
 mod pod;
 mod rule;
 mod status;

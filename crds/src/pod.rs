@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::format::{DIGEST, REPOSITORY, TAG};
 use crate::value::{CPU, Cpu, QUANTITY, Quantity, at_least, fits, some_cores};
 
 /// Parts of an image reference.
@@ -13,21 +14,21 @@ pub struct Image {
     /// Repository, with the registry host if it is not the default one. Absent: the operator's own image.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), extend("x-kubernetes-validations" = json!([
-        {"rule": "self.matches('^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$')",
+        {"rule": format!("self.matches('{REPOSITORY}')"),
          "message": "image.repository must look like registry.example.org/team/covey, without tag and digest"}
     ])))]
     pub repository: Option<String>,
     /// Tag. Default: the operator's version. Needs repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = json!([
-        {"rule": "self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')",
+        {"rule": format!("self.matches('{TAG}')"),
          "message": "image.tag must consist of letters, digits, dots, dashes and underscores"}
     ])))]
     pub tag: Option<String>,
     /// Digest such as sha256:..., used instead of the tag. Needs repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = json!([
-        {"rule": "self == '' || self.matches('^[a-z0-9]+:[0-9a-f]{32,}$')", "message": "digest must look like sha256:<hexadecimal digits>"}
+        {"rule": format!("self == '' || self.matches('{DIGEST}')"), "message": "digest must look like sha256:<hexadecimal digits>"}
     ])))]
     pub digest: Option<String>,
     /// When the kubelet pulls the image. Default IfNotPresent.

@@ -42,6 +42,9 @@ pub enum Error {
     /// An earlier step did not provide what the child needs.
     #[error("{0}")]
     Missing(String),
+    /// The live object cannot be changed to what is wanted. The message says what to do.
+    #[error("{0}")]
+    Immutable(String),
     /// Several errors; never empty.
     #[error("{}", sentences(.0))]
     Several(Vec<Self>),
@@ -61,7 +64,7 @@ impl Error {
         match self {
             Self::Taken(_) => true,
             Self::Several(errors) => errors.iter().any(Self::is_taken),
-            Self::Request { .. } | Self::Missing(_) => false,
+            Self::Request { .. } | Self::Missing(_) | Self::Immutable(_) => false,
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod access;
 pub(crate) mod alerting;
 pub mod apply;
 pub mod build;
+pub(crate) mod claims;
 pub(crate) mod configs;
 pub mod dereference;
 pub mod evictions;

@@ -25,7 +25,7 @@ use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use super::status::{Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
-use super::{access, apply, build, configs, form, identity, problem};
+use super::{access, apply, build, claims, configs, form, identity, problem};
 use crate::context::{Context, Memory};
 
 /// HTTP status of an eviction that the disruption budget does not allow.
@@ -182,6 +182,9 @@ impl Pass<'_> {
     async fn nodes(&self, pods: &[Pod], memory: &mut Memory) -> Vec<Node> {
         let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), pods);
         problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
+        if let Ok(cluster) = &self.work {
+            claims::explain_unscheduled(&self.context.client, cluster, &mut nodes).await;
+        }
         nodes::poll(memory, &mut nodes).await;
         nodes
     }
@@ -232,7 +235,10 @@ impl Pass<'_> {
         let wanted = build::stateful_set(cluster);
         let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
         let live = self.facts.stateful_set.as_ref();
-        let workload = apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await;
+        let workload = match claims::conflict(client, &wanted, live).await {
+            Some(conflict) => Err(apply::Error::Immutable(conflict)),
+            None => apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await,
+        };
         configs::delete_unused(client, &children.config_map, &self.facts, &mut memory.configs_in_use).await;
         match workload {
             Ok(workload) => apply::Error::join(failures).map_or(Applied::Done(workload), Applied::Failed),

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use covey_contract::{access, config};
+use covey_contract::{access, config, names};
 use covey_crds::{
     AccessMode, DeletionPolicy, ExternalTrafficPolicy, Image, MqttCluster, MqttClusterSpec, PullPolicy, Quantity,
-    ServiceType, Time,
+    ServiceType, Time, format,
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -141,6 +141,11 @@ impl Problems {
         }
     }
 
+    /// Expects a number from 1 to `most`.
+    fn range(&mut self, field: &str, number: u32, most: u32) {
+        self.expect((1..=most).contains(&number), &format!("{field} must be between 1 and {most}"));
+    }
+
     fn bytes(&mut self, field: &str, quantity: &Quantity) -> u64 {
         quantity.bytes().unwrap_or_else(|| {
             let text = quantity.as_str();
@@ -176,7 +181,7 @@ pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<Valid
         uid: meta.uid.clone().unwrap_or_default(),
         replicas: spec.replicas,
         shards: spec.shards,
-        image: image(&spec.image, &defaults.image),
+        image: image(&spec.image, &defaults.image, &mut problems),
         pull_secrets: if spec.image.pull_secrets.is_empty() {
             defaults.pull_secrets.clone()
         } else {
@@ -184,11 +189,7 @@ pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<Valid
         },
         pull_policy: spec.image.pull_policy,
         listeners: listeners(spec, &mut problems),
-        service: ValidatedService {
-            type_: spec.service.type_,
-            annotations: spec.service.annotations.clone(),
-            external_traffic_policy: spec.service.external_traffic_policy,
-        },
+        service: service(spec, &mut problems),
         mqtt: mqtt(spec, &mut problems),
         sessions: sessions(spec, &mut problems),
         fence: fence(spec, &mut problems),
@@ -217,7 +218,24 @@ fn check_size(spec: &MqttClusterSpec, problems: &mut Problems) {
     problems.expect((1..=128).contains(&spec.shards), "shards must be between 1 and 128");
 }
 
-fn image(image: &Image, default: &str) -> String {
+fn image(image: &Image, default: &str, problems: &mut Problems) -> String {
+    let fits = |field: &Option<String>, holds: fn(&str) -> bool| field.as_deref().is_none_or(holds);
+    problems.expect(
+        image.repository.is_some() || image.tag.is_none() && image.digest.is_none(),
+        "image.tag and image.digest need image.repository",
+    );
+    problems.expect(
+        fits(&image.repository, format::is_repository),
+        "image.repository must look like registry.example.org/team/covey, without tag and digest",
+    );
+    problems.expect(
+        fits(&image.tag, format::is_tag),
+        "image.tag must consist of letters, digits, dots, dashes and underscores",
+    );
+    problems.expect(
+        fits(&image.digest, |digest| digest.is_empty() || format::is_digest(digest)),
+        "image.digest must look like sha256:<hexadecimal digits>",
+    );
     let Some(repository) = &image.repository else { return default.to_owned() };
     match image.digest.as_deref().filter(|digest| !digest.is_empty()) {
         Some(digest) => format!("{repository}@{digest}"),
@@ -227,7 +245,22 @@ fn image(image: &Image, default: &str) -> String {
 
 fn listeners(spec: &MqttClusterSpec, problems: &mut Problems) -> Vec<config::Listener> {
     problems.expect(!spec.listeners.is_empty(), "listeners must name at least one listener");
+    problems.expect(spec.listeners.len() <= 8, "listeners must not be more than 8");
     for (position, listener) in spec.listeners.iter().enumerate() {
+        let name = listener.name.as_str();
+        problems.expect(
+            format::is_port_name(name),
+            "a listener's name is a port name: lower case letters, digits and single dashes, a letter first",
+        );
+        problems.expect(
+            !["peer", "admin", "http"].contains(&name),
+            "peer, admin and http are names of the broker's own ports",
+        );
+        problems.expect(listener.port >= 1024, "the port of a listener must be between 1024 and 65535");
+        problems.expect(
+            ![names::PORT_PEER, names::PORT_ADMIN, names::PORT_HTTP].contains(&listener.port),
+            "7883, 7884 and 9464 are the broker's own ports",
+        );
         let earlier = || spec.listeners.iter().take(position);
         problems.expect(!earlier().any(|other| other.name == listener.name), "every listener needs a unique name");
         problems.expect(!earlier().any(|other| other.port == listener.port), "every listener needs a unique port");
@@ -242,10 +275,24 @@ fn listeners(spec: &MqttClusterSpec, problems: &mut Problems) -> Vec<config::Lis
     spec.listeners.iter().map(listener).collect()
 }
 
+fn service(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedService {
+    problems.expect(
+        spec.service.external_traffic_policy.is_none() || spec.service.type_ != ServiceType::ClusterIp,
+        "service.externalTrafficPolicy needs service.type NodePort or LoadBalancer",
+    );
+    ValidatedService {
+        type_: spec.service.type_,
+        annotations: spec.service.annotations.clone(),
+        external_traffic_policy: spec.service.external_traffic_policy,
+    }
+}
+
 fn mqtt(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Mqtt {
     let max_packet_size = problems.bytes("mqtt.maxPacketSize", &spec.mqtt.max_packet_size);
     let fits = (1024..=16 << 20).contains(&max_packet_size);
     problems.expect(fits, "mqtt.maxPacketSize must be between 1Ki and 16Mi");
+    problems.range("mqtt.maxConnectionsPerNode", spec.mqtt.max_connections_per_node, 1_000_000);
+    problems.range("mqtt.receiveMaximum", spec.mqtt.receive_maximum.into(), 65_535);
     config::Mqtt {
         max_connections: spec.mqtt.max_connections_per_node,
         max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
@@ -271,6 +318,8 @@ fn sessions(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Sessions
         },
         max_subscriptions: spec.sessions.max_subscriptions,
     };
+    problems.range("sessions.maxQueuedMessages", sessions.max_queued_messages, 10_000_000);
+    problems.range("sessions.maxSubscriptions", sessions.max_subscriptions, 100_000);
     problems.expect(sessions.max_queued_bytes >= 1024, "sessions.maxQueuedBytes must be at least 1Ki");
     problems.expect(
         sessions.expiry_when_unset <= sessions.expiry_max,
@@ -285,20 +334,26 @@ fn fence(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Fence {
         (Duration::from_secs(1)..=Duration::from_mins(10)).contains(&close_clients_after),
         "fence.closeClientsAfter must be between 1s and 10m",
     );
-    config::Fence { lease: problems.time("fence.lease", &spec.fence.lease), close_clients_after }
+    let lease = problems.time("fence.lease", &spec.fence.lease);
+    problems.expect(lease <= Duration::from_mins(1), "fence.lease must be between 3s and 60s");
+    config::Fence { lease, close_clients_after }
 }
 
 fn drain(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Drain {
     let drain = &spec.rollout.drain;
     let deadline = problems.time("rollout.drain.deadline", &drain.deadline);
     problems.expect(deadline <= Duration::from_hours(1), "rollout.drain.deadline must not exceed 1h");
-    problems.expect(drain.rate > 0, "rollout.drain.rate must be at least 1");
+    problems.range("rollout.drain.rate", drain.rate, 100_000);
     config::Drain { rate: drain.rate, deadline }
 }
 
 fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage {
     let size = problems.bytes("storage.size", &spec.storage.size);
     problems.expect(size >= 64 << 20, "storage.size must be at least 64Mi");
+    problems.expect(
+        spec.storage.storage_class_name.as_deref().is_none_or(format::is_object_name),
+        "storage.storageClassName must be the name of a StorageClass: lower case letters, digits, dashes and dots",
+    );
     let reserve_percent = spec.storage.reserve.value();
     problems.expect(reserve_percent.is_some(), "storage.reserve must be a percentage from 0% to 99%");
     // At least 512 MiB, except on volumes smaller than 5 GiB, where the percentage alone applies.
@@ -349,6 +404,10 @@ fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String,
     problems.expect(
         memory(limits).is_none_or(|bytes| bytes >= 128 << 20),
         "resources.limits.memory must be at least 128Mi",
+    );
+    problems.expect(
+        memory(requests).is_none_or(|bytes| bytes >= 1 << 20),
+        "resources.requests.memory must be at least 1Mi",
     );
     let retained = spec.mqtt.max_retained_bytes.bytes().map(|bytes| bytes.saturating_mul(2));
     problems.expect(

@@ -17,6 +17,7 @@ mod passes;
 mod rights;
 mod secrets;
 mod server;
+mod storage;
 
 use covey_crds::{MqttCluster, MqttUser};
 use k8s_openapi::api::core::v1::ConfigMap;

@@ -1,5 +1,7 @@
 //! The API server refuses bad manifests, each with a message that says what to correct, and adds defaults to good ones.
 
+use covey_crds::MqttCluster;
+use covey_operator::cluster::validate::{ImageDefaults, validate};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::started;
 
-const BAD_CLUSTERS: [(&str, &str); 44] = [
+const BAD_CLUSTERS: [(&str, &str); 47] = [
     ("{replicas: 0}", "greater than or equal to 1"),
     ("{replicas: 2}", "two nodes have no majority"),
     ("{replicas: 4}", "set allowEvenReplicas: true"),
@@ -56,6 +58,9 @@ const BAD_CLUSTERS: [(&str, &str); 44] = [
     ("{image: {repository: 'covey:1'}}", "image.repository must look like"),
     ("{image: {repository: covey, tag: a b}}", "image.tag must consist of"),
     ("{image: {tag: '1'}}", "image.tag and image.digest need image.repository"),
+    ("{image: {repository: covey, digest: abc}}", "digest must look like sha256"),
+    ("{listeners: [{name: a--b, port: 2000}]}", "a listener's name is a port name"),
+    ("{resources: {requests: {memory: 1Ki}}}", "requests.memory must be at least 1Mi"),
     ("{storage: {storageClassName: Bad_Name}}", "must be the name of a StorageClass"),
     ("{surprise: 1}", "unknown field \"spec.surprise\""),
 ];
@@ -134,6 +139,18 @@ async fn bad_manifests_are_refused_with_a_sentence_and_good_ones_get_defaults() 
     transitions_are_held(client).await;
 }
 
+/// `covey local` has no API server: [`validate`] has to refuse the same manifests. It does not see unknown fields.
+#[test]
+fn what_the_api_server_refuses_is_refused_without_it_too() {
+    for (spec, sentence) in BAD_CLUSTERS.into_iter().filter(|(spec, _)| *spec != "{surprise: 1}") {
+        let yaml = format!(
+            "apiVersion: covey.io/v1alpha1\nkind: MqttCluster\nmetadata: {{name: bad, uid: u}}\nspec: {spec}\n"
+        );
+        let Ok(cluster) = serde_saphyr::from_str::<MqttCluster>(&yaml) else { continue };
+        assert!(validate(&cluster, &ImageDefaults::default()).is_err(), "{spec} is accepted; wanted: {sentence}");
+    }
+}
+
 async fn defaults_are_shown(client: &kube::Client) {
     let created =
         api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "prod", "{replicas: 3}")).await.unwrap();
@@ -176,12 +193,11 @@ async fn transitions_are_held(client: &kube::Client) {
     for (spec, sentence) in [
         (json!({"replicas": 1}), "fewer nodes cannot hold three copies"),
         (json!({"shards": 16}), "shards cannot change after creation"),
-        (json!({"storage": {"size": "20Gi"}}), "cannot change in this version"),
-        (json!({"storage": {"storageClassName": "fast"}}), "cannot change in this version"),
     ] {
         let error = patch(spec.clone()).await.unwrap_err();
         assert!(error.contains(sentence), "{spec}\n  wanted: {sentence}\n  got: {error}");
     }
+    storage_can_change_until_the_cluster_is_formed(&clusters).await;
     patch(json!({"replicas": 5})).await.unwrap();
     let error = patch(json!({"replicas": 3})).await.unwrap_err();
     assert!(error.contains("replicas can only grow"), "{error}");
@@ -191,6 +207,30 @@ async fn transitions_are_held(client: &kube::Client) {
     let rename = Patch::Merge(json!({"spec": {"username": "other"}}));
     let error = users.patch("good", &PatchParams::default(), &rename).await.unwrap_err().to_string();
     assert!(error.contains("username cannot change"), "{error}");
+}
+
+async fn storage_can_change_until_the_cluster_is_formed(clusters: &Api<DynamicObject>) {
+    let set = async |storage: Value| {
+        let patch = Patch::Merge(json!({"spec": {"storage": storage}}));
+        clusters.patch("prod", &PatchParams::default(), &patch).await.map_err(|error| error.to_string())
+    };
+    set(json!({"size": "20Gi", "storageClassName": "fsat"})).await.unwrap();
+    set(json!({"storageClassName": "fast"})).await.unwrap();
+    let status = json!({"replicas": 0, "readyReplicas": 0, "ready": "", "selector": "", "alertsFiring": 0, "alerts": [],
+        "nodes": [], "conditions": []});
+    let write = async |status: &Value| {
+        clusters.patch_status("prod", &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await.unwrap();
+    };
+    write(&status).await;
+    set(json!({"size": "30Gi"})).await.unwrap();
+    write(&json!({"clusterId": "3f0e"})).await;
+    for storage in
+        [json!({"size": "20Gi"}), json!({"storageClassName": null}), json!({"accessMode": "ReadWriteOncePod"})]
+    {
+        let error = set(storage.clone()).await.unwrap_err();
+        assert!(error.contains("cannot change once the cluster is formed"), "{storage}: {error}");
+    }
+    set(json!({"deletionPolicy": "Delete"})).await.unwrap();
 }
 
 #[tokio::test]

@@ -89,7 +89,10 @@ fn the_manifests_image_comes_first_then_the_operators_own() {
         ("{image: {repository: r/covey}}", concat!("r/covey:", env!("CARGO_PKG_VERSION"))),
         ("{image: {repository: r/covey, tag: x}}", "r/covey:x"),
         ("{image: {repository: r/covey, tag: x, digest: ''}}", "r/covey:x"),
-        ("{image: {repository: r/covey, tag: x, digest: 'sha256:ab'}}", "r/covey@sha256:ab"),
+        (
+            "{image: {repository: r/covey, tag: x, digest: 'sha256:0123456789abcdef0123456789abcdef'}}",
+            "r/covey@sha256:0123456789abcdef0123456789abcdef",
+        ),
     ] {
         assert_eq!(super::validate(&cluster(spec), &defaults).unwrap().image, image, "{spec}");
     }
