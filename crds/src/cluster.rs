@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::format::{OBJECT, PORT};
+use crate::placement::Placement;
 use crate::pod::{Image, Resources};
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
@@ -105,6 +106,8 @@ pub struct MqttClusterSpec {
     pub alerts: Alerts,
     /// CPU and memory of each broker container. A change rolls the pods.
     pub resources: Resources,
+    /// Where the pods are scheduled. A change rolls the pods.
+    pub placement: Placement,
 }
 
 impl Default for MqttClusterSpec {
@@ -125,6 +128,7 @@ impl Default for MqttClusterSpec {
             acl: Acl::default(),
             alerts: Alerts::default(),
             resources: Resources::default(),
+            placement: Placement::default(),
         }
     }
 }

@@ -11,6 +11,8 @@ pub(crate) const TAG: &str = "^[A-Za-z0-9_][A-Za-z0-9._-]*$";
 pub(crate) const DIGEST: &str = "^[a-z0-9]+:[0-9a-f]{32,}$";
 /// Name of most Kubernetes objects, such as a StorageClass: a DNS subdomain.
 pub(crate) const OBJECT: &str = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$";
+/// Key of a label, without the lengths of its parts.
+pub(crate) const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 /// Name of a port, without the length and the rule against two dashes in a row.
 pub(crate) const PORT: &str = "^[a-z]([a-z0-9-]*[a-z0-9])?$";
 
@@ -59,6 +61,19 @@ pub fn is_object_name(text: &str) -> bool {
     text.len() <= 253 && has_edges(text, |byte| lower(byte) || b".-".contains(&byte), lower)
 }
 
+/// Returns whether a text can be the key of a label: a name of at most 63 characters, after the name of an object and a
+/// slash if it has a prefix.
+pub fn is_label_key(text: &str) -> bool {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    prefix.is_none_or(is_object_name) && !name.is_empty() && is_label_value(name)
+}
+
+/// Returns whether a text can be the value of a label: at most 63 letters, digits, dashes, underscores and dots.
+pub fn is_label_value(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric();
+    text.is_empty() || text.len() <= 63 && has_edges(text, |byte| word(byte) || b"._-".contains(&byte), word)
+}
+
 /// Returns whether a text can be the name of a port: at most 15 lower case letters, digits and single dashes, a letter
 /// first.
 pub fn is_port_name(text: &str) -> bool {
@@ -75,7 +90,7 @@ mod tests {
         type Case = (fn(&str) -> bool, &'static [&'static str], &'static [&'static str]);
         let digest = concat!("sha256:", "0123456789abcdef0123456789abcdef");
         assert!(is_digest(digest) && !is_digest(&digest.to_uppercase()) && !is_digest(&format!("{digest}g")));
-        let cases: [Case; 4] = [
+        let cases: [Case; 6] = [
             (
                 is_repository,
                 &["covey", "a/b", "Registry.example.org:5000/a_b/c-d", "localhost/x", "a--b/c", "host.:5/x"],
@@ -97,6 +112,8 @@ mod tests {
             ),
             (is_tag, &["1", "v1.0_x", "_a-"], &["", "a b", ".a", "-a", "a:b"]),
             (is_object_name, &["fast", "a.b-c", "0"], &["", "Bad_Name", "-a", "a-", ".a", "a b"]),
+            (is_label_key, &["a", "kubernetes.io/hostname", "A_b.c"], &["", "a/", "/a", "a/b/c", "A/b", "-a", "a b"]),
+            (is_label_value, &["", "a", "A-b_c.d"], &["-a", "a-", "a b", "a/b"]),
             (
                 is_port_name,
                 &["mqtt", "a", "a-b", "tls-1883"],

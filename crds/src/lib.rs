@@ -7,6 +7,7 @@
 mod cluster;
 mod definition;
 pub mod format;
+mod placement;
 mod pod;
 mod rule;
 mod status;
@@ -18,6 +19,7 @@ pub use cluster::{
     MqttClusterSpec, Protocol, QueueFullPolicy, Rollout, Service, ServiceType, Sessions, Storage,
 };
 pub use definition::{Error, all, file_name, to_yaml};
+pub use placement::{Placement, Spread, TaintEffect, Toleration, TolerationOperator};
 pub use pod::{Image, PullPolicy, ResourceList, Resources};
 pub use rule::{AclRule, Action};
 pub use status::{

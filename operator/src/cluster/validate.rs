@@ -2,6 +2,8 @@
 //!
 //! Repeats the checks of the CRD's schema, because the manifests of `covey local` do not pass through an API server.
 
+mod placement;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use covey_crds::{
     AccessMode, DeletionPolicy, ExternalTrafficPolicy, Image, MqttCluster, MqttClusterSpec, PullPolicy, Quantity,
     ServiceType, Time, format,
 };
+
+pub use placement::ValidatedPlacement;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The brokers' image if neither the manifest nor the operator's options name one.
@@ -99,6 +103,7 @@ pub struct ValidatedCluster {
     pub drain: config::Drain,
     /// Rules of anonymous clients. Absent if anonymous clients are not admitted.
     pub anonymous: Option<Vec<access::Rule>>,
+    pub placement: ValidatedPlacement,
     /// Quantities by resource name, such as `cpu`.
     pub requests: BTreeMap<String, String>,
     pub limits: BTreeMap<String, String>,
@@ -196,6 +201,7 @@ pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<Valid
         storage: storage(spec, &mut problems),
         drain: drain(spec, &mut problems),
         anonymous: anonymous(spec, &mut problems),
+        placement: placement::validate(&spec.placement, &mut problems),
         requests: requests(spec, &mut problems),
         limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
     };

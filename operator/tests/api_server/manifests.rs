@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::started;
 
-const BAD_CLUSTERS: [(&str, &str); 47] = [
+const BAD_CLUSTERS: [(&str, &str); 54] = [
     ("{replicas: 0}", "greater than or equal to 1"),
     ("{replicas: 2}", "two nodes have no majority"),
     ("{replicas: 4}", "set allowEvenReplicas: true"),
@@ -62,6 +62,13 @@ const BAD_CLUSTERS: [(&str, &str); 47] = [
     ("{listeners: [{name: a--b, port: 2000}]}", "a listener's name is a port name"),
     ("{resources: {requests: {memory: 1Ki}}}", "requests.memory must be at least 1Mi"),
     ("{storage: {storageClassName: Bad_Name}}", "must be the name of a StorageClass"),
+    ("{placement: {spread: Always}}", "supported values: \"Preferred\", \"Required\""),
+    ("{placement: {topologyKey: 'a b'}}", "placement.topologyKey must be the key of a label"),
+    ("{placement: {priorityClassName: Bad_Name}}", "must be the name of a PriorityClass"),
+    ("{placement: {tolerations: [{value: a}]}}", "a toleration without a key needs operator Exists"),
+    ("{placement: {tolerations: [{key: a, operator: Exists, value: b}]}}", "with operator Exists has no value"),
+    ("{placement: {tolerations: [{key: a, tolerationSeconds: 5}]}}", "tolerationSeconds needs effect NoExecute"),
+    ("{placement: {affinity: none}}", "must be of type object"),
     ("{surprise: 1}", "unknown field \"spec.surprise\""),
 ];
 
@@ -161,6 +168,7 @@ async fn defaults_are_shown(client: &kube::Client) {
         ("/sessions/queueFullPolicy", json!("RejectNewest")),
         ("/storage/deletionPolicy", json!("Retain")),
         ("/shards", json!(8)),
+        ("/placement", json!({"spread": "Preferred", "topologyKey": "kubernetes.io/hostname"})),
         ("/acl/anonymous", json!(false)),
     ] {
         assert_eq!(spec.pointer(pointer), Some(&value), "{pointer}");
@@ -177,6 +185,13 @@ async fn defaults_are_shown(client: &kube::Client) {
     api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "short", short)).await.unwrap();
     let image = "{replicas: 1, image: {repository: 'Registry.example.org:5000/a_b/c-d', tag: v1.0_x}, fence: {closeClientsAfter: 10m}}";
     api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "image", image)).await.unwrap();
+    let placed = "{replicas: 1, placement: {spread: Required, topologyKey: topology.kubernetes.io/zone, nodeSelector: {disk: ssd}, \
+        tolerations: [{operator: Exists}, {key: mqtt, value: a, effect: NoExecute, tolerationSeconds: 60}], \
+        affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}}}";
+    let placed = api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "placed", placed)).await.unwrap();
+    assert_eq!(placed.data["spec"]["placement"]["tolerations"][0], json!({"operator": "Exists"}));
+    let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}});
+    assert_eq!(placed.data["spec"]["placement"]["affinity"], affinity);
     let numbers = "{replicas: 1, resources: {requests: {cpu: 2, memory: 1073741824}}}";
     api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "numbers", numbers)).await.unwrap();
 }

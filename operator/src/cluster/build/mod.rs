@@ -3,6 +3,7 @@
 
 mod config_map;
 mod pdb;
+mod placement;
 mod secrets;
 mod service_account;
 mod services;

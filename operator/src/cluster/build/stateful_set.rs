@@ -11,14 +11,14 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
     LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-    TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+    VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{ValidatedCluster, config_map, immutable_selector, labels, metadata, names_of, selector};
+use super::{ValidatedCluster, config_map, immutable_selector, labels, metadata, names_of, placement};
 
 /// User and group of the broker process.
 const USER: i64 = 65_532;
@@ -98,26 +98,16 @@ fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
                 seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
                 ..PodSecurityContext::default()
             }),
-            topology_spread_constraints: Some(vec![
-                spread(cluster, "kubernetes.io/hostname"),
-                spread(cluster, "topology.kubernetes.io/zone"),
-            ]),
+            topology_spread_constraints: Some(placement::spread(cluster)),
+            node_selector: Some(cluster.placement.node_selector.clone()).filter(|labels| !labels.is_empty()),
+            tolerations: Some(cluster.placement.tolerations.clone()).filter(|all| !all.is_empty()),
+            affinity: cluster.placement.affinity.clone(),
+            priority_class_name: cluster.placement.priority_class.clone(),
             image_pull_secrets: pull_secrets(cluster),
             containers: vec![container(cluster)],
             volumes: Some(volumes(cluster)),
             ..PodSpec::default()
         }),
-    }
-}
-
-/// Spreads the pods over the machines or zones, if possible: running on fewer machines is better than not running.
-fn spread(cluster: &ValidatedCluster, key: &str) -> TopologySpreadConstraint {
-    TopologySpreadConstraint {
-        max_skew: 1,
-        topology_key: key.into(),
-        when_unsatisfiable: "ScheduleAnyway".into(),
-        label_selector: Some(LabelSelector { match_labels: Some(selector(&cluster.name)), match_expressions: None }),
-        ..TopologySpreadConstraint::default()
     }
 }
 

@@ -86,3 +86,43 @@ fn the_grace_period_outlives_the_drain() {
     };
     assert_eq!(grace("{rollout: {drain: {deadline: 10m}}}"), 660);
 }
+
+#[test]
+fn pods_are_placed_as_the_manifest_says_and_the_default_needs_nothing() {
+    let pod = |spec: &str| stateful_set(&built(spec)).spec.unwrap().template.spec.unwrap();
+    let default = pod("{}");
+    assert_eq!((default.node_selector, default.tolerations, default.affinity), (None, None, None));
+    let placed = pod("{placement: {spread: Required, nodeSelector: {disk: ssd}, priorityClassName: high, \
+        tolerations: [{key: mqtt, operator: Exists, effect: NoSchedule}], \
+        affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}}}");
+    let toleration = &placed.tolerations.unwrap()[0];
+    let found = (toleration.key.as_deref(), toleration.operator.as_deref(), toleration.effect.as_deref());
+    assert_eq!(found, (Some("mqtt"), Some("Exists"), Some("NoSchedule")));
+    assert_eq!(placed.node_selector.unwrap()["disk"], "ssd");
+    assert_eq!(placed.priority_class_name.as_deref(), Some("high"));
+    assert!(placed.affinity.unwrap().node_affinity.is_some());
+}
+
+#[test]
+fn a_required_spread_leaves_no_machine_a_majority() {
+    let spread = |spec: &str| {
+        let pod = stateful_set(&built(spec)).spec.unwrap().template.spec.unwrap();
+        let rules = pod.topology_spread_constraints.unwrap().into_iter();
+        rules.map(|one| (one.topology_key, one.when_unsatisfiable, one.min_domains)).collect::<Vec<_>>()
+    };
+    let rule = |key: &str, when: &str, least| (key.to_owned(), when.to_owned(), least);
+    let (host, zone) = ("kubernetes.io/hostname", "topology.kubernetes.io/zone");
+    assert_eq!(spread("{}"), [rule(host, "ScheduleAnyway", None), rule(zone, "ScheduleAnyway", None)]);
+    assert_eq!(
+        spread("{replicas: 5, placement: {spread: Required}}"),
+        [rule(host, "DoNotSchedule", Some(3)), rule(zone, "ScheduleAnyway", None)]
+    );
+    assert_eq!(
+        spread("{replicas: 1, placement: {spread: Required, topologyKey: rack}}"),
+        [
+            rule("rack", "DoNotSchedule", Some(1)),
+            rule(host, "ScheduleAnyway", None),
+            rule(zone, "ScheduleAnyway", None)
+        ]
+    );
+}

@@ -103,3 +103,24 @@ fn a_small_volume_keeps_a_percentage_free() {
     let validated = validated("{storage: {size: 1Gi}}").unwrap();
     assert_eq!(validated.storage.reserve, config::Storage { reserve_percent: 10, reserve_min_bytes: 0 });
 }
+
+#[test]
+fn a_placement_that_no_pod_could_have_is_refused() {
+    let affinity = "{placement: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
+        [{topologyKey: kubernetes.io/hostname}]}}}}";
+    assert!(validated(affinity).unwrap().placement.affinity.is_some());
+    for (spec, sentence) in [
+        ("{placement: {topologyKey: 'a b'}}", "topologyKey must be the key of a label"),
+        ("{placement: {nodeSelector: {'a b': c}}}", "nodeSelector: a b=c is not a label"),
+        ("{placement: {nodeSelector: {a: 'b c'}}}", "is not a label"),
+        ("{placement: {priorityClassName: Bad_Name}}", "must be the name of a PriorityClass"),
+        ("{placement: {tolerations: [{value: a}]}}", "or operator Exists and no key"),
+        ("{placement: {tolerations: [{key: a, operator: Exists, value: b}]}}", "has no value"),
+        ("{placement: {tolerations: [{key: a, tolerationSeconds: 5}]}}", "needs effect NoExecute"),
+        ("{placement: {affinity: {nodeAffinity: [1]}}}", "must be the affinity of a Pod"),
+        ("{placement: {affinity: {nodeAfinity: {}}}}", "does not have"),
+    ] {
+        let error = validated(spec).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{spec}: {error}");
+    }
+}
