@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::cluster::alerting::Alerting;
 use crate::cluster::apply;
+use crate::cluster::trial::Trial;
 use crate::cluster::validate::ImageDefaults;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -50,6 +51,8 @@ pub struct Memory {
     pub(crate) apply_error: Option<String>,
     /// ConfigMaps that were in use when unused ones were last deleted. Absent before the first deletion.
     pub(crate) configs_in_use: Option<BTreeSet<String>>,
+    /// Whether the API server would admit a pod of the new template.
+    pub(crate) trial: Option<Trial>,
     pub(crate) alerting: Option<Alerting>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,

@@ -33,6 +33,9 @@ pub fn decide(nodes: &[Node], is_formed: bool, step: &Step) -> Evictions {
         // Nothing is stored yet.
         return Evictions { max_unavailable, protect_unready: false, unprotected: None };
     }
+    if matches!(step, Step::Refused { .. }) {
+        return Evictions { max_unavailable: 0, protect_unready: true, unprotected: None };
+    }
     let replaced = match step {
         Step::Replace { pod, serving: false, .. } => Some(pod.clone()),
         _ => None,
@@ -116,6 +119,16 @@ mod tests {
                 nodes[1] = node(1, "old");
             }
         }
+    }
+
+    #[test]
+    fn no_pod_may_go_while_the_one_in_its_place_would_be_refused() {
+        let mut nodes = nodes(["old", "old", "old"]);
+        let refused = Step::Refused { reason: "exceeded quota".into() };
+        let closed = Evictions { max_unavailable: 0, protect_unready: true, unprotected: None };
+        assert_eq!(decide(&nodes, true, &refused), closed);
+        fail(&mut nodes[1], 1, Some(Cause::Restarted));
+        assert_eq!(decide(&nodes, true, &refused), closed, "the kubelet restarts it, but nobody creates it again");
     }
 
     #[test]

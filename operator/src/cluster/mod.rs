@@ -25,4 +25,5 @@ pub mod problem;
 pub mod reconcile;
 pub mod rollout;
 pub mod status;
+pub(crate) mod trial;
 pub mod validate;

@@ -5,6 +5,7 @@
 //! authority stops only what needs it: changes of children, formation, rollouts.
 
 mod report;
+mod roll;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,11 @@ use covey_crds::WorkloadStatus;
 use covey_crds::condition::reason;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::{DeleteParams, EvictParams, Preconditions};
 use kube::runtime::controller::Action;
-use kube::runtime::events::EventType;
-use kube::{Api, Resource as _, ResourceExt as _};
+use kube::{Resource as _, ResourceExt as _};
 
 use super::alerting::Alerting;
-use super::dereference::{self, Facts, dereference};
+use super::dereference::{Facts, dereference};
 use super::evictions::{self, Evictions};
 use super::nodes::{self, Node};
 use super::rollout::{self, Step};
@@ -27,9 +26,6 @@ use super::status::{Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
 use super::{access, apply, build, claims, configs, form, identity, problem};
 use crate::context::{Context, Memory};
-
-/// HTTP status of an eviction that the disruption budget does not allow.
-const TOO_MANY_REQUESTS: u16 = 429;
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -92,14 +88,6 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
     };
     let about = facts.cluster.object_ref(&());
     Box::pin(Pass { context, about, basics, work, facts }.run(identity, &mut memory)).await
-}
-
-/// Returns whether both steps replace the same pod.
-fn is_same_pod(one: &Step, other: &Step) -> bool {
-    match (one, other) {
-        (Step::Replace { uid: one, .. }, Step::Replace { uid: other, .. }) => one == other,
-        _ => false,
-    }
 }
 
 /// Result of applying the children.
@@ -205,15 +193,19 @@ impl Pass<'_> {
     }
 
     /// Decides which pods may be evicted, from the rollout as far as the StatefulSet shows it now.
-    fn evictions(&self, nodes: &[Node]) -> Evictions {
-        let step = rollout::next(nodes, self.revision(&Applied::Kept).as_deref(), Timestamp::now());
+    async fn evictions(&self, nodes: &[Node], memory: &mut Memory) -> Evictions {
+        let revision = self.revision(&Applied::Kept);
+        let mut step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
+        if self.held().is_none() {
+            step = self.unless_refused(step, nodes, revision.as_deref(), memory).await;
+        }
         evictions::decide(nodes, form::is_formed(&self.facts.cluster), &step)
     }
 
     /// Applies the children. `failures` are those of Secrets that pods need. If there are any, or another child that
     /// pods need fails, the StatefulSet is not applied.
     async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
-        let evictions = self.evictions(nodes);
+        let evictions = self.evictions(nodes, memory).await;
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
             _ => {
@@ -275,68 +267,6 @@ impl Pass<'_> {
         let status = live.status.as_ref()?;
         let seen = status.observed_generation.is_some() && status.observed_generation >= generation;
         seen.then(|| status.update_revision.clone()).flatten()
-    }
-
-    async fn roll(&self, nodes: &[Node], applied: &Applied, phase: &Phase, memory: &mut Memory) -> Result<Step, Error> {
-        let revision = self.revision(applied);
-        let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
-        // Pods with foreign or empty disks are not replaced, because the disks may be needed to find the cause.
-        if self.held().is_some()
-            || applied.error().is_some()
-            || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
-        {
-            return Ok(Step::Idle);
-        }
-        let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
-        if *serving && self.basics.replicas > 1 {
-            let node = nodes.iter().find(|node| node.ordinal == *ordinal);
-            let client = node.and_then(|node| nodes::client(memory, node));
-            let left = match client {
-                Some(mut client) => client.transfer_leaders().await.unwrap_or(u32::MAX),
-                None => u32::MAX,
-            };
-            if left > 0 {
-                return Ok(Step::Wait { reason: format!("moving leaders away from {pod}") });
-            }
-        }
-        let still = self.decide_again(revision.as_deref(), memory).await?;
-        if !is_same_pod(&step, &still) {
-            return Ok(match still {
-                Step::Replace { .. } | Step::Idle => Step::Wait { reason: "the pods changed in the meantime".into() },
-                other => other,
-            });
-        }
-        self.evict(step).await
-    }
-
-    /// Decides again from the current pods and nodes: those that this pass has read are several seconds old.
-    async fn decide_again(&self, revision: Option<&str>, memory: &mut Memory) -> Result<Step, Error> {
-        let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
-        let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
-        let nodes = self.nodes(&pods, memory).await;
-        Ok(rollout::next(&nodes, revision, Timestamp::now()))
-    }
-
-    /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together
-    /// with the drains of machines, and only to the pod that was decided about.
-    async fn evict(&self, step: Step) -> Result<Step, Error> {
-        let Step::Replace { pod, uid, .. } = &step else { return Ok(step) };
-        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
-        let only_this = Preconditions { uid: Some(uid.clone()), resource_version: None };
-        let delete_options = Some(DeleteParams::default().preconditions(only_this));
-        match pods.evict(pod, &EvictParams { delete_options, ..EvictParams::default() }).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(step),
-            Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => {
-                let reason =
-                    format!("the disruption budget does not allow the eviction of {pod} now: {}", status.message);
-                return Ok(Step::Wait { reason });
-            }
-            Err(error) => return Err(Error::Roll(Box::new(error))),
-        }
-        let note = format!("evicted pod {pod}: it runs an earlier template");
-        self.context.event(&self.about, EventType::Normal, reason::ROLLING, pod, &note).await;
-        Ok(step)
     }
 
     async fn alerts(&self, nodes: &[Node], revision: u64, memory: &mut Memory) {

@@ -34,6 +34,9 @@ pub enum Step {
     Wait { reason: String },
     /// A pod of the new template does not start. The other pods are kept until the cause in `reason` is corrected.
     Stopped { reason: String },
+    /// The API server would refuse a pod of the new template ([`super::trial`]). No pod of the earlier one may be evicted,
+    /// because it could not be created again. [`next`] does not return it.
+    Refused { reason: String },
     /// Evict this pod; the StatefulSet controller creates it again. If `serving`, move its leaderships away first.
     Replace { ordinal: u32, pod: String, uid: String, serving: bool },
 }

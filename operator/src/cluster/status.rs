@@ -375,7 +375,9 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
             draft(false, reason::PAUSED, format!("{pending} run an earlier template; spec.paused is true"))
         }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
-        (_, Step::Stopped { reason: why }) => draft(false, reason::NEW_TEMPLATE_FAILS, why.clone()),
+        (_, Step::Stopped { reason: why } | Step::Refused { reason: why }) => {
+            draft(false, reason::NEW_TEMPLATE_FAILS, why.clone())
+        }
         (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),
         (Phase::Formed, _) if is_out_of_reach(observed.nodes) => {
             draft(false, reason::OPERATOR_CANNOT_REACH_NODES, out_of_reach(observed.nodes))
@@ -392,7 +394,7 @@ fn degraded(observed: &Observed<'_>, ready: usize, quorum: &Draft) -> Draft {
     if let Some((reason, message)) = obstacle(observed) {
         return draft(reason, message);
     }
-    if let Step::Stopped { reason: why } = observed.step {
+    if let Step::Stopped { reason: why } | Step::Refused { reason: why } = observed.step {
         return draft(reason::NEW_TEMPLATE_FAILS, why.clone());
     }
     // A pod that starts or restarts needs no manual intervention yet, and neither does a cluster that is being formed.

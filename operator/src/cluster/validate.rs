@@ -225,21 +225,21 @@ fn check_size(spec: &MqttClusterSpec, problems: &mut Problems) {
 }
 
 fn image(image: &Image, default: &str, problems: &mut Problems) -> String {
-    let fits = |field: &Option<String>, holds: fn(&str) -> bool| field.as_deref().is_none_or(holds);
+    let fits = |field: Option<&str>, holds: fn(&str) -> bool| field.is_none_or(holds);
     problems.expect(
         image.repository.is_some() || image.tag.is_none() && image.digest.is_none(),
         "image.tag and image.digest need image.repository",
     );
     problems.expect(
-        fits(&image.repository, format::is_repository),
+        fits(image.repository.as_deref(), format::is_repository),
         "image.repository must look like registry.example.org/team/covey, without tag and digest",
     );
     problems.expect(
-        fits(&image.tag, format::is_tag),
+        fits(image.tag.as_deref(), format::is_tag),
         "image.tag must consist of letters, digits, dots, dashes and underscores",
     );
     problems.expect(
-        fits(&image.digest, |digest| digest.is_empty() || format::is_digest(digest)),
+        fits(image.digest.as_deref(), |digest| digest.is_empty() || format::is_digest(digest)),
         "image.digest must look like sha256:<hexadecimal digits>",
     );
     let Some(repository) = &image.repository else { return default.to_owned() };

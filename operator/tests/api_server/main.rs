@@ -15,6 +15,7 @@ mod manifests;
 mod names;
 mod passes;
 mod rights;
+mod rollouts;
 mod secrets;
 mod server;
 mod storage;

@@ -64,6 +64,8 @@ impl Server {
         config.accept_invalid_certs = true;
         config.auth_info.token = Some(TOKEN.to_owned().into());
         config.default_namespace = "default".into();
+        // As in `run`: a refused eviction must not be repeated within a pass.
+        config.default_retry = false;
         let client = Client::try_from(config).unwrap();
         let mut server = Self { processes: vec![etcd, apiserver], folder, client, _turn: turn };
         server.await_ready().await;

@@ -1,0 +1,132 @@
+//! A step of the rollout: carries out what [`super::super::rollout`] decides.
+
+use covey_crds::condition::reason;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt as _};
+
+use super::super::nodes::Node;
+use super::super::rollout::{self, Step};
+use super::super::status::Phase;
+use super::super::trial::{self, Answer};
+use super::super::{build, dereference, nodes};
+use super::{Applied, Error, Pass};
+use crate::context::Memory;
+
+/// HTTP status of an eviction that the disruption budget does not allow.
+const TOO_MANY_REQUESTS: u16 = 429;
+
+impl Pass<'_> {
+    /// Evicts the next pod, if one may be evicted. Returns the step that was carried out or what it waits for.
+    ///
+    /// # Errors
+    /// If a request fails for another reason than that it is not permitted now.
+    pub(super) async fn roll(
+        &self,
+        nodes: &[Node],
+        applied: &Applied,
+        phase: &Phase,
+        memory: &mut Memory,
+    ) -> Result<Step, Error> {
+        let revision = self.revision(applied);
+        let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
+        // Pods with foreign or empty disks are not replaced, because the disks may be needed to find the cause.
+        if self.held().is_some()
+            || applied.error().is_some()
+            || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
+        {
+            return Ok(Step::Idle);
+        }
+        let step = self.unless_refused(step, nodes, revision.as_deref(), memory).await;
+        let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
+        if *serving && self.basics.replicas > 1 {
+            let node = nodes.iter().find(|node| node.ordinal == *ordinal);
+            let client = node.and_then(|node| nodes::client(memory, node));
+            let left = match client {
+                Some(mut client) => client.transfer_leaders().await.unwrap_or(u32::MAX),
+                None => u32::MAX,
+            };
+            if left > 0 {
+                return Ok(Step::Wait { reason: format!("moving leaders away from {pod}") });
+            }
+        }
+        let still = self.decide_again(revision.as_deref(), memory).await?;
+        if !is_same_pod(&step, &still) {
+            return Ok(match still {
+                Step::Replace { .. } | Step::Idle => Step::Wait { reason: "the pods changed in the meantime".into() },
+                other => other,
+            });
+        }
+        self.evict(step).await
+    }
+
+    /// Asks the API server whether it would admit a pod of the new template in place of the one that `step` replaces, and
+    /// returns `step`, or what takes its place. Once a pod of the new template exists the API server is not asked.
+    pub(super) async fn unless_refused(
+        &self,
+        step: Step,
+        nodes: &[Node],
+        revision: Option<&str>,
+        memory: &mut Memory,
+    ) -> Step {
+        let (Step::Replace { pod, .. }, Ok(cluster), Some(revision)) = (&step, &self.work, revision) else {
+            return step;
+        };
+        let is_current = |node: &Node| node.pod.as_ref().is_some_and(|pod| pod.revision.as_deref() == Some(revision));
+        if nodes.iter().any(is_current) {
+            return step;
+        }
+        let mut wanted = build::stateful_set(cluster);
+        wanted.metadata.uid = self.facts.stateful_set.as_ref().and_then(kube::ResourceExt::uid);
+        let replaced = self.facts.pods.iter().find(|live| live.name_any() == *pod);
+        match trial::ask(&self.context.client, &wanted, revision, replaced, &mut memory.trial).await {
+            Answer::Admitted => step,
+            Answer::Refused(answer) => Step::Refused {
+                reason: format!("no pod was evicted, because one of the new template would be refused: {answer}"),
+            },
+            Answer::Unknown(answer) => Step::Wait {
+                reason: format!("the API server cannot say whether it would admit a pod of the new template: {answer}"),
+            },
+        }
+    }
+
+    /// Decides again from the current pods and nodes: those that this pass has read are several seconds old.
+    async fn decide_again(&self, revision: Option<&str>, memory: &mut Memory) -> Result<Step, Error> {
+        let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
+        let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
+        let nodes = self.nodes(&pods, memory).await;
+        Ok(rollout::next(&nodes, revision, Timestamp::now()))
+    }
+
+    /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together
+    /// with the drains of machines, and only to the pod that was decided about.
+    async fn evict(&self, step: Step) -> Result<Step, Error> {
+        let Step::Replace { pod, uid, .. } = &step else { return Ok(step) };
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
+        let only_this = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        let delete_options = Some(DeleteParams::default().preconditions(only_this));
+        match pods.evict(pod, &EvictParams { delete_options, ..EvictParams::default() }).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(step),
+            Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => {
+                let reason =
+                    format!("the disruption budget does not allow the eviction of {pod} now: {}", status.message);
+                return Ok(Step::Wait { reason });
+            }
+            Err(error) => return Err(Error::Roll(Box::new(error))),
+        }
+        let note = format!("evicted pod {pod}: it runs an earlier template");
+        self.context.event(&self.about, EventType::Normal, reason::ROLLING, pod, &note).await;
+        Ok(step)
+    }
+}
+
+/// Returns whether both steps replace the same pod.
+fn is_same_pod(one: &Step, other: &Step) -> bool {
+    match (one, other) {
+        (Step::Replace { uid: one, .. }, Step::Replace { uid: other, .. }) => one == other,
+        _ => false,
+    }
+}
