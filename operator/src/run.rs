@@ -79,7 +79,12 @@ impl PassError {
 /// If the client cannot be configured, or as [`run_with`].
 pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
     Box::pin(async move {
-        let client = Client::try_default().await.map_err(|error| Error::Config(Box::new(error)))?;
+        let config = kube::Config::infer().await.map_err(kube::Error::InferConfig);
+        let mut config = config.map_err(|error| Error::Config(Box::new(error)))?;
+        // The client would repeat a request that is answered with 429, as a refused eviction is, up to 15 times and for
+        // minutes. Access changes of the cluster would wait for that; the next pass asks again.
+        config.default_retry = false;
+        let client = Client::try_from(config).map_err(|error| Error::Config(Box::new(error)))?;
         run_with(client, options, shutdown).await
     })
 }
