@@ -4,6 +4,8 @@
 //! state machines.
 
 pub mod access;
+#[cfg(test)]
+mod format;
 pub mod meta;
 pub mod retained;
 mod rows;

@@ -14,6 +14,8 @@
 //! (`covey-core`). Start reading at [`start`](fn@start) and [`NodeSessions`].
 
 mod clock;
+#[cfg(test)]
+mod format;
 mod held;
 mod lease;
 mod links;

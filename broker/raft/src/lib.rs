@@ -14,6 +14,8 @@
 //! [`Machine`] does), how a node is reached ([`Channels`]), or how the log is laid out on the disk (`covey-log`). Start
 //! reading at [`Cluster`].
 
+#[cfg(test)]
+mod format;
 mod group;
 mod log_store;
 mod machine;

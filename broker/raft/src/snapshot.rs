@@ -34,10 +34,10 @@ const MAX_FRAME: usize = 19 << 20;
 
 /// Payload of the first frame.
 #[derive(Serialize, Deserialize)]
-struct Head {
-    format: u32,
-    group: GroupId,
-    meta: SnapshotMeta,
+pub(super) struct Head {
+    pub(super) format: u32,
+    pub(super) group: GroupId,
+    pub(super) meta: SnapshotMeta,
 }
 
 /// A complete snapshot on disk.

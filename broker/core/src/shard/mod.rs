@@ -28,4 +28,6 @@ pub use session::{Counters, Holder, Inbox, Limits, Profile, Session, SessionId, 
 pub use view::highest;
 
 #[cfg(test)]
+mod format;
+#[cfg(test)]
 mod tests;

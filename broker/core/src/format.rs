@@ -1,0 +1,138 @@
+//! The bytes of everything that is stored or sent with postcard, compared with recorded ones.
+//!
+//! `format.txt` has one line per sample: its name and its bytes in hexadecimal. A difference means that this version
+//! cannot read the disks, and does not understand the nodes, of the versions before. Nothing rewrites the file: a new
+//! type or variant gets a new line by hand, from the text that the failing test prints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{meta, retained, shard};
+
+/// Samples of one file, encoded.
+#[derive(Default)]
+pub(crate) struct Samples(Vec<String>);
+
+impl Samples {
+    /// Adds a sample, whose fields have distinct values, after checking that its bytes can be decoded.
+    pub(crate) fn add<T: Serialize + DeserializeOwned>(&mut self, name: &str, value: &T) {
+        let bytes = crate::encode(value);
+        let back: T = postcard::from_bytes(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(crate::encode(&back), bytes, "{name} changes when it is read and written");
+        self.row(name, &bytes);
+    }
+
+    /// Adds bytes as they are.
+    pub(crate) fn row(&mut self, name: &str, bytes: &[u8]) {
+        let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        self.0.push(format!("{name} {hex}"));
+    }
+
+    /// Compares all samples with the recorded lines.
+    pub(crate) fn compare(&self, recorded: &str) {
+        let recorded: Vec<&str> = recorded.lines().collect();
+        for line in self.0.iter().filter(|line| !recorded.contains(&line.as_str())) {
+            println!("{line}");
+        }
+        assert_eq!(self.0, recorded, "the format has changed; the lines that are not recorded are printed above");
+    }
+}
+
+#[test]
+fn meta_and_retained_groups_keep_their_bytes() {
+    let mut samples = Samples::default();
+    meta_entries(&mut samples);
+    meta_rows(&mut samples);
+    retained_entries(&mut samples);
+    retained_rows(&mut samples);
+    samples.compare(include_str!("format.txt"));
+}
+
+const NODE: shard::NodeId = 0x0123_4567_89ab_cdef;
+const OTHER: shard::NodeId = 0xfedc_ba98_7654_3210;
+
+fn form() -> meta::Command {
+    meta::Command::Form { cluster: "c1".into(), shards: 300, members: BTreeMap::from([(NODE, 1000), (OTHER, 1001)]) }
+}
+
+fn routes() -> meta::Command {
+    let changes = vec![("a/+".into(), Some(0)), ("b".into(), Some(1)), ("c/#".into(), Some(2)), ("d".into(), None)];
+    meta::Command::Routes { shard: 301, index: 1002, changes }
+}
+
+fn meta_entries(samples: &mut Samples) {
+    use meta::{Answer, Command};
+    samples.add("meta.Command.Form", &form());
+    samples.add("meta.Command.Join", &Command::Join { node: NODE, ordinal: 1003 });
+    samples.add("meta.Command.NodeUp", &Command::NodeUp { node: NODE, incarnation: 1004, former: 1005 });
+    samples.add("meta.Command.NodeUp.first", &Command::NodeUp { node: NODE, incarnation: 1006, former: 0 });
+    samples.add("meta.Command.NodeDown", &Command::NodeDown { node: OTHER, epoch: 1007 });
+    samples.add("meta.Command.Fence", &Command::Fence { shard: 302, index: 1008 });
+    samples.add("meta.Command.Routes", &routes());
+    samples.add("meta.Answer.Done", &Answer::Done);
+    samples.add("meta.Answer.Epoch", &Answer::Epoch(1009));
+    samples.add("meta.Answer.Refused", &Answer::Refused);
+}
+
+fn meta_rows(samples: &mut Samples) {
+    let member = meta::Member { ordinal: 1010, incarnation: 1011, epoch: 1012, ended: 1013, removed: true };
+    samples.add("meta.row.n", &member);
+    samples.add("meta.row.n.new", &meta::Member { ordinal: 1014, ..meta::Member::default() });
+    let header = meta::Header { cluster: "c2".into(), shards: 303, last_epoch: 1015, routes_index: 1016 };
+    samples.add("meta.row.m", &header);
+    let (mut machine, mut rows) = (meta::Machine::default(), BTreeMap::new());
+    machine.apply(400, form(), &mut rows);
+    machine.apply(401, meta::Command::NodeUp { node: NODE, incarnation: 500, former: 0 }, &mut rows);
+    machine.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: 0 }, &mut rows);
+    machine.apply(403, meta::Command::NodeDown { node: OTHER, epoch: 2 }, &mut rows);
+    machine.apply(404, routes(), &mut rows);
+    stored(samples, "meta", &rows);
+    meta::Machine::restore(rows).unwrap();
+}
+
+fn write(number: u64, topic: &str) -> retained::Write {
+    retained::Write {
+        node: NODE,
+        epoch: 1100,
+        number,
+        topic: topic.into(),
+        qos: 2,
+        expiry: Some(1101),
+        empty: false,
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+fn retained_entries(samples: &mut Samples) {
+    use retained::Outcome;
+    let empty = retained::Write { node: OTHER, qos: 1, expiry: None, empty: true, ..write(1102, "a/b") };
+    samples.add("retained.Entry", &retained::Entry { time: 1103, writes: vec![write(1104, "t"), empty] });
+    samples.add("retained.Outcome.Stored", &Outcome::Stored);
+    samples.add("retained.Outcome.Full", &Outcome::Full);
+    samples.add("retained.Outcome.Stale", &Outcome::Stale);
+    samples.add("retained.Outcome.Gap", &Outcome::Gap { expected: 1105 });
+}
+
+fn retained_rows(samples: &mut Samples) {
+    let body = Bytes::from_static(b"body");
+    let message = retained::Message { index: 1106, qos: 1, arrived: 1107, expiry: Some(1108), body };
+    samples.add("retained.row.t", &message);
+    let (mut machine, mut rows) = (retained::Machine::new(1 << 20), BTreeMap::new());
+    machine.apply(405, retained::Entry { time: 1109, writes: vec![write(1, "t"), write(2, "a/b")] }, &mut rows);
+    stored(samples, "retained", &rows);
+    retained::Machine::restore(1 << 20, rows).unwrap();
+}
+
+/// Adds the rows of a machine, with their keys.
+pub(crate) fn stored(samples: &mut Samples, group: &str, rows: &BTreeMap<Vec<u8>, Vec<u8>>) {
+    let kinds: BTreeSet<u8> = rows.keys().filter_map(|key| key.first().copied()).collect();
+    for kind in kinds {
+        for (number, (key, value)) in rows.iter().filter(|(key, _)| key.first() == Some(&kind)).enumerate() {
+            samples.row(&format!("{group}.stored.{}.{number}.key", char::from(kind)), key);
+            samples.row(&format!("{group}.stored.{}.{number}.value", char::from(kind)), value);
+        }
+    }
+}

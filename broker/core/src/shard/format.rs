@@ -1,0 +1,213 @@
+//! The bytes of a shard's entries, outcomes and rows, compared with `format.txt` beside this file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::machine::{Header, Seen, Sender};
+use super::session::{Awaiting, Receiving};
+use super::*;
+use crate::format::{Samples, stored};
+
+const NODE: NodeId = 0x0123_4567_89ab_cdef;
+const LIMITS: Limits = Limits { messages: 1000, bytes: 1_000_000, subscriptions: 1001 };
+
+#[test]
+fn a_shard_keeps_its_bytes() {
+    let mut samples = Samples::default();
+    claims(&mut samples);
+    subscriptions(&mut samples);
+    messages(&mut samples);
+    timers(&mut samples);
+    outcomes(&mut samples);
+    rows(&mut samples);
+    machine(&mut samples);
+    samples.compare(include_str!("format.txt"));
+}
+
+fn will() -> Will {
+    Will { topic: "w/t".into(), qos: 2, retain: true, delay: 1002, body: Bytes::from_static(b"will") }
+}
+
+fn claim() -> Claim {
+    Claim {
+        client: "client".into(),
+        principal: "user".into(),
+        node: NODE,
+        epoch: 1003,
+        connection: 1004,
+        clean_start: true,
+        expiry: 1005,
+        will: Some(will()),
+        limits: LIMITS,
+    }
+}
+
+fn enqueue() -> Enqueue {
+    Enqueue {
+        node: NODE,
+        epoch: 1006,
+        number: 1007,
+        floor: 1008,
+        topic: "a/b".into(),
+        qos: 1,
+        retain: true,
+        publisher: "publisher".into(),
+        expiry: Some(1009),
+        retained_index: 1010,
+        once: Some(Once { key: "q:publisher:1".into(), number: 1011, floor: 1012 }),
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+/// A retained message as it is in `Operation::Snapshot`.
+fn unnumbered() -> Enqueue {
+    Enqueue {
+        node: 0,
+        epoch: 0,
+        number: 0,
+        floor: 0,
+        topic: "a/c".into(),
+        qos: 0,
+        retain: true,
+        publisher: "".into(),
+        expiry: None,
+        retained_index: 1013,
+        once: None,
+        body: Bytes::from_static(b"old"),
+    }
+}
+
+fn options(qos: u8) -> Options {
+    Options { qos, no_local: qos == 1, retain_as_published: qos == 2, identifier: (qos == 2).then_some(1014) }
+}
+
+fn subscription(filter: &str, qos: u8, retained: WantRetained) -> Subscription {
+    Subscription { filter: filter.into(), options: options(qos), retained }
+}
+
+fn claims(samples: &mut Samples) {
+    samples.add("Operation.Claim", &Operation::Claim(claim()));
+    samples.add("Operation.Claim.no_will", &Operation::Claim(Claim { clean_start: false, will: None, ..claim() }));
+    let end = End { client: "client".into(), owner: 1015, expiry: Some(1016), drop_will: true };
+    samples.add("Operation.End", &Operation::End(end.clone()));
+    samples.add("Operation.End.as_it_is", &Operation::End(End { expiry: None, drop_will: false, ..end }));
+}
+
+fn subscriptions(samples: &mut Samples) {
+    let subscriptions = vec![
+        subscription("a/+", 0, WantRetained::Always),
+        subscription("b/#", 1, WantRetained::IfNew),
+        subscription("c", 2, WantRetained::Never),
+    ];
+    let client = || Box::from("client");
+    samples.add("Operation.Subscribe", &Operation::Subscribe { client: client(), owner: 1017, subscriptions });
+    let filters = vec!["a/+".into(), "b/#".into()];
+    samples.add("Operation.Unsubscribe", &Operation::Unsubscribe { client: client(), owner: 1018, filters });
+    samples.add("Operation.Receive", &Operation::Receive { client: client(), owner: 1019, packet: 1020 });
+    samples.add("Operation.Release", &Operation::Release { client: client(), owner: 1021, packet: 1022 });
+}
+
+fn messages(samples: &mut Samples) {
+    let client = || Box::from("client");
+    samples.add("Operation.Enqueue", &Operation::Enqueue(enqueue()));
+    let plain = Enqueue { qos: 2, retain: false, expiry: None, retained_index: 0, once: None, ..enqueue() };
+    samples.add("Operation.Enqueue.plain", &Operation::Enqueue(plain));
+    let settle = Operation::Settle { client: client(), owner: 1023, ranges: vec![(1024, 1025), (1027, 1027)] };
+    samples.add("Operation.Settle", &settle);
+    let received = Operation::Received { client: client(), owner: 1028, sequence: 1029 };
+    samples.add("Operation.Received", &received);
+    let messages = vec![unnumbered()];
+    let snapshot = Operation::Snapshot { client: client(), owner: 1030, filter: "a/+".into(), messages, last: true };
+    samples.add("Operation.Snapshot", &snapshot);
+}
+
+fn timers(samples: &mut Samples) {
+    let client = || Box::from("client");
+    samples.add("Operation.NodeDown", &Operation::NodeDown { node: NODE, epoch: 1031 });
+    samples.add("Operation.Expire", &Operation::Expire { client: client(), owner: 1032 });
+    samples.add("Operation.WillDue", &Operation::WillDue { client: client(), owner: 1033 });
+    samples.add("Operation.WillDone", &Operation::WillDone { will: 1034 });
+    let operations = vec![Operation::WillDone { will: 1035 }, Operation::NodeDown { node: NODE, epoch: 1036 }];
+    samples.add("Entry", &Entry { time: 1037, operations });
+}
+
+fn outcomes(samples: &mut Samples) {
+    samples.add("Outcome.Done", &Outcome::Done);
+    let filters = vec!["a/+".into()];
+    let claimed = Claimed { owner: 1038, present: true, durable: false, filters, missed: 1039 };
+    samples.add("Outcome.Claimed", &Outcome::Claimed(claimed));
+    samples.add("Outcome.WrongPrincipal", &Outcome::WrongPrincipal);
+    samples.add("Outcome.Stale", &Outcome::Stale);
+    let granted = vec![
+        Subscribed::Granted { qos: 0, awaits_retained: true },
+        Subscribed::Granted { qos: 1, awaits_retained: false },
+        Subscribed::Granted { qos: 2, awaits_retained: true },
+        Subscribed::LimitReached,
+    ];
+    samples.add("Outcome.Subscribed", &Outcome::Subscribed(granted));
+    samples.add("Outcome.Unsubscribed", &Outcome::Unsubscribed(vec![true, false]));
+    samples.add("Outcome.Enqueued", &Outcome::Enqueued { matched: 1040, accepted: 1041 });
+    samples.add("Outcome.Gap", &Outcome::Gap { expected: 1042 });
+    samples.add("Outcome.Receiving", &Outcome::Receiving { number: 1043, floor: 1044, incarnation: 1045 });
+    samples.add("Outcome.Known", &Outcome::Known(true));
+}
+
+fn rows(samples: &mut Samples) {
+    let header = Header { time: 1046, last_session: 1047, last_owner: 1048, last_body: 1049, last_will: 1050 };
+    samples.add("row.m", &header);
+    let profile = Profile {
+        client: "client".into(),
+        principal: "user".into(),
+        owner: 1051,
+        holder: Some(Holder { node: NODE, epoch: 1052, connection: 1053 }),
+        present: true,
+        durable: false,
+        expiry: 1054,
+        offline_since: 1055,
+        will: Some(will()),
+        limits: LIMITS,
+        subscriptions: BTreeMap::from([("a/+".into(), options(0)), ("b".into(), options(1)), ("c".into(), options(2))]),
+        dup_below: 1056,
+        incarnation: 1057,
+    };
+    samples.add("row.s", &profile);
+    samples.add("row.s.offline", &Profile { holder: None, durable: true, will: None, ..profile });
+    samples.add("row.n", &Counters { next: 1058, missed: 1059 });
+    let slot = Slot { body: 1060, size: 1061, qos: 2, retain: true, received: false, identifiers: vec![1062, 1063] };
+    samples.add("row.i", &slot);
+    samples.add("row.i.received", &Slot { qos: 1, retain: false, received: true, ..slot });
+    let body = Body { topic: "a/b".into(), arrived: 1064, expiry: Some(1065), data: Bytes::from_static(b"body") };
+    samples.add("row.b", &body);
+    samples.add("row.q", &Receiving { last: 1066, numbers: BTreeMap::from([(1067, 1068), (1069, 1070)]) });
+    let awaiting = Awaiting::from([("a/+".into(), BTreeMap::from([("a/b".into(), 1071)]))]);
+    samples.add("row.a", &awaiting);
+    samples.add("row.p", &Sender { ended: 1072, epoch: 1073, last: 1074, rejected: BTreeSet::from([1075, 1076]) });
+    samples.add("row.p.new", &Sender::default());
+    samples.add("row.o", &Seen { floor: 1077, numbers: BTreeSet::from([1078, 1079]), used: 1080 });
+    samples.add("row.w", &will());
+}
+
+/// Rows with their keys, as a machine writes them.
+fn machine(samples: &mut Samples) {
+    let (mut machine, mut rows) = (Machine::default(), BTreeMap::new());
+    let client = || Box::from("client");
+    let wanted = |filter, qos| subscription(filter, qos, WantRetained::Always);
+    let once = Some(Once { key: "q:publisher:1".into(), number: 1012, floor: 1011 });
+    let numbered = |number, qos| Enqueue { number, qos, floor: number, once: once.clone(), ..enqueue() };
+    let operations = vec![
+        Operation::Claim(claim()),
+        Operation::Subscribe { client: client(), owner: 1, subscriptions: vec![wanted("a/+", 2), wanted("b", 1)] },
+        Operation::Enqueue(numbered(1, 1)),
+        Operation::Enqueue(Enqueue { once: None, ..numbered(2, 2) }),
+        Operation::Receive { client: client(), owner: 1, packet: 300 },
+        Operation::Received { client: client(), owner: 1, sequence: 1 },
+        Operation::Claim(Claim { client: "other".into(), will: Some(Will { delay: 0, ..will() }), ..claim() }),
+        Operation::End(End { client: "other".into(), owner: 2, expiry: None, drop_will: false }),
+    ];
+    let outcomes = machine.apply(Entry { time: 5000, operations }, &mut rows);
+    assert!(outcomes.contains(&Outcome::Known(true)), "PUBREC is committed: {outcomes:?}");
+    assert_eq!(outcomes.last(), Some(&Outcome::Done));
+    stored(samples, "shard", &rows);
+    Machine::restore(rows).unwrap();
+}

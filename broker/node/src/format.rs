@@ -1,0 +1,160 @@
+//! The bytes of the frames between nodes, compared with recorded ones.
+//!
+//! `format.txt` has one line per sample: its name and its bytes in hexadecimal. A difference means that this version
+//! does not understand the nodes of the versions before. Nothing rewrites the file: a new frame gets a new line by
+//! hand, from the text that the failing test prints.
+
+use bytes::Bytes;
+use covey_core::shard::{Enqueue, Once, Operation, Outcome};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::wire::{
+    FromShard, FromTransient, Grant, Held, Item, Numbered, Renewal, ToShard, ToTransient, Transported, Verdict,
+};
+
+const NODE: covey_core::shard::NodeId = 0x0123_4567_89ab_cdef;
+const OTHER: covey_core::shard::NodeId = 0xfedc_ba98_7654_3210;
+
+/// Encoded samples.
+#[derive(Default)]
+struct Samples(Vec<String>);
+
+impl Samples {
+    /// Adds a sample, whose fields have distinct values, after checking that its bytes can be decoded.
+    fn add<T: Serialize + DeserializeOwned>(&mut self, name: &str, value: &T) {
+        let bytes = covey_core::encode(value);
+        let back: T = postcard::from_bytes(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(covey_core::encode(&back), bytes, "{name} changes when it is read and written");
+        let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        self.0.push(format!("{name} {hex}"));
+    }
+}
+
+#[test]
+fn frames_between_nodes_keep_their_bytes() {
+    let mut samples = Samples::default();
+    to_shard(&mut samples);
+    from_shard(&mut samples);
+    leases(&mut samples);
+    to_transient(&mut samples);
+    from_transient(&mut samples);
+    let recorded: Vec<&str> = include_str!("format.txt").lines().collect();
+    for line in samples.0.iter().filter(|line| !recorded.contains(&line.as_str())) {
+        println!("{line}");
+    }
+    assert_eq!(samples.0, recorded, "the format has changed; the lines that are not recorded are printed above");
+}
+
+fn held() -> Held {
+    Held { client: "client".into(), owner: 1000, window: 1001 }
+}
+
+fn once() -> Once {
+    Once { key: "w:3:7".into(), number: 1002, floor: 1003 }
+}
+
+fn to_shard(samples: &mut Samples) {
+    samples.add("ToShard.Attach", &ToShard::Attach { shard: 300, node: NODE, epoch: 1004, sessions: vec![held()] });
+    samples.add("ToShard.Open", &ToShard::Open(held()));
+    let operation = Operation::NodeDown { node: OTHER, epoch: 1005 };
+    samples.add("ToShard.Call", &ToShard::Call { id: 1006, operation });
+    let enqueue = Enqueue {
+        node: NODE,
+        epoch: 1007,
+        number: 1008,
+        floor: 1009,
+        topic: "a/b".into(),
+        qos: 1,
+        retain: true,
+        publisher: "publisher".into(),
+        expiry: Some(1010),
+        retained_index: 1011,
+        once: Some(once()),
+        body: Bytes::from_static(b"body"),
+    };
+    samples.add("ToShard.Enqueue", &ToShard::Enqueue(enqueue));
+    let volatile = ToShard::Volatile {
+        topic: "a/b".into(),
+        publisher: "publisher".into(),
+        retain: true,
+        below: 3,
+        expiry: Some(1012),
+        body: Bytes::from_static(b"body"),
+    };
+    samples.add("ToShard.Volatile", &volatile);
+    let settle = ToShard::Settle { client: "client".into(), owner: 1013, sequences: vec![1014, 1015] };
+    samples.add("ToShard.Settle", &settle);
+}
+
+fn from_shard(samples: &mut Samples) {
+    samples.add("FromShard.Attached", &FromShard::Attached);
+    samples.add("FromShard.Answer", &FromShard::Answer { id: 1016, outcome: Outcome::Known(true) });
+    let outcome = Outcome::Enqueued { matched: 1017, accepted: 1018 };
+    samples.add("FromShard.Enqueued", &FromShard::Enqueued { number: 1019, outcome });
+    let item = Item {
+        sequence: 1020,
+        qos: 2,
+        dup: true,
+        retain: false,
+        identifiers: vec![1021, 1022],
+        expiry: Some(1023),
+        body: Some(Bytes::from_static(b"body")),
+    };
+    let release = Item { sequence: 1024, qos: 0, dup: false, retain: true, body: None, expiry: None, ..item.clone() };
+    let items = vec![item, release];
+    samples.add("FromShard.Deliver", &FromShard::Deliver { client: "client".into(), owner: 1025, items });
+    let volatile = FromShard::Volatile {
+        client: "client".into(),
+        owner: 1026,
+        retain: true,
+        identifiers: vec![1027],
+        expiry: Some(1028),
+        body: Bytes::from_static(b"body"),
+    };
+    samples.add("FromShard.Volatile", &volatile);
+    samples.add("FromShard.Lost", &FromShard::Lost { client: "client".into(), owner: 1029 });
+}
+
+fn leases(samples: &mut Samples) {
+    let renewal = Renewal { node: NODE, epoch: 1030, sequence: 1031, applied: 1032, reaches: vec![NODE, OTHER] };
+    samples.add("Renewal", &renewal);
+    let granted = Verdict::Granted { commit: 1033, leased: vec![OTHER, NODE], anew: true };
+    samples.add("Grant.Granted", &Grant { sequence: 1034, verdict: granted });
+    samples.add("Grant.Refused", &Grant { sequence: 1035, verdict: Verdict::Refused });
+    samples.add("Grant.Ended", &Grant { sequence: 1036, verdict: Verdict::Ended });
+}
+
+fn transported() -> Transported {
+    Transported {
+        topic: "a/b".into(),
+        publisher: "publisher".into(),
+        qos: 2,
+        retain: true,
+        retained_index: 1037,
+        once: Some(once()),
+        expiry: Some(1038),
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+fn to_transient(samples: &mut Samples) {
+    samples.add("ToTransient.Hello", &ToTransient::Hello { node: NODE, epoch: 1039 });
+    let numbered = Numbered { number: 1040, message: transported() };
+    samples.add("ToTransient.Message", &ToTransient::Message(Box::new(numbered)));
+    let plain = Transported { qos: 0, retain: false, retained_index: 0, once: None, expiry: None, ..transported() };
+    samples.add("ToTransient.Volatile", &ToTransient::Volatile(Box::new(plain)));
+    samples.add("ToTransient.Sync", &ToTransient::Sync(1041));
+    samples.add("ToTransient.Known", &ToTransient::Known(1042));
+}
+
+fn from_transient(samples: &mut Samples) {
+    let filters = vec![("a/+".into(), 0), ("b".into(), 1), ("c".into(), 2)];
+    samples.add("FromTransient.State", &FromTransient::State { epoch: 1043, change: 1044, filters, received: 1045 });
+    let change = FromTransient::Change { change: 1046, filter: "a/+".into(), qos: Some(1) };
+    samples.add("FromTransient.Change", &change);
+    let gone = FromTransient::Change { change: 1047, filter: "a/+".into(), qos: None };
+    samples.add("FromTransient.Change.gone", &gone);
+    samples.add("FromTransient.Receipt", &FromTransient::Receipt { number: 1048, matched: 1049 });
+    samples.add("FromTransient.Synced", &FromTransient::Synced(1050));
+}
