@@ -5,7 +5,8 @@ use std::sync::Arc;
 use covey_contract::proto::admin_server::AdminServer;
 use covey_contract::proto::{self, admin_server::Admin};
 use covey_node::{Membership, Node};
-use covey_raft::{GroupId, MAX_MESSAGE, NodeId};
+use covey_raft::MAX_MESSAGE;
+use covey_types::GroupId;
 use tonic::{Request, Response, Status};
 
 /// Parts of the status that do not come from the node.
@@ -52,8 +53,8 @@ impl AdminService {
         let totals = node.durable_totals();
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
-            node_id: hex(identity.node),
-            ordinal: identity.ordinal,
+            node_id: identity.node.to_string(),
+            ordinal: identity.ordinal.get(),
             cluster_id: identity.cluster().map(|cluster| cluster.to_string()).unwrap_or_default(),
             incarnation: identity.incarnation,
             ready: failing_checks.is_empty(),
@@ -66,18 +67,18 @@ impl AdminService {
             retained: node.retained_size().0 as u64,
             storage_free_bytes,
             storage_capacity_bytes,
-            meta_leader: meta_leader.map(hex).unwrap_or_default(),
+            meta_leader: meta_leader.map(|node| node.to_string()).unwrap_or_default(),
             groups_out_of_sync: count(node.groups_out_of_sync()),
             groups_led: count(node.groups_led().count()),
             clients_by_user: node.clients_by_user(),
             members: node
                 .members_by_ordinal()
                 .into_iter()
-                .map(|(ordinal, node)| proto::Member { ordinal, node_id: hex(node) })
+                .map(|(ordinal, node)| proto::Member { ordinal: ordinal.get(), node_id: node.to_string() })
                 .collect(),
             groups: node
                 .groups_held()
-                .map(|group| proto::GroupReplica { group: group.0.into(), has_leader: node.knows_leader(group) })
+                .map(|group| proto::GroupReplica { group: group.get().into(), has_leader: node.knows_leader(group) })
                 .collect(),
         }
     }
@@ -113,10 +114,6 @@ impl Admin for AdminService {
         self.node.transfer_leaders().await;
         Ok(Response::new(proto::TransferLeadersReply { left: count(self.node.groups_led().count()) }))
     }
-}
-
-fn hex(node: NodeId) -> String {
-    format!("{node:016x}")
 }
 
 fn count(number: usize) -> u32 {

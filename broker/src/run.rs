@@ -19,6 +19,7 @@ use covey_node::{self as node, Identity, Membership, Node, NodeSessions, Parts};
 use covey_peer::{self as peer, Pool, Role, Tls, TlsError};
 use covey_raft::{StartError, Tuning};
 use covey_supervise::{Supervisor, count_panics};
+use covey_types::Ordinal;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -152,7 +153,7 @@ pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, 
 ///
 /// # Errors
 /// Fails if the name does not end in `-` and a number.
-pub fn ordinal_of(name: &str) -> Result<u32, Error> {
+pub fn ordinal_of(name: &str) -> Result<Ordinal, Error> {
     let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
     ordinal.ok_or_else(|| Error::Name(name.to_owned()))
 }
@@ -186,7 +187,7 @@ async fn start(options: Options) -> Result<Broker, Error> {
 struct Opening {
     config: Arc<Config>,
     directory: Directory,
-    ordinal: u32,
+    ordinal: Ordinal,
     metrics: Arc<Metrics>,
     supervisor: Supervisor,
     stop: CancellationToken,
@@ -213,7 +214,7 @@ async fn opened(opening: Opening) -> Result<Opened, Error> {
 async fn open_node(opening: Opening) -> Result<Opened, Error> {
     let Opening { config, directory, ordinal, metrics, supervisor, stop } = opening;
     let (identity, log) = open_log(&config, directory, ordinal, &metrics)?;
-    info!(node = format!("{:016x}", identity.node), ordinal, incarnation = identity.incarnation, "disk opened");
+    info!(node = %identity.node, ordinal = ordinal.get(), incarnation = identity.incarnation, "disk opened");
     let tls = Tls::load(&config.paths.peer_tls, &config.cluster.uid)?;
     let greeting = identity.clone();
     let pool = Pool::new(tls.clone(), config.peers.clone(), move |_, channel| greeting.greet(channel));
@@ -250,7 +251,7 @@ fn take_disk(config: &Config, name: &str) -> Result<Directory, Error> {
 fn open_log(
     config: &Config,
     directory: Directory,
-    ordinal: u32,
+    ordinal: Ordinal,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<Identity>, Log), Error> {
     let dir = &config.paths.data;
@@ -286,7 +287,7 @@ impl Broker {
     async fn serve(
         &self,
         config: &Arc<Config>,
-        ordinal: u32,
+        ordinal: Ordinal,
         membership: Arc<Membership>,
         access: Access,
         tls: Tls,
@@ -382,9 +383,9 @@ fn listener_name(listener: &ListenerConfig) -> String {
     listener.name.clone()
 }
 
-fn address(config: &Config, port: u16, ordinal: u32) -> Result<SocketAddr, Error> {
+fn address(config: &Config, port: u16, ordinal: Ordinal) -> Result<SocketAddr, Error> {
     let bind: IpAddr = config.peers.bind.parse().map_err(|_| Error::Bind(config.peers.bind.clone()))?;
-    Ok(SocketAddr::new(bind, config.peers.port_of(port, ordinal)))
+    Ok(SocketAddr::new(bind, config.peers.port_of(port, ordinal.get())))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -446,7 +447,7 @@ mod tests {
 
     #[test]
     fn the_ordinal_is_the_end_of_the_name() {
-        assert_eq!(ordinal_of("prod-eu-12").unwrap(), 12);
+        assert_eq!(ordinal_of("prod-eu-12").unwrap(), Ordinal::new(12));
         assert!(ordinal_of("prod").is_err());
     }
 }

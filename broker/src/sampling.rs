@@ -9,7 +9,7 @@ use covey_log::segment::Log;
 use covey_log::space::Space;
 use covey_node::Node;
 use covey_peer::Tls;
-use covey_raft::{GroupId, NodeId};
+use covey_types::{GroupId, NodeId};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Metrics, SessionKind, SessionState, SubscriptionKind, gauge_value};

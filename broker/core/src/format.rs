@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use covey_types::{NodeEpoch, NodeId, Ordinal, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{meta, retained, shard};
+use crate::{meta, retained};
 
 /// Samples of one file, encoded.
 #[derive(Default)]
@@ -51,43 +52,54 @@ fn meta_and_retained_groups_keep_their_bytes() {
     samples.compare(include_str!("format.txt"));
 }
 
-const NODE: shard::NodeId = 0x0123_4567_89ab_cdef;
-const OTHER: shard::NodeId = 0xfedc_ba98_7654_3210;
+const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
+const OTHER: NodeId = NodeId::new(0xfedc_ba98_7654_3210);
 
 fn form() -> meta::Command {
-    meta::Command::Form { cluster: "c1".into(), shards: 300, members: BTreeMap::from([(NODE, 1000), (OTHER, 1001)]) }
+    let members = BTreeMap::from([(NODE, Ordinal::new(1000)), (OTHER, Ordinal::new(1001))]);
+    meta::Command::Form { cluster: "c1".into(), shards: 300, members }
 }
 
 fn routes() -> meta::Command {
     let changes = vec![("a/+".into(), Some(0)), ("b".into(), Some(1)), ("c/#".into(), Some(2)), ("d".into(), None)];
-    meta::Command::Routes { shard: 301, index: 1002, changes }
+    meta::Command::Routes { shard: ShardId::new(301), index: 1002, changes }
 }
 
 fn meta_entries(samples: &mut Samples) {
     use meta::{Answer, Command};
     samples.add("meta.Command.Form", &form());
-    samples.add("meta.Command.Join", &Command::Join { node: NODE, ordinal: 1003 });
-    samples.add("meta.Command.NodeUp", &Command::NodeUp { node: NODE, incarnation: 1004, former: 1005 });
-    samples.add("meta.Command.NodeUp.first", &Command::NodeUp { node: NODE, incarnation: 1006, former: 0 });
-    samples.add("meta.Command.NodeDown", &Command::NodeDown { node: OTHER, epoch: 1007 });
-    samples.add("meta.Command.Fence", &Command::Fence { shard: 302, index: 1008 });
+    samples.add("meta.Command.Join", &Command::Join { node: NODE, ordinal: Ordinal::new(1003) });
+    samples.add(
+        "meta.Command.NodeUp",
+        &Command::NodeUp { node: NODE, incarnation: 1004, former: Some(NodeEpoch::new(1005)) },
+    );
+    samples.add("meta.Command.NodeUp.first", &Command::NodeUp { node: NODE, incarnation: 1006, former: None });
+    samples.add("meta.Command.NodeDown", &Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(1007) });
+    samples.add("meta.Command.Fence", &Command::Fence { shard: ShardId::new(302), index: 1008 });
     samples.add("meta.Command.Routes", &routes());
     samples.add("meta.Answer.Done", &Answer::Done);
-    samples.add("meta.Answer.Epoch", &Answer::Epoch(1009));
+    samples.add("meta.Answer.Epoch", &Answer::Epoch(NodeEpoch::new(1009)));
     samples.add("meta.Answer.Refused", &Answer::Refused);
 }
 
 fn meta_rows(samples: &mut Samples) {
-    let member = meta::Member { ordinal: 1010, incarnation: 1011, epoch: 1012, ended: 1013, removed: true };
+    let member = meta::Member {
+        ordinal: Ordinal::new(1010),
+        incarnation: 1011,
+        epoch: Some(NodeEpoch::new(1012)),
+        ended: Some(NodeEpoch::new(1013)),
+        removed: true,
+    };
     samples.add("meta.row.n", &member);
-    samples.add("meta.row.n.new", &meta::Member { ordinal: 1014, ..meta::Member::default() });
-    let header = meta::Header { cluster: "c2".into(), shards: 303, last_epoch: 1015, routes_index: 1016 };
+    samples.add("meta.row.n.new", &meta::Member { ordinal: Ordinal::new(1014), ..meta::Member::default() });
+    let header =
+        meta::Header { cluster: "c2".into(), shards: 303, last_epoch: Some(NodeEpoch::new(1015)), routes_index: 1016 };
     samples.add("meta.row.m", &header);
     let (mut machine, mut rows) = (meta::Machine::default(), BTreeMap::new());
     machine.apply(400, form(), &mut rows);
-    machine.apply(401, meta::Command::NodeUp { node: NODE, incarnation: 500, former: 0 }, &mut rows);
-    machine.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: 0 }, &mut rows);
-    machine.apply(403, meta::Command::NodeDown { node: OTHER, epoch: 2 }, &mut rows);
+    machine.apply(401, meta::Command::NodeUp { node: NODE, incarnation: 500, former: None }, &mut rows);
+    machine.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: None }, &mut rows);
+    machine.apply(403, meta::Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(2) }, &mut rows);
     machine.apply(404, routes(), &mut rows);
     stored(samples, "meta", &rows);
     meta::Machine::restore(rows).unwrap();
@@ -96,7 +108,7 @@ fn meta_rows(samples: &mut Samples) {
 fn write(number: u64, topic: &str) -> retained::Write {
     retained::Write {
         node: NODE,
-        epoch: 1100,
+        epoch: NodeEpoch::new(1100),
         number,
         topic: topic.into(),
         qos: 2,

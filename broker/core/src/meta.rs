@@ -8,14 +8,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_types::{NodeEpoch, NodeId, Ordinal, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::rows::{self, Rows, Unreadable, UnreadableEntry};
-use crate::shard::NodeId;
 use crate::topic::{Filter, Name, Tree};
-
-/// Number of a shard, counted from 0.
-pub type ShardId = u16;
 
 /// One entry of the meta log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,24 +21,29 @@ pub enum Command {
     ///
     /// Proposed by every member that the operator told to form the cluster. A repetition with the same id changes
     /// nothing and returns [`Answer::Done`]; another id is [`Answer::Refused`].
-    Form { cluster: Box<str>, shards: u16, members: BTreeMap<NodeId, u32> },
+    Form { cluster: Box<str>, shards: u16, members: BTreeMap<NodeId, Ordinal> },
     /// Admits a node with an empty disk under an ordinal; the node that had the ordinal is removed for good and its
     /// epoch ends.
     ///
     /// Proposed by the meta leader when a node asks to join. A repetition returns [`Answer::Done`]; a removed node, or
     /// a member under another ordinal, is [`Answer::Refused`].
-    Join { node: NodeId, ordinal: u32 },
+    Join { node: NodeId, ordinal: Ordinal },
     /// Starts a new epoch of a node and ends its former one.
     ///
-    /// Proposed by the node at start and after it lost an epoch. `former` is the last epoch of this process, 0 for
-    /// none. Answer: [`Answer::Epoch`], the same one for a repetition; [`Answer::Refused`] for a node that is not a
+    /// Proposed by the node at start and after it lost an epoch. `former` is the last epoch of this process.
+    /// Answer: [`Answer::Epoch`], the same one for a repetition; [`Answer::Refused`] for a node that is not a
     /// member or has started with a higher incarnation.
-    NodeUp { node: NodeId, incarnation: u64, former: u64 },
+    NodeUp {
+        node: NodeId,
+        incarnation: u64,
+        #[serde(with = "covey_types::zero_is_none")]
+        former: Option<NodeEpoch>,
+    },
     /// Ends an epoch of a node.
     ///
     /// Proposed by the meta leader when the node's lease has expired for long enough. Answer: [`Answer::Done`], also
     /// for an epoch that has already ended; [`Answer::Refused`] for an unknown node.
-    NodeDown { node: NodeId, epoch: u64 },
+    NodeDown { node: NodeId, epoch: NodeEpoch },
     /// Marks the beginning of a leader's term in a shard: changes with a lower `index` are refused from now on.
     ///
     /// Proposed by the shard's new leader before it serves. Answer: [`Answer::Done`], also for a repetition;
@@ -60,7 +62,7 @@ pub enum Answer {
     /// The command was applied, or had been applied before.
     Done,
     /// The node's new epoch.
-    Epoch(u64),
+    Epoch(NodeEpoch),
     /// The command changed nothing; each command says when.
     Refused,
 }
@@ -69,13 +71,15 @@ pub enum Answer {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Ordinal of the node's pod.
-    pub ordinal: u32,
+    pub ordinal: Ordinal,
     /// Incarnation (number of the process start) to which the last epoch was given; 0 for none.
     pub incarnation: u64,
-    /// Last epoch that was given to the node; 0 for none.
-    pub epoch: u64,
-    /// All epochs up to this one are over; 0 for none.
-    pub ended: u64,
+    /// Last epoch that was given to the node.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub epoch: Option<NodeEpoch>,
+    /// All epochs up to this one are over.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub ended: Option<NodeEpoch>,
     /// The node was replaced: it is never a member again.
     pub removed: bool,
 }
@@ -88,7 +92,8 @@ pub struct Header {
     /// Number of shards.
     pub shards: u16,
     /// Last epoch that was given to any node.
-    pub last_epoch: u64,
+    #[serde(with = "covey_types::zero_is_none")]
+    pub last_epoch: Option<NodeEpoch>,
     /// Log index of the last change of routes; 0 for none.
     pub routes_index: u64,
 }
@@ -135,6 +140,13 @@ impl Answer {
     }
 }
 
+impl Member {
+    /// Returns the epoch of the node if it has not ended.
+    pub fn open_epoch(&self) -> Option<NodeEpoch> {
+        self.epoch.filter(|epoch| Some(*epoch) > self.ended)
+    }
+}
+
 impl Machine {
     /// Applies the command of the log entry at `index`.
     pub fn apply(&mut self, index: u64, command: Command, rows: &mut dyn Rows) -> Answer {
@@ -148,7 +160,13 @@ impl Machine {
         }
     }
 
-    fn form(&mut self, cluster: Box<str>, shards: u16, members: BTreeMap<NodeId, u32>, rows: &mut dyn Rows) -> Answer {
+    fn form(
+        &mut self,
+        cluster: Box<str>,
+        shards: u16,
+        members: BTreeMap<NodeId, Ordinal>,
+        rows: &mut dyn Rows,
+    ) -> Answer {
         if !self.header.cluster.is_empty() {
             return if self.header.cluster == cluster { Answer::Done } else { Answer::Refused };
         }
@@ -162,7 +180,7 @@ impl Machine {
         Answer::Done
     }
 
-    fn join(&mut self, node: NodeId, ordinal: u32, rows: &mut dyn Rows) -> Answer {
+    fn join(&mut self, node: NodeId, ordinal: Ordinal, rows: &mut dyn Rows) -> Answer {
         if let Some(member) = self.members.get(&node) {
             return if member.removed || member.ordinal != ordinal { Answer::Refused } else { Answer::Done };
         }
@@ -184,29 +202,32 @@ impl Machine {
         Answer::Done
     }
 
-    fn node_up(&mut self, node: NodeId, incarnation: u64, former: u64, rows: &mut dyn Rows) -> Answer {
+    fn node_up(&mut self, node: NodeId, incarnation: u64, former: Option<NodeEpoch>, rows: &mut dyn Rows) -> Answer {
         let Some(member) = self.members.get_mut(&node) else { return Answer::Refused };
         if member.removed || incarnation < member.incarnation {
             return Answer::Refused;
         }
         // A repetition, because the answer was lost.
-        if incarnation == member.incarnation && member.epoch > former && member.ended < member.epoch {
-            return Answer::Epoch(member.epoch);
+        if let Some(epoch) = member.open_epoch()
+            && incarnation == member.incarnation
+            && Some(epoch) > former
+        {
+            return Answer::Epoch(epoch);
         }
-        self.header.last_epoch += 1;
+        let epoch = self.header.last_epoch.map_or(NodeEpoch::FIRST, NodeEpoch::next);
+        self.header.last_epoch = Some(epoch);
         member.incarnation = incarnation;
         member.ended = member.epoch;
-        member.epoch = self.header.last_epoch;
-        let epoch = member.epoch;
+        member.epoch = Some(epoch);
         self.write_member(node, rows);
         self.write_header(rows);
         Answer::Epoch(epoch)
     }
 
-    fn node_down(&mut self, node: NodeId, epoch: u64, rows: &mut dyn Rows) -> Answer {
+    fn node_down(&mut self, node: NodeId, epoch: NodeEpoch, rows: &mut dyn Rows) -> Answer {
         let Some(member) = self.members.get_mut(&node) else { return Answer::Refused };
-        if epoch > member.ended && epoch <= member.epoch {
-            member.ended = epoch;
+        if Some(epoch) > member.ended && Some(epoch) <= member.epoch {
+            member.ended = Some(epoch);
             self.write_member(node, rows);
         }
         Answer::Done
@@ -218,7 +239,7 @@ impl Machine {
             return Answer::Refused;
         }
         *fence = index;
-        rows.put(rows::key(b'f', &[u64::from(shard)]), rows::encode(&index));
+        rows.put(rows::key(b'f', &[u64::from(shard.get())]), rows::encode(&index));
         Answer::Done
     }
 
@@ -257,7 +278,7 @@ impl Machine {
 
     fn write_member(&self, node: NodeId, rows: &mut dyn Rows) {
         if let Some(member) = self.members.get(&node) {
-            rows.put(rows::key(b'n', &[node]), rows::encode(member));
+            rows.put(rows::key(b'n', &[node.get()]), rows::encode(member));
         }
     }
 
@@ -274,11 +295,11 @@ impl Machine {
                 b'm' => machine.header = rows::decode(kind, &value)?,
                 b'n' => {
                     let [node] = rows::numbers(&key).ok_or(unreadable)?;
-                    machine.members.insert(node, rows::decode(kind, &value)?);
+                    machine.members.insert(NodeId::new(node), rows::decode(kind, &value)?);
                 }
                 b'f' => {
                     let [shard] = rows::numbers(&key).ok_or_else(|| unreadable.clone())?;
-                    let shard = ShardId::try_from(shard).map_err(|_| unreadable)?;
+                    let shard = ShardId::new(u16::try_from(shard).map_err(|_| unreadable)?);
                     machine.fences.insert(shard, rows::decode(kind, &value)?);
                 }
                 b'r' => {
@@ -339,13 +360,13 @@ impl Machine {
 
 fn route_key(shard: ShardId, filter: &str) -> Vec<u8> {
     let mut key = vec![b'r'];
-    key.extend_from_slice(&shard.to_be_bytes());
+    key.extend_from_slice(&shard.get().to_be_bytes());
     key.extend_from_slice(filter.as_bytes());
     key
 }
 
 fn route_of(key: &[u8]) -> Option<(ShardId, Box<str>)> {
-    let shard = ShardId::from_be_bytes(key.get(1..3)?.try_into().ok()?);
+    let shard = ShardId::new(u16::from_be_bytes(key.get(1..3)?.try_into().ok()?));
     Some((shard, std::str::from_utf8(key.get(3..)?).ok()?.into()))
 }
 
@@ -355,8 +376,10 @@ mod tests {
 
     type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
 
+    const FIRST: Ordinal = Ordinal::new(0);
+
     fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<u8>) -> Answer {
-        let command = Command::Routes { shard: 1, index: at, changes: vec![(filter.into(), qos)] };
+        let command = Command::Routes { shard: ShardId::new(1), index: at, changes: vec![(filter.into(), qos)] };
         machine.apply(at, command, &mut Stored::new())
     }
 
@@ -364,9 +387,9 @@ mod tests {
     fn a_former_leaders_late_word_is_void() {
         let mut machine = Machine::default();
         assert_eq!(routes(&mut machine, 10, "a/b", Some(1)), Answer::Done);
-        machine.apply(11, Command::Fence { shard: 1, index: 20 }, &mut Stored::new());
+        machine.apply(11, Command::Fence { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
         assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
-        assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(1, 1)]));
+        assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), 1)]));
         assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
         assert!(machine.matches(&"a/b".parse().unwrap()).is_empty());
     }
@@ -374,26 +397,30 @@ mod tests {
     #[test]
     fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
         let (mut machine, mut rows) = (Machine::default(), Stored::new());
-        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(7, 0)]) };
+        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
         machine.apply(1, form, &mut rows);
-        let up = |incarnation, former| Command::NodeUp { node: 7, incarnation, former };
-        assert_eq!(machine.apply(2, up(1, 0), &mut rows), Answer::Epoch(1));
-        assert_eq!(machine.apply(3, up(1, 0), &mut rows), Answer::Epoch(1));
-        assert_eq!(machine.apply(4, up(2, 0), &mut rows), Answer::Epoch(2));
-        assert_eq!(machine.member(7).unwrap().ended, 1);
-        assert_eq!(machine.apply(5, up(1, 0), &mut rows), Answer::Refused);
+        let epoch = |number| Answer::Epoch(NodeEpoch::new(number));
+        let up = |incarnation| Command::NodeUp { node: NodeId::new(7), incarnation, former: None };
+        assert_eq!(machine.apply(2, up(1), &mut rows), epoch(1));
+        assert_eq!(machine.apply(3, up(1), &mut rows), epoch(1));
+        assert_eq!(machine.apply(4, up(2), &mut rows), epoch(2));
+        assert_eq!(machine.member(NodeId::new(7)).unwrap().ended, Some(NodeEpoch::new(1)));
+        assert_eq!(machine.apply(5, up(1), &mut rows), Answer::Refused);
         let back = Machine::restore(rows).unwrap();
-        assert_eq!(back.member(7), machine.member(7));
+        assert_eq!(back.member(NodeId::new(7)), machine.member(NodeId::new(7)));
         assert_eq!(back.header(), machine.header());
     }
 
     #[test]
     fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
         let (mut machine, mut rows) = (Machine::default(), Stored::new());
-        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(7, 0)]) };
+        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
         machine.apply(1, form, &mut rows);
-        assert_eq!(machine.apply(2, Command::Join { node: 8, ordinal: 0 }, &mut rows), Answer::Done);
-        assert!(machine.member(7).unwrap().removed);
-        assert_eq!(machine.apply(3, Command::Join { node: 7, ordinal: 0 }, &mut rows), Answer::Refused);
+        assert_eq!(machine.apply(2, Command::Join { node: NodeId::new(8), ordinal: FIRST }, &mut rows), Answer::Done);
+        assert!(machine.member(NodeId::new(7)).unwrap().removed);
+        assert_eq!(
+            machine.apply(3, Command::Join { node: NodeId::new(7), ordinal: FIRST }, &mut rows),
+            Answer::Refused
+        );
     }
 }

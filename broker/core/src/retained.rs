@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_types::{NodeEpoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::rows::{self, Rows, Unreadable, UnreadableEntry};
-use crate::shard::NodeId;
 use crate::topic::{Filter, Name, Names};
 
 /// One log entry.
@@ -27,7 +27,7 @@ pub struct Write {
     /// Node that sends the write.
     pub node: NodeId,
     /// Epoch of that node.
-    pub epoch: u64,
+    pub epoch: NodeEpoch,
     /// Sequence number, counted from 1 per node epoch.
     pub number: u64,
     /// Topic name.
@@ -78,7 +78,8 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sender {
     /// Newest epoch of which the node has sent a write.
-    epoch: u64,
+    #[serde(with = "covey_types::zero_is_none")]
+    epoch: Option<NodeEpoch>,
     /// Number of the last write of that epoch.
     last: u64,
 }
@@ -129,11 +130,12 @@ impl Machine {
 
     fn write(&mut self, index: u64, write: Write, rows: &mut dyn Rows) -> Outcome {
         let sender = self.senders.entry(write.node).or_default();
-        if write.epoch < sender.epoch {
+        let epoch = Some(write.epoch);
+        if epoch < sender.epoch {
             return Outcome::Stale;
         }
-        if write.epoch > sender.epoch {
-            *sender = Sender { epoch: write.epoch, last: 0 };
+        if epoch > sender.epoch {
+            *sender = Sender { epoch, last: 0 };
         }
         if write.number <= sender.last {
             return Outcome::Stored;
@@ -142,7 +144,7 @@ impl Machine {
             return Outcome::Gap { expected: sender.last + 1 };
         }
         sender.last = write.number;
-        rows.put(rows::key(b'p', &[write.node]), rows::encode(&*sender));
+        rows.put(rows::key(b'p', &[write.node.get()]), rows::encode(&*sender));
         let Ok(name) = write.topic.parse::<Name>() else { return Outcome::Stored };
         self.store(index, name, write, rows)
     }
@@ -179,7 +181,7 @@ impl Machine {
                 b'm' => machine.time = rows::decode(kind, &value)?,
                 b'p' => {
                     let [node] = rows::numbers(&key).ok_or(unreadable)?;
-                    machine.senders.insert(node, rows::decode(kind, &value)?);
+                    machine.senders.insert(NodeId::new(node), rows::decode(kind, &value)?);
                 }
                 b't' => {
                     let topic = key.get(1..).and_then(|topic| std::str::from_utf8(topic).ok());
@@ -246,7 +248,16 @@ mod tests {
 
     fn write(number: u64, topic: &str, body: &'static [u8]) -> Write {
         let body = Bytes::from_static(body);
-        Write { node: 1, epoch: 1, number, topic: topic.into(), qos: 1, expiry: None, empty: body.is_empty(), body }
+        Write {
+            node: NodeId::new(1),
+            epoch: NodeEpoch::new(1),
+            number,
+            topic: topic.into(),
+            qos: 1,
+            expiry: None,
+            empty: body.is_empty(),
+            body,
+        }
     }
 
     fn found(machine: &Machine, filter: &str) -> Vec<Bytes> {

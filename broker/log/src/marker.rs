@@ -15,6 +15,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
+use covey_types::NodeId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -117,7 +118,7 @@ pub struct Marker {
     /// Cluster of the node; `None` until it has formed or joined one.
     pub cluster_id: Option<Uuid>,
     /// Node id: a random number, made with the marker.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Name of the node, which contains its ordinal.
     pub node_name: String,
     /// Number of starts of the node on this directory.
@@ -149,7 +150,7 @@ impl Marker {
     /// Returns the checksum of the fields: CRC-32C as 8 hexadecimal digits.
     fn checksum(&self) -> String {
         let Self { cluster_id, node_id, node_name, incarnation } = self;
-        let cluster_id = cluster_id.unwrap_or_default();
+        let (cluster_id, node_id) = (cluster_id.unwrap_or_default(), node_id.get());
         let text = format!("{FORMAT_VERSION} {cluster_id} {node_id} {incarnation} {node_name}");
         format!("{:08x}", crc32c::crc32c(text.as_bytes()))
     }
@@ -170,7 +171,7 @@ impl Marker {
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
         let marker = Self {
             cluster_id: stored.cluster_id,
-            node_id: stored.node_id.parse().map_err(|_| damaged())?,
+            node_id: NodeId::new(stored.node_id.parse().map_err(|_| damaged())?),
             node_name: stored.node_name,
             incarnation: stored.incarnation,
         };
@@ -184,7 +185,7 @@ impl Marker {
         let stored = Stored {
             format_version: FORMAT_VERSION,
             cluster_id: self.cluster_id,
-            node_id: self.node_id.to_string(),
+            node_id: self.node_id.get().to_string(),
             node_name: self.node_name.clone(),
             incarnation: self.incarnation,
             checksum: self.checksum(),
@@ -341,7 +342,8 @@ impl Fresh {
     /// Returns [`Error`] if the marker cannot be written.
     pub fn create(mut self) -> Result<Claimed, Error> {
         sign(&self.dir, &mut self.lock)?;
-        let (_, node_id) = Uuid::new_v4().as_u64_pair();
+        let (_, number) = Uuid::new_v4().as_u64_pair();
+        let node_id = NodeId::new(number);
         let marker = Marker { cluster_id: None, node_id, node_name: self.node_name, incarnation: 1 };
         marker.write(&self.dir)?;
         Ok(Claimed { dir: self.dir, marker, lock: Some(self.lock) })

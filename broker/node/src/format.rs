@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use covey_core::shard::{Enqueue, Once, Operation, Outcome};
+use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,8 +14,8 @@ use crate::wire::{
     FromShard, FromTransient, Grant, Held, Item, Numbered, Renewal, ToShard, ToTransient, Transported, Verdict,
 };
 
-const NODE: covey_core::shard::NodeId = 0x0123_4567_89ab_cdef;
-const OTHER: covey_core::shard::NodeId = 0xfedc_ba98_7654_3210;
+const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
+const OTHER: NodeId = NodeId::new(0xfedc_ba98_7654_3210);
 
 /// Encoded samples.
 #[derive(Default)]
@@ -47,7 +48,7 @@ fn frames_between_nodes_keep_their_bytes() {
 }
 
 fn held() -> Held {
-    Held { client: "client".into(), owner: 1000, window: 1001 }
+    Held { client: "client".into(), owner: OwnerEpoch::new(1000), window: 1001 }
 }
 
 fn once() -> Once {
@@ -55,13 +56,16 @@ fn once() -> Once {
 }
 
 fn to_shard(samples: &mut Samples) {
-    samples.add("ToShard.Attach", &ToShard::Attach { shard: 300, node: NODE, epoch: 1004, sessions: vec![held()] });
+    samples.add(
+        "ToShard.Attach",
+        &ToShard::Attach { shard: ShardId::new(300), node: NODE, epoch: NodeEpoch::new(1004), sessions: vec![held()] },
+    );
     samples.add("ToShard.Open", &ToShard::Open(held()));
-    let operation = Operation::NodeDown { node: OTHER, epoch: 1005 };
+    let operation = Operation::NodeDown { node: OTHER, epoch: NodeEpoch::new(1005) };
     samples.add("ToShard.Call", &ToShard::Call { id: 1006, operation });
     let enqueue = Enqueue {
         node: NODE,
-        epoch: 1007,
+        epoch: NodeEpoch::new(1007),
         number: 1008,
         floor: 1009,
         topic: "a/b".into(),
@@ -83,7 +87,11 @@ fn to_shard(samples: &mut Samples) {
         body: Bytes::from_static(b"body"),
     };
     samples.add("ToShard.Volatile", &volatile);
-    let settle = ToShard::Settle { client: "client".into(), owner: 1013, sequences: vec![1014, 1015] };
+    let settle = ToShard::Settle {
+        client: "client".into(),
+        owner: OwnerEpoch::new(1013),
+        sequences: [1014, 1015].map(InboxSeq::new).into(),
+    };
     samples.add("ToShard.Settle", &settle);
 }
 
@@ -93,7 +101,7 @@ fn from_shard(samples: &mut Samples) {
     let outcome = Outcome::Enqueued { matched: 1017, accepted: 1018 };
     samples.add("FromShard.Enqueued", &FromShard::Enqueued { number: 1019, outcome });
     let item = Item {
-        sequence: 1020,
+        sequence: InboxSeq::new(1020),
         qos: 2,
         dup: true,
         retain: false,
@@ -101,23 +109,33 @@ fn from_shard(samples: &mut Samples) {
         expiry: Some(1023),
         body: Some(Bytes::from_static(b"body")),
     };
-    let release = Item { sequence: 1024, qos: 0, dup: false, retain: true, body: None, expiry: None, ..item.clone() };
+    let release = Item {
+        sequence: InboxSeq::new(1024),
+        qos: 0,
+        dup: false,
+        retain: true,
+        body: None,
+        expiry: None,
+        ..item.clone()
+    };
     let items = vec![item, release];
-    samples.add("FromShard.Deliver", &FromShard::Deliver { client: "client".into(), owner: 1025, items });
+    samples
+        .add("FromShard.Deliver", &FromShard::Deliver { client: "client".into(), owner: OwnerEpoch::new(1025), items });
     let volatile = FromShard::Volatile {
         client: "client".into(),
-        owner: 1026,
+        owner: OwnerEpoch::new(1026),
         retain: true,
         identifiers: vec![1027],
         expiry: Some(1028),
         body: Bytes::from_static(b"body"),
     };
     samples.add("FromShard.Volatile", &volatile);
-    samples.add("FromShard.Lost", &FromShard::Lost { client: "client".into(), owner: 1029 });
+    samples.add("FromShard.Lost", &FromShard::Lost { client: "client".into(), owner: OwnerEpoch::new(1029) });
 }
 
 fn leases(samples: &mut Samples) {
-    let renewal = Renewal { node: NODE, epoch: 1030, sequence: 1031, applied: 1032, reaches: vec![NODE, OTHER] };
+    let renewal =
+        Renewal { node: NODE, epoch: NodeEpoch::new(1030), sequence: 1031, applied: 1032, reaches: vec![NODE, OTHER] };
     samples.add("Renewal", &renewal);
     let granted = Verdict::Granted { commit: 1033, leased: vec![OTHER, NODE], anew: true };
     samples.add("Grant.Granted", &Grant { sequence: 1034, verdict: granted });
@@ -139,7 +157,7 @@ fn transported() -> Transported {
 }
 
 fn to_transient(samples: &mut Samples) {
-    samples.add("ToTransient.Hello", &ToTransient::Hello { node: NODE, epoch: 1039 });
+    samples.add("ToTransient.Hello", &ToTransient::Hello { node: NODE, epoch: NodeEpoch::new(1039) });
     let numbered = Numbered { number: 1040, message: transported() };
     samples.add("ToTransient.Message", &ToTransient::Message(Box::new(numbered)));
     let plain = Transported { qos: 0, retain: false, retained_index: 0, once: None, expiry: None, ..transported() };
@@ -150,7 +168,10 @@ fn to_transient(samples: &mut Samples) {
 
 fn from_transient(samples: &mut Samples) {
     let filters = vec![("a/+".into(), 0), ("b".into(), 1), ("c".into(), 2)];
-    samples.add("FromTransient.State", &FromTransient::State { epoch: 1043, change: 1044, filters, received: 1045 });
+    samples.add(
+        "FromTransient.State",
+        &FromTransient::State { epoch: Some(NodeEpoch::new(1043)), change: 1044, filters, received: 1045 },
+    );
     let change = FromTransient::Change { change: 1046, filter: "a/+".into(), qos: Some(1) };
     samples.add("FromTransient.Change", &change);
     let gone = FromTransient::Change { change: 1047, filter: "a/+".into(), qos: None };

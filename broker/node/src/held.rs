@@ -7,13 +7,14 @@ use covey_codec::{MqttStr, PacketId, QoS};
 use covey_core::shard::Once;
 use covey_core::topic::{Filter, Name};
 use covey_mqtt::session::{Close, Delivery, Event};
+use covey_types::{ConnectionId, InboxSeq, NodeEpoch, OwnerEpoch};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::Observer;
 use super::message;
 use super::outbox::{Durable, Transient};
-use super::transient::{Filters, Local, Match};
+use super::transient::{Filters, Match};
 use super::wire::{FromShard, Transported};
 
 /// Most QoS 0 messages that wait for a connection, as many as a transient queue holds. Further ones are dropped and
@@ -35,11 +36,11 @@ pub(super) struct Held {
     /// User name.
     pub(super) principal: Arc<str>,
     /// Owner epoch from the claim.
-    pub owner: u64,
+    pub owner: OwnerEpoch,
     /// Node epoch under which the claim was made.
-    pub epoch: u64,
-    /// Number of the connection within this process; the same as in the claim.
-    pub local: Local,
+    pub epoch: NodeEpoch,
+    /// The connection, as in the claim.
+    pub connection: ConnectionId,
     /// Events for the connection; `None` once `Close` was sent, after which the channel ends.
     pub events: Mutex<Option<mpsc::Sender<Event>>>,
     /// Deliveries to the client, and the state of a transient session.
@@ -84,8 +85,8 @@ type Seen = HashMap<Box<str>, (u64, BTreeSet<u64>)>;
 struct Sessions {
     /// By client id: the session with the newest owner epoch.
     clients: HashMap<Box<str>, Arc<Held>>,
-    /// By number of the connection; includes connections that are being taken over.
-    locals: HashMap<Local, Arc<Held>>,
+    /// By connection; includes those that are being taken over.
+    connections: HashMap<ConnectionId, Arc<Held>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -103,7 +104,7 @@ impl Registry {
     pub(super) fn insert(&self, held: Arc<Held>) {
         let loser = {
             let mut sessions = self.sessions.lock();
-            sessions.locals.insert(held.local, held.clone());
+            sessions.connections.insert(held.connection, held.clone());
             match sessions.clients.get(&held.client) {
                 Some(known) if known.owner > held.owner => Some(held),
                 _ => sessions.clients.insert(held.client.clone(), held),
@@ -118,14 +119,14 @@ impl Registry {
     pub(super) fn remove(&self, held: &Held) -> bool {
         let removed = {
             let mut sessions = self.sessions.lock();
-            if sessions.clients.get(&held.client).is_some_and(|known| known.local == held.local) {
+            if sessions.clients.get(&held.client).is_some_and(|known| known.connection == held.connection) {
                 sessions.clients.remove(&held.client);
             }
-            sessions.locals.remove(&held.local).is_some()
+            sessions.connections.remove(&held.connection).is_some()
         };
         if let Outbox::Transient { subscriptions, .. } = &*held.outbox.lock() {
             for filter in subscriptions.values() {
-                self.filters.remove(filter, held.local);
+                self.filters.remove(filter, held.connection);
             }
         }
         removed
@@ -139,7 +140,7 @@ impl Registry {
 
     /// Removes all sessions and asks their connections to close.
     pub(super) fn close_all(&self, why: Close) {
-        let all: Vec<Arc<Held>> = self.sessions.lock().locals.values().cloned().collect();
+        let all: Vec<Arc<Held>> = self.sessions.lock().connections.values().cloned().collect();
         for held in &all {
             self.close(held, why);
         }
@@ -147,13 +148,13 @@ impl Registry {
 
     /// Returns the number of transient sessions.
     pub(super) fn transient(&self) -> usize {
-        self.sessions.lock().locals.values().filter(|held| !held.is_durable()).count()
+        self.sessions.lock().connections.values().filter(|held| !held.is_durable()).count()
     }
 
     /// Returns the number of sessions per user name.
     pub(super) fn by_user(&self) -> HashMap<String, u32> {
         let mut users = HashMap::new();
-        for held in self.sessions.lock().locals.values() {
+        for held in self.sessions.lock().connections.values() {
             *users.entry(held.principal.to_string()).or_default() += 1;
         }
         users
@@ -161,13 +162,13 @@ impl Registry {
 
     /// Returns the number of sessions.
     pub(super) fn len(&self) -> usize {
-        self.sessions.lock().locals.len()
+        self.sessions.lock().connections.len()
     }
 
     /// Handles a frame from a shard's leader. Returns deliveries to acknowledge (client id, owner epoch, sequence
     /// numbers): those that the leader repeats although they were acknowledged, and those that need no
     /// acknowledgement.
-    pub(super) fn on_shard(&self, event: FromShard) -> Option<(Box<str>, u64, Vec<u64>)> {
+    pub(super) fn on_shard(&self, event: FromShard) -> Option<(Box<str>, OwnerEpoch, Vec<InboxSeq>)> {
         match event {
             FromShard::Deliver { client, owner, items } => {
                 let held = self.find(&client, owner)?;
@@ -197,7 +198,7 @@ impl Registry {
         }
     }
 
-    fn find(&self, client: &str, owner: u64) -> Option<Arc<Held>> {
+    fn find(&self, client: &str, owner: OwnerEpoch) -> Option<Arc<Held>> {
         self.sessions.lock().clients.get(client).filter(|held| held.owner == owner).cloned()
     }
 
@@ -227,12 +228,12 @@ impl Registry {
         let Ok(name) = transported.topic.parse::<Name>() else { return 0 };
         let own = {
             let sessions = self.sessions.lock();
-            sessions.clients.get(&transported.publisher).map(|held| held.local)
+            sessions.clients.get(&transported.publisher).map(|held| held.connection)
         };
-        let matches = self.filters.matches(&name, |local| own == Some(local));
+        let matches = self.filters.matches(&name, |connection| own == Some(connection));
         let mut matched = 0;
-        for (local, found) in matches {
-            let held = self.sessions.lock().locals.get(&local).cloned();
+        for (connection, found) in matches {
+            let held = self.sessions.lock().connections.get(&connection).cloned();
             if let Some(held) = held {
                 matched += 1;
                 self.deliver_to(&held, &name, transported, found);

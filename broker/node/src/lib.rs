@@ -43,8 +43,9 @@ use covey_codec::ReasonCode;
 use covey_contract::config::Config;
 use covey_core::shard::{Claim, Claimed, End, Limits, Operation, Outcome, Will};
 use covey_mqtt::session::{Close, ConnectRequest, Connected, Message, Sessions};
-use covey_raft::{Channels, Cluster, GroupId, NodeId};
+use covey_raft::{Channels, Cluster};
 use covey_supervise::{Supervisor, contained};
+use covey_types::{ConnectionId, GroupId, NodeEpoch, NodeId, Ordinal, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -163,7 +164,7 @@ impl Node {
     }
 
     /// Waits until the change of this node's transient filters is known on every node that may hold a lease.
-    async fn known_everywhere(&self, epoch: u64, change: u64) -> Result<(), lease::Lapsed> {
+    async fn known_everywhere(&self, epoch: NodeEpoch, change: u64) -> Result<(), lease::Lapsed> {
         let mut leased = self.lease.leased_from_now(epoch).await?;
         leased.retain(|node| *node != self.id);
         let patience = self.config.fence.lease / 6;
@@ -201,7 +202,7 @@ impl Node {
         }
     }
 
-    fn claim_of(&self, request: &ConnectRequest, epoch: u64, connection: u64) -> Claim {
+    fn claim_of(&self, request: &ConnectRequest, epoch: NodeEpoch, connection: ConnectionId) -> Claim {
         let sessions = &self.config.sessions;
         Claim {
             client: request.client_id.as_str().into(),
@@ -225,8 +226,8 @@ impl Node {
         self: &Arc<Self>,
         request: &ConnectRequest,
         claimed: &Claimed,
-        epoch: u64,
-        connection: u64,
+        epoch: NodeEpoch,
+        connection: ConnectionId,
     ) -> Connected<NodeSession> {
         let (events, receiver) = mpsc::channel(EVENTS);
         let outbox = if claimed.durable {
@@ -245,12 +246,12 @@ impl Node {
             principal: request.principal.clone(),
             owner: claimed.owner,
             epoch,
-            local: connection,
+            connection,
             events: Mutex::new(Some(events)),
             outbox: Mutex::new(outbox),
         });
         self.registry.insert(held.clone());
-        if !self.lease.is_valid(epoch) && self.lease.epoch() != epoch {
+        if !self.lease.is_valid(epoch) && self.lease.epoch() != Some(epoch) {
             self.registry.close(&held, Close::Fenced);
         }
         let window = request.receive_maximum;
@@ -283,8 +284,8 @@ impl Node {
     /// over its sessions.
     pub fn durable_totals(&self) -> Durables {
         let mut totals = Durables::default();
-        let led = self.states.iter().zip(0_u16..);
-        for (state, _) in led.filter(|(_, shard)| self.cluster.leadership(GroupId::shard(*shard)).borrow().ours) {
+        let led = |shard| self.cluster.leadership(GroupId::shard(shard)).borrow().ours;
+        for (state, _) in self.states.iter().zip(self.shard_ids()).filter(|(_, shard)| led(*shard)) {
             let machine = state.machine.lock();
             machine
                 .sessions()
@@ -312,7 +313,7 @@ impl Node {
 
     /// Returns whether this node has a replica of the group. A node that was removed from a group may never receive
     /// the entry that removes it and still list itself, so the placement must name it as well, unless it still leads.
-    fn holds(&self, group: GroupId, members: &BTreeMap<u32, NodeId>) -> bool {
+    fn holds(&self, group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> bool {
         let status = self.cluster.status(group);
         if !status.has_member(self.id) {
             return false;
@@ -332,12 +333,15 @@ impl Node {
 
     /// All groups of the cluster.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
-        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
-        [GroupId::META, GroupId::RETAINED].into_iter().chain((0..shards).map(GroupId::shard))
+        [GroupId::META, GroupId::RETAINED].into_iter().chain(self.shard_ids().map(GroupId::shard))
+    }
+
+    fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        ShardId::all(self.config.cluster.shards)
     }
 
     /// Returns the members that were not removed, by ordinal, as of the meta entries applied here.
-    pub fn members_by_ordinal(&self) -> BTreeMap<u32, NodeId> {
+    pub fn members_by_ordinal(&self) -> BTreeMap<Ordinal, NodeId> {
         let machine = self.meta.machine.read();
         machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
     }
@@ -444,7 +448,7 @@ impl Sessions for NodeSessions {
     async fn connect(&self, request: ConnectRequest) -> Result<Connected<NodeSession>, ReasonCode> {
         let node = &self.0;
         let Some(epoch) = node.lease.valid_epoch() else { return Err(ReasonCode::ServerUnavailable) };
-        let connection = node.connections.fetch_add(1, Ordering::Relaxed);
+        let connection = ConnectionId::new(node.connections.fetch_add(1, Ordering::Relaxed));
         let outcome = node.claim(node.claim_of(&request, epoch, connection)).await;
         let claimed = match outcome {
             Some(Outcome::Claimed(claimed)) => claimed,

@@ -1,7 +1,8 @@
 //! Connections to other nodes: to shard leaders, to the meta leader and to nodes with transient sessions.
 
 use covey_contract::proto::{AwaitRouteRequest, Frame, peer_client::PeerClient};
-use covey_raft::{GroupId, MAX_MESSAGE, NodeId, Purpose};
+use covey_raft::{MAX_MESSAGE, Purpose};
+use covey_types::{GroupId, NodeId, ShardId};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
@@ -57,7 +58,7 @@ impl Node {
 
     /// Returns the node that leads the shard, as far as this node can tell. Without a replica it asks the shard's
     /// voters in turn; a node that does not lead closes the link at once.
-    fn shard_leader(&self, shard: u16) -> Option<NodeId> {
+    fn shard_leader(&self, shard: ShardId) -> Option<NodeId> {
         let group = GroupId::shard(shard);
         let status = self.cluster.status(group);
         if status.has_member(self.id) {
@@ -68,8 +69,8 @@ impl Node {
         voters.keys().copied().filter(|voter| *voter != self.id).cycle().nth(turn % REPLICAS)
     }
 
-    fn local_link(&self, shard: u16) -> Option<Link> {
-        let leader = self.leaders.get(usize::from(shard))?.clone();
+    fn local_link(&self, shard: ShardId) -> Option<Link> {
+        let leader = self.leaders.get(shard.index())?.clone();
         let link = self.next_link();
         let (from, from_leader) = mpsc::unbounded_channel();
         leader.send(Inbound::Opened { link, from }).ok()?;
@@ -116,7 +117,7 @@ impl Drop for LinkEnd {
 }
 
 impl Connector for Handle {
-    fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>> {
+    fn connect(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>> {
         Box::pin(async move {
             let leader = self.0.shard_leader(shard)?;
             if leader == self.0.id { self.0.local_link(shard) } else { self.0.remote_link(leader).await }

@@ -14,7 +14,8 @@ use covey_contract::proto;
 use covey_core::meta::{Answer, Command};
 use covey_log::marker::Claimed;
 use covey_peer::Pool;
-use covey_raft::{GroupId, Member, NodeId, Purpose};
+use covey_raft::{Member, Purpose};
+use covey_types::{GroupId, NodeId, Ordinal};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -39,7 +40,7 @@ pub struct Identity {
     /// Node id, made once per data directory.
     pub node: NodeId,
     /// Ordinal of the node's pod.
-    pub ordinal: u32,
+    pub ordinal: Ordinal,
     /// Number of this process start on the data directory.
     pub incarnation: u64,
     /// Highest incarnation that each node has said hello with. An older process is refused.
@@ -53,7 +54,7 @@ pub enum FormError {
     #[error("the cluster id is not a UUID")]
     ClusterId,
     /// The request does not list this node.
-    #[error("this node ({0:016x}) is not among the members")]
+    #[error("this node ({0}) is not among the members")]
     NotListed(NodeId),
     /// The data directory belongs to another cluster, or could not be written.
     #[error(transparent)]
@@ -64,7 +65,7 @@ pub enum FormError {
 
 impl Identity {
     /// Wraps a claimed data directory.
-    pub fn new(disk: Claimed, ordinal: u32) -> Arc<Self> {
+    pub fn new(disk: Claimed, ordinal: Ordinal) -> Arc<Self> {
         let (node, incarnation) = (disk.marker().node_id, disk.marker().incarnation);
         Arc::new(Self { disk: Mutex::new(disk), node, ordinal, incarnation, seen: Mutex::default() })
     }
@@ -90,22 +91,22 @@ impl Identity {
     fn hello(&self) -> proto::HelloRequest {
         proto::HelloRequest {
             cluster_id: self.cluster_text(),
-            node_id: self.node,
-            ordinal: self.ordinal,
+            node_id: self.node.get(),
+            ordinal: self.ordinal.get(),
             incarnation: self.incarnation,
         }
     }
 
     /// Answers a hello of another node. Refuses a node of another cluster, and an older process of a known node.
     pub fn on_hello(&self, hello: &proto::HelloRequest) -> proto::HelloReply {
-        let cluster = self.cluster_text();
+        let (cluster, node) = (self.cluster_text(), NodeId::new(hello.node_id));
         let refused = if !cluster.is_empty() && !hello.cluster_id.is_empty() && cluster != hello.cluster_id {
-            format!("node {:016x} belongs to cluster {}, this one to {cluster}", hello.node_id, hello.cluster_id)
+            format!("node {node} belongs to cluster {}, this one to {cluster}", hello.cluster_id)
         } else {
             let mut seen = self.seen.lock();
-            let known = seen.entry(hello.node_id).or_default();
+            let known = seen.entry(node).or_default();
             if hello.incarnation < *known {
-                format!("a newer process of node {:016x} was here: incarnation {known}", hello.node_id)
+                format!("a newer process of node {node} was here: incarnation {known}")
             } else {
                 *known = hello.incarnation;
                 String::new()
@@ -114,7 +115,7 @@ impl Identity {
         if !refused.is_empty() {
             warn!(refused, ordinal = hello.ordinal, "refused a node's hello");
         }
-        proto::HelloReply { refused, cluster_id: cluster, node_id: self.node, incarnation: self.incarnation }
+        proto::HelloReply { refused, cluster_id: cluster, node_id: self.node.get(), incarnation: self.incarnation }
     }
 
     /// Sends this node's hello on a new channel and returns the reply.
@@ -150,8 +151,8 @@ impl Membership {
         let cluster = Uuid::parse_str(&request.cluster_id).map_err(|_| FormError::ClusterId)?;
         let mut members = BTreeMap::new();
         for member in &request.members {
-            let id = u64::from_str_radix(&member.node_id, 16).map_err(|_| FormError::NotListed(self.identity.node))?;
-            members.insert(id, Member { ordinal: member.ordinal });
+            let id = member.node_id.parse().map_err(|_| FormError::NotListed(self.identity.node))?;
+            members.insert(id, Member { ordinal: Ordinal::new(member.ordinal) });
         }
         if !members.contains_key(&self.identity.node) {
             return Err(FormError::NotListed(self.identity.node));
@@ -188,16 +189,17 @@ impl Membership {
         if !leadership.ours {
             let ask =
                 leadership.leader.and_then(|leader| self.node.meta.machine.read().member(leader).map(|m| m.ordinal));
-            return proto::JoinReply { ask, ..refuse("this node does not lead the meta group") };
+            return proto::JoinReply { ask: ask.map(Ordinal::get), ..refuse("this node does not lead the meta group") };
         }
         if let Some(reason) = self.objection(join).await {
             return refuse(&reason);
         }
-        let command = Command::Join { node: join.node_id, ordinal: join.ordinal };
+        let (node, ordinal) = (NodeId::new(join.node_id), Ordinal::new(join.ordinal));
+        let command = Command::Join { node, ordinal };
         let answer = self.node.cluster.propose_at_leader(GroupId::META, command.encode()).await;
         match answer.map(|response| Answer::decode(&response.bytes)) {
             Ok(Some(Answer::Done)) => {
-                info!(node = format!("{:016x}", join.node_id), ordinal = join.ordinal, "node admitted");
+                info!(%node, ordinal = ordinal.get(), "node admitted");
                 proto::JoinReply { cluster_id: cluster.to_string(), ..proto::JoinReply::default() }
             }
             _ => refuse("meta refused the node (its id was removed or has another ordinal) or did not answer"),
@@ -207,7 +209,7 @@ impl Membership {
     /// Returns why the node must not join, if its ordinal has another disk: that disk may still be alive, or the
     /// members without it are no majority.
     async fn objection(&self, join: &proto::JoinRequest) -> Option<String> {
-        let members: Vec<(NodeId, u32)> = {
+        let members: Vec<(NodeId, Ordinal)> = {
             let machine = self.node.meta.machine.read();
             machine
                 .members()
@@ -215,14 +217,15 @@ impl Membership {
                 .map(|(node, member)| (node, member.ordinal))
                 .collect()
         };
-        let former = members.iter().find(|(node, ordinal)| *ordinal == join.ordinal && *node != join.node_id)?.0;
+        let wanted = (NodeId::new(join.node_id), Ordinal::new(join.ordinal));
+        let former = members.iter().find(|(node, ordinal)| *ordinal == wanted.1 && *node != wanted.0)?.0;
         let mut alive = 0;
         for (node, _) in &members {
             let (answer, receiver) = oneshot::channel();
             self.node.keeper.send(Request::IsAlive(*node, answer)).await.ok()?;
             if receiver.await.unwrap_or(true) {
                 if *node == former {
-                    return Some(format!("ordinal {} is held by node {former:016x}, which may be alive", join.ordinal));
+                    return Some(format!("ordinal {} is held by node {former}, which may be alive", join.ordinal));
                 }
                 alive += 1;
             }
@@ -245,13 +248,13 @@ impl Membership {
 
     async fn try_join(&self) {
         let replicas = self.node.config.cluster.replicas;
-        for ordinal in (0..replicas).filter(|ordinal| *ordinal != self.identity.ordinal) {
+        for ordinal in (0..replicas).map(Ordinal::new).filter(|ordinal| *ordinal != self.identity.ordinal) {
             let mut ask = Some(ordinal);
             while let Some(ordinal) = ask.take() {
                 let Ok(channel) = self.pool.channel(None, ordinal, Purpose::Data).await else { break };
                 let request = proto::JoinRequest {
-                    node_id: self.identity.node,
-                    ordinal: self.identity.ordinal,
+                    node_id: self.identity.node.get(),
+                    ordinal: self.identity.ordinal.get(),
                     incarnation: self.identity.incarnation,
                 };
                 let Ok(reply) = proto::peer_client::PeerClient::new(channel).join(request).await else { break };
@@ -263,8 +266,8 @@ impl Membership {
                     }
                     return;
                 }
-                debug!(ordinal, refused = reply.refused, "join refused");
-                ask = reply.ask.filter(|asked| *asked != ordinal && *asked != self.identity.ordinal);
+                debug!(ordinal = ordinal.get(), refused = reply.refused, "join refused");
+                ask = reply.ask.map(Ordinal::new).filter(|asked| *asked != ordinal && *asked != self.identity.ordinal);
             }
         }
     }
@@ -294,11 +297,11 @@ type Members = BTreeMap<NodeId, Member>;
 
 /// Returns voters and learners of a group. A shard has [`REPLICAS`] voters, chosen in turn by shard number, and no
 /// learners. Meta and retained have an odd number of voters, at most five; the other members are learners.
-pub(super) fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Members, Members) {
+pub(super) fn placement(group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> (Members, Members) {
     let all: Vec<(NodeId, Member)> =
         members.iter().map(|(ordinal, node)| (*node, Member { ordinal: *ordinal })).collect();
-    if let Some(shard) = group.shard_index() {
-        let voters = all.iter().cycle().skip(usize::from(shard) % all.len().max(1)).take(REPLICAS.min(all.len()));
+    if let Some(shard) = group.as_shard() {
+        let voters = all.iter().cycle().skip(shard.index() % all.len().max(1)).take(REPLICAS.min(all.len()));
         return (voters.copied().collect(), Members::new());
     }
     let odd = if all.len().is_multiple_of(2) { all.len().saturating_sub(1) } else { all.len() };
@@ -308,16 +311,18 @@ pub(super) fn placement(group: GroupId, members: &BTreeMap<u32, NodeId>) -> (Mem
 
 #[cfg(test)]
 mod tests {
+    use covey_types::ShardId;
+
     use super::*;
 
-    fn members(count: u32) -> BTreeMap<u32, NodeId> {
-        (0..count).map(|ordinal| (ordinal, u64::from(ordinal) + 100)).collect()
+    fn members(count: u32) -> BTreeMap<Ordinal, NodeId> {
+        (0..count).map(|ordinal| (Ordinal::new(ordinal), NodeId::new(u64::from(ordinal) + 100))).collect()
     }
 
     #[test]
     fn shards_have_three_voters_and_meta_an_odd_number() {
         for (count, shard_voters, meta_voters) in [(1, 1, 1), (3, 3, 3), (4, 3, 3), (5, 3, 5), (7, 3, 5)] {
-            let (voters, learners) = placement(GroupId::shard(6), &members(count));
+            let (voters, learners) = placement(GroupId::shard(ShardId::new(6)), &members(count));
             assert_eq!((voters.len(), learners.len()), (shard_voters, 0), "{count}");
             let (voters, learners) = placement(GroupId::META, &members(count));
             assert_eq!((voters.len(), voters.len() + learners.len()), (meta_voters, count as usize), "{count}");

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use covey_codec::PacketId;
 use covey_mqtt::session::{Delivery, Event};
+use covey_types::InboxSeq;
 
 use super::message;
 use super::wire::Item;
@@ -21,38 +22,35 @@ const QUEUE: usize = 1000;
 /// Most bytes of payload in the queue of a transient session; an empty queue takes one message of any size.
 const QUEUE_BYTES: usize = 1 << 20;
 
-/// Returns the packet id of an inbox sequence number: 1 + `sequence` mod [`IDS`].
-pub(super) fn packet_of(sequence: u64) -> Option<PacketId> {
-    u16::try_from(1 + sequence % IDS).ok().and_then(PacketId::new)
+/// Returns the packet id of a number that counts deliveries: 1 + `number` mod [`IDS`].
+pub(super) fn packet_of(number: u64) -> Option<PacketId> {
+    u16::try_from(1 + number % IDS).ok().and_then(PacketId::new)
 }
 
 /// Deliveries of a durable session over one connection.
 #[derive(Debug, Default)]
 pub(super) struct Durable {
     /// Sequence numbers of unacknowledged deliveries, by packet id.
-    flying: BTreeMap<PacketId, u64>,
-    /// Lowest sequence number that was not sent on this connection.
-    next: u64,
-    /// True once something was sent; before, `next` has no meaning.
-    began: bool,
+    flying: BTreeMap<PacketId, InboxSeq>,
+    /// Lowest sequence number that was not sent on this connection; `None` before anything was sent.
+    next: Option<InboxSeq>,
 }
 
 impl Durable {
     /// Takes in deliveries of a leader and drops those that this connection has sent already, as a new leader repeats
     /// them. Returns the events for the connection, and the sequence numbers to acknowledge to the leader: those that
     /// were acknowledged before, and those that need no acknowledgement.
-    pub(super) fn take(&mut self, items: Vec<Item>) -> (Vec<Event>, Vec<u64>) {
+    pub(super) fn take(&mut self, items: Vec<Item>) -> (Vec<Event>, Vec<InboxSeq>) {
         let (mut events, mut again) = (Vec::new(), Vec::new());
         for item in items {
-            let Some(packet) = packet_of(item.sequence) else { continue };
-            if self.began && item.sequence < self.next {
+            let Some(packet) = packet_of(item.sequence.get()) else { continue };
+            if self.next.is_some_and(|next| item.sequence < next) {
                 if self.flying.get(&packet) != Some(&item.sequence) {
                     again.push(item.sequence);
                 }
                 continue;
             }
-            self.began = true;
-            self.next = item.sequence + 1;
+            self.next = Some(item.sequence.next());
             match delivery(packet, &item) {
                 // QoS 0 has no acknowledgement, so a retained message at QoS 0 is settled when it is sent.
                 Some(event) if item.qos == 0 && item.body.is_some() => {
@@ -70,12 +68,12 @@ impl Durable {
     }
 
     /// Ends a delivery and returns its sequence number; `None` for an unknown packet id.
-    pub(super) fn acknowledge(&mut self, packet: PacketId) -> Option<u64> {
+    pub(super) fn acknowledge(&mut self, packet: PacketId) -> Option<InboxSeq> {
         self.flying.remove(&packet)
     }
 
     /// Returns the sequence number of an unacknowledged delivery.
-    pub(super) fn sequence(&self, packet: PacketId) -> Option<u64> {
+    pub(super) fn sequence(&self, packet: PacketId) -> Option<InboxSeq> {
         self.flying.get(&packet).copied()
     }
 }
@@ -193,17 +191,25 @@ mod tests {
 
     fn item(sequence: u64) -> Item {
         let body = Some(message::encode(&message()));
-        Item { sequence, qos: 1, dup: false, retain: false, identifiers: vec![], expiry: None, body }
+        Item {
+            sequence: InboxSeq::new(sequence),
+            qos: 1,
+            dup: false,
+            retain: false,
+            identifiers: vec![],
+            expiry: None,
+            body,
+        }
     }
 
     #[test]
     fn a_new_leader_repeats_and_the_client_sees_each_message_once() {
         let mut durable = Durable::default();
         assert_eq!(durable.take(vec![item(5), item(6)]).0.len(), 2);
-        assert_eq!(durable.acknowledge(packet_of(5).unwrap()), Some(5));
+        assert_eq!(durable.acknowledge(packet_of(5).unwrap()), Some(InboxSeq::new(5)));
         let (events, again) = durable.take(vec![item(5), item(6), item(7)]);
         assert_eq!(events.len(), 1, "only 7 is new");
-        assert_eq!(again, [5], "5 was acknowledged, which the new leader does not know");
+        assert_eq!(again, [InboxSeq::new(5)], "5 was acknowledged, which the new leader does not know");
     }
 
     #[test]
@@ -211,7 +217,7 @@ mod tests {
         let mut durable = Durable::default();
         let (events, done) = durable.take(vec![Item { qos: 0, dup: true, ..item(3) }]);
         assert!(matches!(&events[..], [Event::Deliver(delivery)] if delivery.packet_id.is_none() && !delivery.dup));
-        assert_eq!(done, [3]);
+        assert_eq!(done, [InboxSeq::new(3)]);
     }
 
     #[test]

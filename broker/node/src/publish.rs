@@ -7,10 +7,10 @@
 //! ```
 
 use bytes::Bytes;
-use covey_core::meta::ShardId;
 use covey_core::shard::{Enqueue, Once, Outcome};
 use covey_core::topic::Name;
 use covey_mqtt::session::Published;
+use covey_types::{NodeEpoch, NodeId, ShardId};
 use tokio::sync::oneshot;
 
 use super::Node;
@@ -57,7 +57,7 @@ impl Node {
     ///
     /// # Errors
     /// Returns [`NoLease`] if the lease is not valid after matching; nothing was sent.
-    pub fn route(&self, message: &Outbound, epoch: u64) -> Result<Pending, NoLease> {
+    pub fn route(&self, message: &Outbound, epoch: NodeEpoch) -> Result<Pending, NoLease> {
         let Ok(name) = message.topic.parse::<Name>() else { return Ok(Pending::default()) };
         let shards = self.meta.machine.read().matches(&name);
         let peers = self.peers.wanting(&name);
@@ -85,8 +85,8 @@ impl Node {
         Ok(pending)
     }
 
-    fn to_shard(&self, message: &Outbound, shard: ShardId, qos: u8, epoch: u64, pending: &mut Pending) {
-        let Some(client) = self.shards.get(usize::from(shard)) else { return };
+    fn to_shard(&self, message: &Outbound, shard: ShardId, qos: u8, epoch: NodeEpoch, pending: &mut Pending) {
+        let Some(client) = self.shards.get(shard.index()) else { return };
         // QoS 0 needs no commit.
         if qos.min(message.qos) == 0 {
             if !client.tell(message.volatile()) {
@@ -139,8 +139,8 @@ impl Outbound {
     /// `node`, `epoch`, `number` and `floor` are set by the shard's client.
     fn enqueue(&self) -> Enqueue {
         Enqueue {
-            node: 0,
-            epoch: 0,
+            node: NodeId::default(),
+            epoch: NodeEpoch::default(),
             number: 0,
             floor: 0,
             topic: self.topic.clone(),

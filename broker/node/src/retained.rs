@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_core::retained::{Entry, Outcome, Write};
-use covey_raft::{Cluster, GroupId};
+use covey_raft::Cluster;
+use covey_types::{GroupId, NodeEpoch};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -29,8 +30,8 @@ pub(super) type Job = (Write, oneshot::Sender<(u64, Outcome)>);
 /// Numbers writes and queues them in that order.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// Epoch, 0 for none, and the number of its last write.
-    state: Mutex<(u64, u64)>,
+    /// Present epoch, and the number of its last write.
+    state: Mutex<(Option<NodeEpoch>, u64)>,
     /// Queue of the task [`run`]. Sessions and wills wait for their writes, so each has at most one in it.
     jobs: mpsc::UnboundedSender<Job>,
 }
@@ -42,8 +43,8 @@ impl Writer {
         (Arc::new(Self { state: Mutex::default(), jobs }), receiver)
     }
 
-    /// Starts an epoch: numbers begin at 1. Epoch 0 ends the present one.
-    pub(super) fn reset(&self, epoch: u64) {
+    /// Starts an epoch: numbers begin at 1. `None` ends the present one.
+    pub(super) fn reset(&self, epoch: Option<NodeEpoch>) {
         *self.state.lock() = (epoch, 0);
     }
 
@@ -53,7 +54,7 @@ impl Writer {
         let (answer, receiver) = oneshot::channel();
         // Locked until the job is queued, so that jobs are queued in the order of their numbers.
         let mut state = self.state.lock();
-        if state.0 == write.epoch {
+        if state.0 == Some(write.epoch) {
             state.1 += 1;
             write.number = state.1;
             tell(&self.jobs, (write, answer));
@@ -88,7 +89,7 @@ pub(super) async fn run(
             }
         }
         loop {
-            let over = shutdown.is_cancelled() || writer.state.lock().0 != epoch;
+            let over = shutdown.is_cancelled() || writer.state.lock().0 != Some(epoch);
             if over {
                 break;
             }

@@ -129,7 +129,7 @@ async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, from: mpsc::
     let Some(Ok(first)) = frames.next().await else { return };
     let Ok(attach) = wire::read::<ToShard>(&first) else { return };
     let ToShard::Attach { shard, .. } = &attach else { return };
-    let Some(leader) = node.leaders.get(usize::from(*shard)).cloned() else { return };
+    let Some(leader) = node.leaders.get(shard.index()).cloned() else { return };
     let link = node.next_link();
     let end = LinkEnd { link, leader };
     let mut sent = end.leader.send(Inbound::Opened { link, from });

@@ -8,7 +8,7 @@ use covey_core::retained;
 use covey_core::shard::{Enqueue, Once, Will};
 use covey_core::topic::Filter;
 use covey_mqtt::session::{Close, Delivery, Subscription};
-use covey_raft::{GroupId, NodeId};
+use covey_types::{GroupId, NodeEpoch, NodeId, ShardId};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -99,8 +99,10 @@ impl Node {
     /// by `key`.
     async fn publish_will(&self, key: Box<str>, will: Will) {
         loop {
-            let epoch = self.lease.epoch();
-            if epoch > 0 && self.lease.held(epoch).await.is_ok() && self.try_will(&key, &will, epoch).await {
+            if let Some(epoch) = self.lease.epoch()
+                && self.lease.held(epoch).await.is_ok()
+                && self.try_will(&key, &will, epoch).await
+            {
                 return;
             }
             tokio::time::sleep(RETRY).await;
@@ -108,7 +110,7 @@ impl Node {
     }
 
     /// Publishes the will once. Returns `false` if the lease was lost or the outcome is unknown.
-    async fn try_will(&self, key: &str, will: &Will, epoch: u64) -> bool {
+    async fn try_will(&self, key: &str, will: &Will, epoch: NodeEpoch) -> bool {
         let Some(message) = message::decode(&will.body, will.qos, will.retain, None) else { return true };
         let mut index = 0;
         if will.retain {
@@ -147,8 +149,8 @@ impl Node {
 /// Wraps a retained message for a `Snapshot`, which is not numbered.
 fn as_enqueue(topic: &str, message: retained::Message) -> Enqueue {
     Enqueue {
-        node: 0,
-        epoch: 0,
+        node: NodeId::default(),
+        epoch: NodeEpoch::default(),
         number: 0,
         floor: 0,
         topic: topic.into(),
@@ -172,9 +174,9 @@ pub(super) fn retained_delivery(found: &Enqueue, wanted: &Subscription) -> Optio
 }
 
 impl Events for Handle {
-    fn on_shard(&self, shard: u16, event: FromShard) {
+    fn on_shard(&self, shard: ShardId, event: FromShard) {
         if let Some((client, owner, sequences)) = self.0.registry.on_shard(event)
-            && let Some(shard) = self.0.shards.get(usize::from(shard))
+            && let Some(shard) = self.0.shards.get(shard.index())
         {
             shard.tell(ToShard::Settle { client, owner, sequences });
         }
@@ -196,12 +198,12 @@ impl Surroundings for Handle {
         Box::pin(async move { node.peers.sync(other).await })
     }
 
-    fn on_epoch(&self, epoch: u64) {
+    fn on_epoch(&self, epoch: NodeEpoch) {
         let node = &self.0;
         node.filters.reset(epoch);
         node.incoming.reset();
-        node.writer.reset(epoch);
-        node.shards.iter().for_each(|shard| shard.reset(epoch));
+        node.writer.reset(Some(epoch));
+        node.shards.iter().for_each(|shard| shard.reset(Some(epoch)));
         let over = node.shutdown.child_token();
         *node.epoch_over.lock() = over.clone();
         let (peers, dial, ping) = (node.peers.clone(), Arc::new(self.clone()), node.config.fence.lease / 6);
@@ -212,11 +214,11 @@ impl Surroundings for Handle {
         node.tasks.spawn(supervisor.ending("peers", shutdown, run));
     }
 
-    fn on_epoch_end(&self, _epoch: u64) {
+    fn on_epoch_end(&self, _epoch: NodeEpoch) {
         let node = &self.0;
         std::mem::replace(&mut *node.epoch_over.lock(), CancellationToken::new()).cancel();
         node.registry.close_all(Close::Fenced);
-        node.shards.iter().for_each(|shard| shard.reset(0));
-        node.writer.reset(0);
+        node.shards.iter().for_each(|shard| shard.reset(None));
+        node.writer.reset(None);
     }
 }

@@ -235,7 +235,7 @@ impl NodeSession {
                 codes.push(ReasonCode::QuotaExceeded);
                 continue;
             }
-            let (at, is_new) = self.node.filters.insert(&filter, self.held.local, to_local(wanted));
+            let (at, is_new) = self.node.filters.insert(&filter, self.held.connection, to_local(wanted));
             subscriptions.insert(wanted.filter.clone(), filter.clone());
             if wanted.retain_handling == 0 || (wanted.retain_handling == 1 && is_new) {
                 awaiting.insert(wanted.filter.clone(), (filter, HashMap::new()));
@@ -451,7 +451,7 @@ impl NodeSession {
         let Outbox::Transient { subscriptions, awaiting, .. } = &mut *self.held.outbox.lock() else { return None };
         let remove = |filter: &MqttStr| {
             awaiting.remove(filter);
-            subscriptions.remove(filter).is_some_and(|filter| self.node.filters.remove(&filter, self.held.local))
+            subscriptions.remove(filter).is_some_and(|filter| self.node.filters.remove(&filter, self.held.connection))
         };
         Some(filters.iter().map(remove).collect())
     }

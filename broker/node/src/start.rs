@@ -8,8 +8,9 @@ use covey_contract::config::Config;
 use covey_contract::proto::peer_server::PeerServer;
 use covey_log::segment::Log;
 use covey_peer::Pool;
-use covey_raft::{Cluster, Fatal, GroupId, MAX_MESSAGE, Machine, StartError, Tuning};
+use covey_raft::{Cluster, Fatal, MAX_MESSAGE, Machine, StartError, Tuning};
 use covey_supervise::Supervisor;
+use covey_types::{GroupId, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +77,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
         (GroupId::RETAINED, Box::new(RetainedMachine(retained_state.clone()))),
     ];
     let (mut shards, mut leaders) = (Vec::new(), Vec::new());
-    for shard in 0..config.cluster.shards {
+    for shard in ShardId::all(config.cluster.shards) {
         let (state, effects) = Shard::new();
         let (leader, inbound) = mpsc::unbounded_channel();
         machines.push((GroupId::shard(shard), Box::new(ShardMachine(state.clone()))));
@@ -105,7 +106,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
     let deliver = registry.clone();
     let node = Arc::new(Node {
         id: identity.node,
-        shards: (0..config.cluster.shards).map(|shard| Client::new(shard, identity.node)).collect(),
+        shards: ShardId::all(config.cluster.shards).map(|shard| Client::new(shard, identity.node)).collect(),
         incoming: Incoming::new(filters.clone(), Arc::new(move |message| deliver.deliver(&message))),
         peers: Peers::new(identity.node, meta.clone()),
         config,
@@ -142,13 +143,13 @@ fn spawn_tasks(
     identity: &Identity,
 ) {
     let handle = Arc::new(Handle(node.clone()));
-    for (number, parts) in (0_u16..).zip(shards) {
-        let Some(rows) = node.cluster.rows(GroupId::shard(number)) else {
-            error!(shard = number, "the shard's group is not running; the shard is not led here");
+    for (shard, parts) in node.shard_ids().zip(shards) {
+        let Some(rows) = node.cluster.rows(GroupId::shard(shard)) else {
+            error!(shard = shard.get(), "the shard's group is not running; the shard is not led here");
             continue;
         };
         let leader = Leader {
-            shard: number,
+            shard,
             cluster: node.cluster.clone(),
             rows,
             state: parts.state,

@@ -1,7 +1,8 @@
 //! Messages of the streams `Shard` and `Transient` and of the call `Renew` between nodes: postcard in gRPC frames.
 
 use bytes::Bytes;
-use covey_core::shard::{NodeId, Once, Operation, Outcome};
+use covey_core::shard::{Once, Operation, Outcome};
+use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use covey_contract::proto::Frame;
 pub(super) enum ToShard {
     /// First frame of a link: the node, its epoch, and the sessions of this shard that its connections hold. Answered
     /// with [`FromShard::Attached`] as soon as the leader serves.
-    Attach { shard: u16, node: NodeId, epoch: u64, sessions: Vec<Held> },
+    Attach { shard: ShardId, node: NodeId, epoch: NodeEpoch, sessions: Vec<Held> },
     /// A connection of the node holds this session: start its deliveries. Sent when the session is claimed and after
     /// every `Attached`; a repetition continues the deliveries.
     Open(Held),
@@ -29,7 +30,7 @@ pub(super) enum ToShard {
     /// The client acknowledged these deliveries, or they need no acknowledgement: inbox sequence numbers. Sent once
     /// and committed later; if that is lost, the next leader delivers them again and the node repeats the
     /// acknowledgement. Not answered.
-    Settle { client: Box<str>, owner: u64, sequences: Vec<u64> },
+    Settle { client: Box<str>, owner: OwnerEpoch, sequences: Vec<InboxSeq> },
 }
 
 /// A session of a shard that a connection of the node holds.
@@ -38,7 +39,7 @@ pub(super) struct Held {
     /// Client id.
     pub client: Box<str>,
     /// Owner epoch from the claim.
-    pub owner: u64,
+    pub owner: OwnerEpoch,
     /// Most deliveries that may be unacknowledged: the client's Receive Maximum.
     pub window: u16,
 }
@@ -56,18 +57,25 @@ pub(super) enum FromShard {
     Enqueued { number: u64, outcome: Outcome },
     /// Messages for a session, in the order of its inbox. A new leader repeats those that are not committed as
     /// acknowledged.
-    Deliver { client: Box<str>, owner: u64, items: Vec<Item> },
+    Deliver { client: Box<str>, owner: OwnerEpoch, items: Vec<Item> },
     /// A QoS 0 message for a session, sent once. `expiry` is in seconds.
-    Volatile { client: Box<str>, owner: u64, retain: bool, identifiers: Vec<u32>, expiry: Option<u32>, body: Bytes },
+    Volatile {
+        client: Box<str>,
+        owner: OwnerEpoch,
+        retain: bool,
+        identifiers: Vec<u32>,
+        expiry: Option<u32>,
+        body: Bytes,
+    },
     /// The owner does not hold the session any more: its connection is to be closed.
-    Lost { client: Box<str>, owner: u64 },
+    Lost { client: Box<str>, owner: OwnerEpoch },
 }
 
 /// A message of an inbox on its way to the session's holder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Item {
     /// Sequence number in the inbox; the packet id follows from it.
-    pub sequence: u64,
+    pub sequence: InboxSeq,
     /// QoS of the delivery; 0 only for a retained message.
     pub qos: u8,
     /// DUP: an earlier connection may have received it.
@@ -88,7 +96,7 @@ pub(super) struct Renewal {
     /// The node.
     pub node: NodeId,
     /// Its epoch.
-    pub epoch: u64,
+    pub epoch: NodeEpoch,
     /// Number of the renewal. The node remembers when it sent it and counts the lease from then.
     pub sequence: u64,
     /// Log index up to which the node has applied meta.
@@ -128,7 +136,7 @@ pub(super) enum Verdict {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum ToTransient {
     /// First frame of a stream. Answered with [`FromTransient::State`].
-    Hello { node: NodeId, epoch: u64 },
+    Hello { node: NodeId, epoch: NodeEpoch },
     /// A QoS 1 or 2 message. Numbered from 1 per pair of epochs (sender, receiver); resent on a new stream until there
     /// is a receipt, and deduplicated by its number. Answered with [`FromTransient::Receipt`].
     Message(Box<Numbered>),
@@ -175,7 +183,13 @@ pub(super) struct Transported {
 pub(super) enum FromTransient {
     /// First frame: the receiver's epoch, all filters with their highest QoS and the change as of which they are, and
     /// the number of the last message received from this epoch of the sender.
-    State { epoch: u64, change: u64, filters: Vec<(Box<str>, u8)>, received: u64 },
+    State {
+        #[serde(with = "covey_types::zero_is_none")]
+        epoch: Option<NodeEpoch>,
+        change: u64,
+        filters: Vec<(Box<str>, u8)>,
+        received: u64,
+    },
     /// A filter's highest QoS changed; `None`: no transient session here has the filter any more. Answered with
     /// [`ToTransient::Known`].
     Change { change: u64, filter: Box<str>, qos: Option<u8> },

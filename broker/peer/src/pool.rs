@@ -12,7 +12,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use covey_contract::config::Peers;
 use covey_contract::proto::HelloReply;
-use covey_raft::{ChannelError, Channels, NodeId, Purpose};
+use covey_raft::{ChannelError, Channels, Purpose};
+use covey_types::{NodeId, Ordinal};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -32,7 +33,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const HELLO: Duration = Duration::from_secs(1);
 
 /// Sends `Hello` to the peer with the given ordinal over a new connection, and returns its reply.
-pub type Greet = dyn Fn(u32, Channel) -> BoxFuture<'static, Result<HelloReply, Status>> + Send + Sync;
+pub type Greet = dyn Fn(Ordinal, Channel) -> BoxFuture<'static, Result<HelloReply, Status>> + Send + Sync;
 
 /// Error of [`Pool::channel`].
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +48,8 @@ pub enum Error {
     #[error("peer refused: {0}")]
     Refused(String),
     /// The peer with the ordinal has another disk.
-    #[error("node {found:016x} answers in place of node {wanted:016x}")]
-    OtherNode { wanted: u64, found: u64 },
+    #[error("node {found} answers in place of node {wanted}")]
+    OtherNode { wanted: NodeId, found: NodeId },
     /// The pause after the last attempt is not over.
     #[error("waiting before the next attempt")]
     Pausing,
@@ -70,7 +71,7 @@ struct Inner {
     /// Sends `Hello`.
     greet: Box<Greet>,
     /// Connections by ordinal and purpose.
-    slots: Mutex<HashMap<(u32, Purpose), Arc<Slot>>>,
+    slots: Mutex<HashMap<(Ordinal, Purpose), Arc<Slot>>>,
 }
 
 /// The connection of one peer and purpose.
@@ -86,7 +87,7 @@ struct Slot {
 struct Ready {
     channel: Channel,
     /// Node id from the reply to `Hello`.
-    node: u64,
+    node: NodeId,
     /// Cancelled when the connection has ended.
     over: CancellationToken,
 }
@@ -111,7 +112,7 @@ impl Pool {
     pub fn new(
         tls: Tls,
         peers: Peers,
-        greet: impl Fn(u32, Channel) -> BoxFuture<'static, Result<HelloReply, Status>> + Send + Sync + 'static,
+        greet: impl Fn(Ordinal, Channel) -> BoxFuture<'static, Result<HelloReply, Status>> + Send + Sync + 'static,
     ) -> Self {
         Self { inner: Arc::new(Inner { tls, peers, greet: Box::new(greet), slots: Mutex::default() }) }
     }
@@ -121,7 +122,7 @@ impl Pool {
     ///
     /// # Errors
     /// Fails if the peer cannot be reached, refuses `Hello`, has another node id, or if the pause is not over.
-    pub async fn channel(&self, node: Option<u64>, ordinal: u32, purpose: Purpose) -> Result<Channel, Error> {
+    pub async fn channel(&self, node: Option<NodeId>, ordinal: Ordinal, purpose: Purpose) -> Result<Channel, Error> {
         let slot = self.inner.slots.lock().entry((ordinal, purpose)).or_default().clone();
         let ready = if let Some(ready) = slot.ready() {
             ready
@@ -137,13 +138,18 @@ impl Pool {
     }
 
     /// Returns whether there is a connection to the ordinal for this purpose.
-    pub fn is_connected(&self, ordinal: u32, purpose: Purpose) -> bool {
+    pub fn is_connected(&self, ordinal: Ordinal, purpose: Purpose) -> bool {
         self.inner.slots.lock().get(&(ordinal, purpose)).is_some_and(|slot| slot.ready().is_some())
     }
 }
 
 impl Channels for Pool {
-    fn channel(&self, node: NodeId, ordinal: u32, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ChannelError>> {
+    fn channel(
+        &self,
+        node: NodeId,
+        ordinal: Ordinal,
+        purpose: Purpose,
+    ) -> BoxFuture<'_, Result<Channel, ChannelError>> {
         // The inherent method, not this one.
         Box::pin(async move { self.channel(Some(node), ordinal, purpose).await.map_err(Into::into) })
     }
@@ -156,7 +162,7 @@ impl Slot {
 }
 
 impl Inner {
-    async fn connect(&self, slot: &Slot, ordinal: u32, purpose: Purpose) -> Result<Arc<Ready>, Error> {
+    async fn connect(&self, slot: &Slot, ordinal: Ordinal, purpose: Purpose) -> Result<Arc<Ready>, Error> {
         let mut pause = slot.pause.lock().await;
         if let Some(ready) = slot.ready() {
             return Ok(ready);
@@ -166,7 +172,7 @@ impl Inner {
         }
         match self.attempt(ordinal).await {
             Ok(ready) => {
-                info!(ordinal, ?purpose, node = format_args!("{:016x}", ready.node), "connected to a peer");
+                info!(ordinal = ordinal.get(), ?purpose, node = %ready.node, "connected to a peer");
                 let ready = Arc::new(ready);
                 slot.ready.store(Some(ready.clone()));
                 // A pause after a success as well, in case the connection ends immediately.
@@ -174,7 +180,7 @@ impl Inner {
                 Ok(ready)
             }
             Err(error) => {
-                debug!(ordinal, ?purpose, %error, "failed to connect to a peer");
+                debug!(ordinal = ordinal.get(), ?purpose, %error, "failed to connect to a peer");
                 pause.length = (pause.length * 2).clamp(PAUSE_MIN, PAUSE_MAX);
                 pause.until = Some(Instant::now() + pause.length);
                 Err(error)
@@ -182,15 +188,15 @@ impl Inner {
         }
     }
 
-    async fn attempt(&self, ordinal: u32) -> Result<Ready, Error> {
-        let host = self.peers.host_of(ordinal);
-        let port = self.peers.port_of(self.peers.port, ordinal);
+    async fn attempt(&self, ordinal: Ordinal) -> Result<Ready, Error> {
+        let host = self.peers.host_of(ordinal.get());
+        let port = self.peers.port_of(self.peers.port, ordinal.get());
         let (channel, over) = client::connect(&self.tls, host, port).await?;
         let reply = timeout(HELLO, (self.greet)(ordinal, channel.clone())).await.map_err(|_| Error::HelloTimedOut)?;
         let reply = reply.map_err(|status| Error::Hello(Box::new(status)))?;
         if !reply.refused.is_empty() {
             return Err(Error::Refused(reply.refused));
         }
-        Ok(Ready { channel, node: reply.node_id, over })
+        Ok(Ready { channel, node: NodeId::new(reply.node_id), over })
     }
 }

@@ -16,6 +16,7 @@ use covey_contract::proto::{
     ProposeRequest, RaftReply, RaftRequest, ReadIndexReply, ReadIndexRequest, SnapshotChunk,
 };
 use covey_raft::Purpose;
+use covey_types::{NodeId, Ordinal};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -34,6 +35,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::*;
+
+/// Ordinal of the peer; the port in the test does not depend on it.
+const FIRST: Ordinal = Ordinal::new(0);
 
 const UID: &str = "u-1";
 
@@ -173,7 +177,7 @@ async fn call(channel: Channel) -> Result<String, Status> {
 /// Retries until there is an answer, because the pool pauses between attempts.
 async fn eventually(pool: &Pool) -> Channel {
     for _ in 0..200 {
-        match pool.channel(None, 0, Purpose::Data).await {
+        match pool.channel(None, FIRST, Purpose::Data).await {
             Ok(channel) => return channel,
             Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
         }
@@ -187,12 +191,15 @@ async fn a_greeted_channel_is_kept_and_purposes_are_apart() {
     let server = start_broker(&tls).await;
     let pool = pool(&tls, &server);
     for purpose in [Purpose::Data, Purpose::Data, Purpose::Raft, Purpose::Snapshot] {
-        let channel = pool.channel(Some(7), 0, purpose).await.unwrap();
+        let channel = pool.channel(Some(NodeId::new(7)), FIRST, purpose).await.unwrap();
         assert_eq!(call(channel).await.unwrap(), "42", "the server knows who said hello");
     }
     assert_eq!(server.hellos.load(Ordering::SeqCst), 3);
-    let other = pool.channel(Some(8), 0, Purpose::Data).await;
-    assert!(matches!(other, Err(Error::OtherNode { wanted: 8, found: 7 })), "{other:?}");
+    let other = pool.channel(Some(NodeId::new(8)), FIRST, Purpose::Data).await;
+    assert!(
+        matches!(other, Err(Error::OtherNode { wanted, found }) if (wanted.get(), found.get()) == (8, 7)),
+        "{other:?}"
+    );
 }
 
 #[tokio::test]
@@ -208,9 +215,9 @@ async fn a_refused_hello_gives_no_channel() {
     let tls = Authority::new().broker(UID);
     let server = start(&tls, Role::Broker, true, "127.0.0.1:0").await;
     let pool = pool(&tls, &server);
-    let refused = pool.channel(None, 0, Purpose::Raft).await;
+    let refused = pool.channel(None, FIRST, Purpose::Raft).await;
     assert!(matches!(&refused, Err(Error::Refused(reason)) if reason == "not today"), "{refused:?}");
-    let again = pool.channel(None, 0, Purpose::Raft).await;
+    let again = pool.channel(None, FIRST, Purpose::Raft).await;
     assert!(matches!(again, Err(Error::Pausing)), "{again:?}");
     assert_eq!(server.hellos.load(Ordering::SeqCst), 1);
 }
@@ -219,7 +226,7 @@ async fn a_refused_hello_gives_no_channel() {
 async fn another_ca_is_refused_by_both_sides() {
     let (ours, theirs) = (Authority::new().broker(UID), Authority::new().broker(UID));
     let server = start_broker(&theirs).await;
-    let outcome = pool(&ours, &server).channel(None, 0, Purpose::Data).await;
+    let outcome = pool(&ours, &server).channel(None, FIRST, Purpose::Data).await;
     assert!(matches!(outcome, Err(Error::Connect(_))), "{outcome:?}");
     assert_eq!(server.hellos.load(Ordering::SeqCst), 0);
 }
@@ -232,7 +239,7 @@ async fn a_stranger_is_refused_by_the_server_alone() {
     let dir = foreign.folder(&[&names::broker_uri(UID)]);
     std::fs::write(dir.path().join(names::TLS_CA), &ca.pem).unwrap();
     let tls = Tls::load(dir.path(), UID).unwrap();
-    assert!(pool(&tls, &server).channel(None, 0, Purpose::Data).await.is_err());
+    assert!(pool(&tls, &server).channel(None, FIRST, Purpose::Data).await.is_err());
     assert_eq!(server.hellos.load(Ordering::SeqCst), 0);
 }
 
@@ -241,7 +248,7 @@ async fn another_cluster_of_the_same_ca_is_refused_by_both_sides() {
     let ca = Authority::new();
     let (one, two) = (ca.broker("u-1"), ca.broker("u-2"));
     let server = start_broker(&two).await;
-    let outcome = pool(&one, &server).channel(None, 0, Purpose::Data).await;
+    let outcome = pool(&one, &server).channel(None, FIRST, Purpose::Data).await;
     assert!(matches!(&outcome, Err(Error::Connect(_))), "{outcome:?}");
     assert_eq!(server.hellos.load(Ordering::SeqCst), 0);
     assert!(!reaches(&ca.folder(&[&names::broker_uri("u-1")]), &server).await, "the server has to check it too");
@@ -323,7 +330,7 @@ async fn a_lost_connection_is_greeted_again() {
     let address = server.address.to_string();
     drop(server.stop);
     // The graceful shutdown of the server closes an idle connection.
-    while pool.is_connected(0, Purpose::Data) {
+    while pool.is_connected(FIRST, Purpose::Data) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let server = start(&tls, Role::Broker, false, &address).await;
@@ -359,11 +366,11 @@ async fn a_silent_peer_is_given_up_in_seconds() {
     let (wire, cut) = start_wire(server.address).await;
     server.address = wire;
     let pool = pool(&tls, &server);
-    let channel = pool.channel(None, 0, Purpose::Raft).await.unwrap();
+    let channel = pool.channel(None, FIRST, Purpose::Raft).await.unwrap();
     cut.cancel();
     let waiting = tokio::time::timeout(Duration::from_secs(5), call(channel));
     assert!(waiting.await.expect("the keep alive must end the connection").is_err());
-    assert!(!pool.is_connected(0, Purpose::Raft));
+    assert!(!pool.is_connected(FIRST, Purpose::Raft));
 }
 
 #[tokio::test]
@@ -380,7 +387,7 @@ async fn new_files_are_used_by_new_connections_on_both_sides() {
 
     new.write(server_dir.path(), &[&uri]);
     assert!(server_tls.reload().unwrap());
-    assert!(pool(&client_tls, &server).channel(None, 0, Purpose::Data).await.is_err());
+    assert!(pool(&client_tls, &server).channel(None, FIRST, Purpose::Data).await.is_err());
     assert_eq!(call(kept).await.unwrap(), "42", "an existing connection goes on");
 
     new.write(client_dir.path(), &[&uri]);

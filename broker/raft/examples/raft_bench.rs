@@ -11,7 +11,8 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use covey_raft::{Cluster, GroupId, Tuning};
+use covey_raft::{Cluster, Tuning};
+use covey_types::{GroupId, ShardId};
 use harness::{GROUP, TestCluster, command, members};
 use tokio::time::{Instant, sleep};
 
@@ -57,7 +58,8 @@ fn cpu_ticks() -> u64 {
 
 async fn loads(seconds: u64) {
     let mut cluster = TestCluster::new(Tuning::default());
-    cluster.groups = std::iter::once(GROUP).chain([GroupId::RETAINED]).chain((0..8).map(GroupId::shard)).collect();
+    let shards = ShardId::all(8).map(GroupId::shard);
+    cluster.groups = std::iter::once(GROUP).chain([GroupId::RETAINED]).chain(shards).collect();
     for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
         cluster.start(id, ordinal).await;
     }

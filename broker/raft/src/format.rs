@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_types::{GroupId, NodeId, Ordinal, ShardId};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, StreamAppendResult};
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
@@ -19,10 +20,10 @@ use super::raft::{
 };
 use super::snapshot::Head;
 use super::state_store::Mark;
-use super::types::{GroupId, Member, NodeId};
+use super::types::Member;
 
-const NODE: NodeId = 0x0123_4567_89ab_cdef;
-const OTHER: NodeId = 0xfedc_ba98_7654_3210;
+const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
+const OTHER: NodeId = NodeId::new(0xfedc_ba98_7654_3210);
 
 /// Encoded samples.
 #[derive(Default)]
@@ -67,8 +68,8 @@ fn id(index: u64) -> LogId {
 }
 
 fn membership() -> Membership {
-    let nodes = BTreeMap::from([(NODE, Member { ordinal: 1001 }), (OTHER, Member { ordinal: 1002 })]);
-    Membership::new(vec![[NODE].into(), [NODE, OTHER].into()], nodes).unwrap()
+    let nodes = [(NODE, 1001), (OTHER, 1002)].map(|(node, ordinal)| (node, Member { ordinal: Ordinal::new(ordinal) }));
+    Membership::new(vec![[NODE].into(), [NODE, OTHER].into()], BTreeMap::from(nodes)).unwrap()
 }
 
 fn stored() -> StoredMembership {
@@ -95,7 +96,7 @@ fn log(samples: &mut Samples) {
     samples.add("mark", &Mark { applied: Some(id(1010)), membership: stored() });
     samples.add("mark.new", &Mark::default());
     let meta = SnapshotMeta { last_log_id: Some(id(1011)), last_membership: stored() };
-    samples.add("snapshot.head", &Head { format: 1, group: GroupId::shard(300), meta });
+    samples.add("snapshot.head", &Head { format: 1, group: GroupId::shard(ShardId::new(300)), meta });
 }
 
 fn requests(samples: &mut Samples) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use covey_supervise::Supervisor;
+use covey_types::{GroupId, NodeId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState, SnapshotPolicy};
@@ -21,7 +22,7 @@ use super::network::rate::Rate;
 use super::raft::{Answer, Command, Raft, Written};
 use super::snapshot::Shelf;
 use super::state_store::GroupStore;
-use super::types::{Fatal, GroupId, Leadership, Machine, ProposeError, ReadError, Response, StartError};
+use super::types::{Fatal, Leadership, Machine, ProposeError, ReadError, Response, StartError};
 use covey_contract::config::Raft as Timing;
 
 /// Most entries in one append request; their bytes are bounded by the log reader.
@@ -73,7 +74,7 @@ pub(super) struct Node {
 /// Options that the groups use while they run.
 pub(super) struct Shared {
     /// Id of this node.
-    pub(super) node: u64,
+    pub(super) node: NodeId,
     /// Connections to the other nodes.
     pub(super) channels: Arc<dyn super::Channels>,
     /// Called if a group cannot continue.

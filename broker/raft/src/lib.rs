@@ -41,6 +41,7 @@ use bytes::Bytes;
 use covey_contract::config::Raft as Timing;
 use covey_log::segment::Log;
 use covey_supervise::Supervisor;
+use covey_types::{GroupId, NodeId};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -55,8 +56,8 @@ use state_store::StateStore;
 pub use network::MAX_MESSAGE;
 pub use state_store::{RowIter, RowReader};
 pub use types::{
-    ChangeError, ChannelError, Channels, Fatal, GroupId, GroupStatus, InitializeError, Leadership, Machine, Member,
-    NodeId, ProposeError, Purpose, ReadError, Response, Rows, StartError, StoreError, Tuning,
+    ChangeError, ChannelError, Channels, Fatal, GroupStatus, InitializeError, Leadership, Machine, Member,
+    ProposeError, Purpose, ReadError, Response, Rows, StartError, StoreError, Tuning,
 };
 
 /// Time that [`Cluster::stop`] waits for the last user of the state store.
@@ -177,7 +178,7 @@ impl Cluster {
         for (id, machine) in machines {
             let shelf = Shelf::open(&dir.join("snapshots"), id).map_err(failed)?;
             let state = store.group(id).map_err(failed)?;
-            let log = LogStore::new(log.clone(), id.0);
+            let log = LogStore::new(log.clone(), id.get());
             groups.insert(id, Arc::new(Group::start(&node, id, machine, state, shelf, log).await?));
         }
         let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop.clone());

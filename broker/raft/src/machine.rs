@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use covey_types::GroupId;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -19,7 +20,7 @@ use super::log_store::LogStore;
 use super::raft::{LeaderId, LogId, SnapshotMeta, StoredMembership, Types, command_len};
 use super::snapshot::{Shelf, SnapshotFile};
 use super::state_store::{GroupStore, Mark, View};
-use super::types::{Fatal, GroupId, Machine, Rows, StoreError};
+use super::types::{Fatal, Machine, Rows, StoreError};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Arc<SnapshotFile>>;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use covey_types::NodeId;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -10,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::group::{Group, chain};
 use super::raft::Types;
-use super::types::{ChangeError, InitializeError, Member, NodeId};
+use super::types::{ChangeError, InitializeError, Member};
 
 /// Most entries that a learner may lack to become a voter; it gets the rest while the change is committed.
 const CLOSE: u64 = 1_000;

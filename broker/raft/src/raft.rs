@@ -6,13 +6,14 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use covey_types::NodeId;
 use openraft::raft::responder::Responder;
 use openraft::raft::{AppendEntriesRequest, ClientWriteResult};
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig, type_config::alias};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::types::{Member, NodeId};
+use super::types::Member;
 
 /// Types of all groups. Leader ids are (term, node), so that two candidates of one term do not tie.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,14 +218,15 @@ mod tests {
     use super::*;
 
     fn id(index: u64) -> LogId {
-        LogId::new(LeaderId { term: 7, node_id: 3 }, index)
+        LogId::new(LeaderId { term: 7, node_id: NodeId::new(3) }, index)
     }
 
     #[test]
     fn an_append_survives_the_wire_and_shares_its_buffer() {
-        let membership = Membership::new_with_defaults(vec![[1, 2].into()], [3]);
+        let [one, two, three] = [1, 2, 3].map(NodeId::new);
+        let membership = Membership::new_with_defaults(vec![[one, two].into()], [three]);
         let request = Append {
-            vote: Vote::new_committed(7, 3),
+            vote: Vote::new_committed(7, three),
             prev_log_id: Some(id(9)),
             leader_commit: None,
             entries: vec![

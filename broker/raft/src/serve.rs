@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use covey_contract::proto;
 use covey_contract::proto::peer_client::PeerClient;
+use covey_types::{GroupId, NodeId};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use tonic::Status;
@@ -14,16 +15,17 @@ use tonic::transport::Channel;
 use super::Cluster;
 use super::group::Group;
 use super::network::{forward, peer_client, server};
-use super::types::{GroupId, NodeId, ProposeError, Purpose, ReadError, Response};
+use super::types::{ProposeError, Purpose, ReadError, Response};
 
 fn group_id(group: u32) -> GroupId {
-    GroupId(u16::try_from(group).unwrap_or(u16::MAX))
+    GroupId::new(u16::try_from(group).unwrap_or(u16::MAX))
 }
 
 impl Cluster {
     /// Returns the group of a request. A request for another node id is refused: if this node answered for the lost
     /// disk of its ordinal, it would vote twice.
-    fn served(&self, to: NodeId, group: u32) -> Result<Arc<Group>, Status> {
+    fn served(&self, to: u64, group: u32) -> Result<Arc<Group>, Status> {
+        let to = NodeId::new(to);
         if to != self.node() {
             return Err(Status::failed_precondition(format!("this is node {}, not {to}", self.node())));
         }
@@ -88,7 +90,7 @@ impl Cluster {
         let member = status.voters.get(&leader).or_else(|| status.learners.get(&leader))?;
         let channel = self.inner.shared.channels.channel(leader, member.ordinal, Purpose::Data).await;
         let channel =
-            channel.inspect_err(|error| tracing::debug!(leader, %error, "failed to connect to the leader")).ok()?;
+            channel.inspect_err(|error| tracing::debug!(%leader, %error, "failed to connect to the leader")).ok()?;
         Some(peer_client(channel))
     }
 
@@ -106,7 +108,7 @@ impl Cluster {
                 group.propose(command.clone()).await
             } else {
                 let Some(mut peer) = self.leader_client(&group, leader).await else { break };
-                let request = proto::ProposeRequest { group: u32::from(id.0), command: command.clone() };
+                let request = proto::ProposeRequest { group: u32::from(id.get()), command: command.clone() };
                 forward::read_propose(peer.propose(request).await.map(tonic::Response::into_inner))
             };
             match result {
@@ -130,7 +132,7 @@ impl Cluster {
                 group.read_index().await
             } else {
                 let Some(mut peer) = self.leader_client(&group, leader).await else { break };
-                let request = proto::ReadIndexRequest { group: u32::from(id.0) };
+                let request = proto::ReadIndexRequest { group: u32::from(id.get()) };
                 forward::read_read_index(peer.read_index(request).await.map(tonic::Response::into_inner))
             };
             match result {

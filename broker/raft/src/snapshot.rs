@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use covey_types::GroupId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::raft::{SnapshotMeta, decode, encode};
-use super::types::{GroupId, StoreError};
+use super::types::StoreError;
 
 const MAGIC: &[u8; 8] = b"COVEYSN1";
 const FORMAT: u32 = 1;
@@ -298,7 +299,7 @@ impl Shelf {
 
     /// Finds the newest snapshot of the group in an existing directory, and removes all other files of the group.
     pub(super) fn open(dir: &Path, group: GroupId) -> Result<Self, StoreError> {
-        let prefix = format!("g{}-", group.0);
+        let prefix = format!("g{}-", group.get());
         let mut newest: Option<SnapshotFile> = None;
         for entry in fs::read_dir(dir).map_err(io("read", dir))? {
             let path = entry.map_err(io("read", dir))?.path();
@@ -334,7 +335,7 @@ impl Shelf {
     /// Creates a file under a temporary name.
     pub(super) fn writer(&self) -> Result<Writer, StoreError> {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!("g{}-{number}.tmp", self.group.0));
+        let path = self.dir.join(format!("g{}-{number}.tmp", self.group.get()));
         let file = File::create(&path).map_err(io("create", &path))?;
         let mut out = BufWriter::with_capacity(FRAME_BYTES, file);
         out.write_all(MAGIC).map_err(io("write", &path))?;
@@ -380,7 +381,7 @@ impl Shelf {
         if let Some(current) = current.as_ref().filter(|current| current.index() >= file.index()) {
             return Ok(Arc::clone(current));
         }
-        let path = self.dir.join(format!("g{}-{:020}.snap", self.group.0, file.index().unwrap_or(0)));
+        let path = self.dir.join(format!("g{}-{:020}.snap", self.group.get(), file.index().unwrap_or(0)));
         fs::rename(&file.path, &path).map_err(io("rename", &file.path))?;
         file.removed.store(false, Ordering::Relaxed);
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("fsync", &self.dir))?;

@@ -11,12 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use covey_types::GroupId;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::raft::{LogId, StoredMembership, decode, encode};
-use super::types::{GroupId, StoreError};
+use super::types::StoreError;
 
 /// Key of the mark.
 const MARK: &[u8] = &[0];
@@ -60,7 +61,7 @@ impl StateStore {
     /// Opens the state of a group, and removes keyspaces that an interrupted installation left.
     pub(super) fn group(&self, group: GroupId) -> Result<GroupStore, StoreError> {
         let current = self.generation(group)?;
-        let prefix = format!("g{}-", group.0);
+        let prefix = format!("g{}-", group.get());
         let mut highest = current;
         for name in self.database.list_keyspace_names() {
             let generation = name.strip_prefix(prefix.as_str()).and_then(|text| text.parse::<u64>().ok());
@@ -76,7 +77,7 @@ impl StateStore {
 
     /// Returns the number of the group's current keyspace; 0 before the first installation.
     fn generation(&self, group: GroupId) -> Result<u64, StoreError> {
-        let Some(raw) = self.catalog.get(group.0.to_be_bytes())? else { return Ok(0) };
+        let Some(raw) = self.catalog.get(group.get().to_be_bytes())? else { return Ok(0) };
         decode(&raw).map_err(|error| StoreError::Decode(error.into()))
     }
 }
@@ -86,7 +87,7 @@ fn keyspace_options() -> KeyspaceCreateOptions {
 }
 
 fn keyspace_name(group: GroupId, generation: u64) -> String {
-    format!("g{}-{generation}", group.0)
+    format!("g{}-{generation}", group.get())
 }
 
 fn row_key(key: &[u8]) -> Vec<u8> {
@@ -166,7 +167,7 @@ impl GroupStore {
         }
         batch.insert(&fresh, MARK, encode_mark(mark)?);
         let number = encode(&generation).map_err(|error| StoreError::Decode(error.into()))?;
-        batch.insert(&self.store.catalog, self.group.0.to_be_bytes().to_vec(), number);
+        batch.insert(&self.store.catalog, self.group.get().to_be_bytes().to_vec(), number);
         batch.commit()?;
         self.persist()?;
         let old = std::mem::replace(&mut *self.rows.write(), fresh);

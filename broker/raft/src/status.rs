@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use covey_types::NodeId;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::group::Group;
 use super::raft::LogId;
-use super::types::{GroupStatus, Member, NodeId};
+use super::types::{GroupStatus, Member};
 
 fn index(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index)

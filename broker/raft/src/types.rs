@@ -8,49 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use covey_types::{GroupId, NodeId, Ordinal};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
-
-/// Identity of a disk that takes part; a node that returns with an empty disk gets a new one.
-pub type NodeId = u64;
-
-/// One of the Raft groups of a cluster. The number is part of the format on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct GroupId(pub u16);
-
-impl GroupId {
-    /// Members, epochs of nodes, and routes.
-    pub const META: Self = Self(0);
-    /// Retained messages.
-    pub const RETAINED: Self = Self(1);
-
-    /// Returns the group of a shard.
-    pub const fn shard(index: u16) -> Self {
-        Self(index.saturating_add(2))
-    }
-
-    /// Returns the number of the shard; `None` for meta and retained.
-    pub const fn shard_index(self) -> Option<u16> {
-        self.0.checked_sub(2)
-    }
-}
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::META => f.write_str("meta"),
-            Self::RETAINED => f.write_str("retained"),
-            Self(other) => write!(f, "shard/{}", other.saturating_sub(2)),
-        }
-    }
-}
 
 /// A node in the membership of a group. Its address follows from the ordinal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Ordinal of the node's pod.
-    pub ordinal: u32,
+    pub ordinal: Ordinal,
 }
 
 impl fmt::Display for Member {
@@ -78,7 +45,8 @@ pub trait Channels: Send + Sync + 'static {
     ///
     /// # Errors
     /// Resolves to an error if the node is not reachable or not authenticated.
-    fn channel(&self, node: NodeId, ordinal: u32, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ChannelError>>;
+    fn channel(&self, node: NodeId, ordinal: Ordinal, purpose: Purpose)
+    -> BoxFuture<'_, Result<Channel, ChannelError>>;
 }
 
 /// A deterministic state machine that a group drives. It does no I/O of its own.

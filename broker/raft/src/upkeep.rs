@@ -32,7 +32,7 @@ pub(super) async fn run(groups: Vec<Arc<Group>>, log: Log, tuning: Tuning, stop:
         }
         let pinned: BTreeSet<u16> = log.pinned(tuning.max_log_behind).iter().map(|pin| pin.group).collect();
         for group in &groups {
-            let round = look_after(group, &tuning, pinned.contains(&group.id.0));
+            let round = look_after(group, &tuning, pinned.contains(&group.id.get()));
             tokio::select! {
                 done = round => if done.is_err() { return },
                 () = stop.cancelled() => return,

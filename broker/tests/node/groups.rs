@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use covey_broker::metrics::Metrics;
 use covey_broker::sampling::GroupSeries;
-use covey_raft::GroupId;
+use covey_types::GroupId;
 
 use crate::herd::{Herd, until};
 
@@ -17,7 +17,7 @@ fn replicated(herd: &Herd, ordinal: usize) -> Option<BTreeSet<GroupId>> {
     for group in nodes[0].groups() {
         let leader = nodes.iter().find(|node| node.cluster.leadership(group).borrow().ours)?;
         let status = leader.cluster.status(group);
-        let replicas = if group.shard_index().is_some() { 3 } else { nodes.len() };
+        let replicas = if group.as_shard().is_some() { 3 } else { nodes.len() };
         if status.joint || status.voters.len() + status.learners.len() != replicas {
             return None;
         }

@@ -4,13 +4,11 @@
 //! reordering a field or a variant breaks it.
 
 use bytes::Bytes;
+use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::session::Limits;
 use crate::rows::{self, UnreadableEntry};
-
-/// Id of a node: a random number, made once per data directory.
-pub type NodeId = u64;
 
 /// One log entry: operations that are committed by one fsync and applied in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,12 +42,12 @@ pub enum Operation {
     ///
     /// Sent by the holder's node; the leader holds the answer back until the routes are confirmed. A repetition sets
     /// the same options again. Outcomes: [`Outcome::Subscribed`] or `Stale`.
-    Subscribe { client: Box<str>, owner: u64, subscriptions: Vec<Subscription> },
+    Subscribe { client: Box<str>, owner: OwnerEpoch, subscriptions: Vec<Subscription> },
     /// UNSUBSCRIBE of a durable session.
     ///
     /// Sent by the holder's node. A repetition removes nothing and reports `false` per filter. Outcomes:
     /// [`Outcome::Unsubscribed`] or `Stale`.
-    Unsubscribe { client: Box<str>, owner: u64, filters: Vec<Box<str>> },
+    Unsubscribe { client: Box<str>, owner: OwnerEpoch, filters: Vec<Box<str>> },
     /// Puts a QoS 1 or 2 message into the inbox of every matching session.
     ///
     /// Sent by the node on which it was published. Deduplicated by `number` within the sender's epoch and, where it
@@ -60,48 +58,48 @@ pub enum Operation {
     ///
     /// Proposed by the leader, which collects acknowledgements for a short time. `ranges` are inclusive ranges of inbox
     /// sequence numbers; numbers that are not in the inbox are skipped. Outcomes: [`Outcome::Done`] or `Stale`.
-    Settle { client: Box<str>, owner: u64, ranges: Vec<(u64, u64)> },
+    Settle { client: Box<str>, owner: OwnerEpoch, ranges: Vec<(InboxSeq, InboxSeq)> },
     /// PUBREC for a QoS 2 delivery: the body is released and only PUBREL is sent from now on.
     ///
     /// Sent by the holder's node when the client's PUBREC arrives. A repetition changes nothing. Outcomes:
     /// [`Outcome::Known`] (`false`: no delivery with that sequence number) or `Stale`.
     Received {
         client: Box<str>,
-        owner: u64,
+        owner: OwnerEpoch,
         /// Sequence number of the delivery in the inbox.
-        sequence: u64,
+        sequence: InboxSeq,
     },
     /// Reserves the packet id of a QoS 2 PUBLISH from the client, before the message is routed (MQTT-4.3.3).
     ///
     /// Sent by the holder's node, for durable sessions only. A packet id that is not released yet keeps its number, so
     /// a resent PUBLISH is routed under the same [`Once`]. Outcomes: [`Outcome::Receiving`] or `Stale`.
-    Receive { client: Box<str>, owner: u64, packet: u16 },
+    Receive { client: Box<str>, owner: OwnerEpoch, packet: u16 },
     /// PUBREL from the client for its own QoS 2 PUBLISH: frees the packet id that `Receive` reserved.
     ///
     /// Sent by the holder's node, also when a QoS 2 PUBLISH was refused. Outcomes: [`Outcome::Known`] (`false`: the
     /// packet id was not reserved, as for a repetition) or `Stale`.
-    Release { client: Box<str>, owner: u64, packet: u16 },
+    Release { client: Box<str>, owner: OwnerEpoch, packet: u16 },
     /// Retained messages for a subscription that awaits them.
     ///
     /// Proposed by the leader in chunks after the subscription's route is confirmed; `last` marks the final chunk and
     /// ends the wait. Copies that are not newer than a live copy of the same topic are skipped. A new leader reads and
     /// proposes all chunks of an unfinished subscription again, so messages of committed chunks are queued twice.
     /// Outcomes: [`Outcome::Known`] (`false`: the subscription is gone or awaits nothing) or `Stale`.
-    Snapshot { client: Box<str>, owner: u64, filter: Box<str>, messages: Vec<Enqueue>, last: bool },
+    Snapshot { client: Box<str>, owner: OwnerEpoch, filter: Box<str>, messages: Vec<Enqueue>, last: bool },
     /// An epoch of a node has ended: its sessions go offline and its messages are refused from now on.
     ///
     /// Proposed by the leader when meta has ended an epoch that this shard does not know to be over. A repetition
     /// changes nothing. Outcome: always [`Outcome::Done`].
-    NodeDown { node: NodeId, epoch: u64 },
+    NodeDown { node: NodeId, epoch: NodeEpoch },
     /// Removes an offline session whose expiry has passed; its will is queued.
     ///
     /// Proposed by the leader each second until it is applied. Outcome: [`Outcome::Known`]; `false` if the session is
     /// gone, was claimed again or is not due.
-    Expire { client: Box<str>, owner: u64 },
+    Expire { client: Box<str>, owner: OwnerEpoch },
     /// Queues the will of an offline session whose will delay has passed.
     ///
     /// Proposed by the leader each second until it is applied. Outcome: [`Outcome::Known`], `false` as for `Expire`.
-    WillDue { client: Box<str>, owner: u64 },
+    WillDue { client: Box<str>, owner: OwnerEpoch },
     /// A queued will was published: it is removed.
     ///
     /// Proposed by the leader that published it. Outcome: [`Outcome::Known`]; `false` if it was removed before.
@@ -118,9 +116,9 @@ pub struct Claim {
     /// Node that has the connection.
     pub node: NodeId,
     /// Epoch of that node.
-    pub epoch: u64,
-    /// Number of the connection within its node's process. With `node` and `epoch` it identifies a repeated claim.
-    pub connection: u64,
+    pub epoch: NodeEpoch,
+    /// The connection. With `node` and `epoch` it identifies a repeated claim.
+    pub connection: ConnectionId,
     /// Clean Start of the CONNECT: an existing session is removed first.
     pub clean_start: bool,
     /// Session expiry in seconds. 0 makes the session transient.
@@ -152,7 +150,7 @@ pub struct End {
     /// Client id.
     pub client: Box<str>,
     /// Owner epoch of the connection.
-    pub owner: u64,
+    pub owner: OwnerEpoch,
     /// Session expiry in seconds from the DISCONNECT; `None` leaves it as it is.
     pub expiry: Option<u32>,
     /// True after a normal DISCONNECT: the will is discarded ([MQTT-3.1.2-10]).
@@ -201,7 +199,7 @@ pub struct Enqueue {
     /// `Snapshot`, which are not numbered.
     pub node: NodeId,
     /// Epoch of that node.
-    pub epoch: u64,
+    pub epoch: NodeEpoch,
     /// Sequence number, counted from 1 per node epoch and shard.
     pub number: u64,
     /// The sender's lowest number without an outcome. The shard forgets rejected numbers below it.
@@ -269,7 +267,7 @@ pub enum Outcome {
         floor: u64,
         /// Owner epoch of the claim that created the session: distinguishes its numbers from those of an earlier
         /// session with the same client id.
-        incarnation: u64,
+        incarnation: OwnerEpoch,
     },
     /// Whether the subject of the operation existed; each operation says what `false` means.
     Known(bool),
@@ -279,7 +277,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claimed {
     /// Owner epoch: all operations of this connection carry it.
-    pub owner: u64,
+    pub owner: OwnerEpoch,
     /// Session Present of the CONNACK: the session existed and was resumed.
     pub present: bool,
     /// True if the shard holds subscriptions and inbox. For a transient session the node holds them.

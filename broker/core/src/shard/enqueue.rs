@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use covey_types::OwnerEpoch;
+
 use super::bodies::Body;
 use super::command::{Enqueue, Once, Options, Outcome};
 use super::machine::{Effect, Machine};
-use super::session::{SessionId, Slot};
+use super::session::{SessionId, Slot, slot_key};
 use crate::rows::{self, Rows};
 use crate::topic::{Filter, Name};
 
@@ -59,12 +61,13 @@ impl Machine {
     /// Checks the sequence number. Returns the outcome for a duplicate, a gap or an ended epoch; `None` if this is the
     /// next message of its sender.
     fn number(&mut self, enqueue: &Enqueue) -> Option<Outcome> {
+        let epoch = Some(enqueue.epoch);
         let sender = self.senders.entry(enqueue.node).or_default();
-        if enqueue.epoch <= sender.ended || enqueue.epoch < sender.epoch {
+        if epoch <= sender.ended || epoch < sender.epoch {
             return Some(Outcome::Stale);
         }
-        if enqueue.epoch > sender.epoch {
-            sender.epoch = enqueue.epoch;
+        if epoch > sender.epoch {
+            sender.epoch = epoch;
             sender.last = 0;
             sender.rejected.clear();
         }
@@ -174,7 +177,7 @@ impl Machine {
             };
             let row = rows::encode(&slot);
             let sequence = session.inbox.push(slot);
-            rows.put(rows::key(b'i', &[id, sequence]), row);
+            rows.put(slot_key(id, sequence), row);
             self.dirty.counters.insert(id);
             self.effects.push(Effect::Ready(id));
             accepted += 1;
@@ -193,7 +196,7 @@ impl Machine {
     pub(super) fn snapshot(
         &mut self,
         client: &str,
-        owner: u64,
+        owner: OwnerEpoch,
         filter: &str,
         messages: Vec<Enqueue>,
         last: bool,

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 
 use super::machine::{Header, Seen, Sender};
 use super::session::{Awaiting, Receiving};
 use super::*;
 use crate::format::{Samples, stored};
 
-const NODE: NodeId = 0x0123_4567_89ab_cdef;
+const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
 const LIMITS: Limits = Limits { messages: 1000, bytes: 1_000_000, subscriptions: 1001 };
 
 #[test]
@@ -34,8 +35,8 @@ fn claim() -> Claim {
         client: "client".into(),
         principal: "user".into(),
         node: NODE,
-        epoch: 1003,
-        connection: 1004,
+        epoch: NodeEpoch::new(1003),
+        connection: ConnectionId::new(1004),
         clean_start: true,
         expiry: 1005,
         will: Some(will()),
@@ -46,7 +47,7 @@ fn claim() -> Claim {
 fn enqueue() -> Enqueue {
     Enqueue {
         node: NODE,
-        epoch: 1006,
+        epoch: NodeEpoch::new(1006),
         number: 1007,
         floor: 1008,
         topic: "a/b".into(),
@@ -63,8 +64,8 @@ fn enqueue() -> Enqueue {
 /// A retained message as it is in `Operation::Snapshot`.
 fn unnumbered() -> Enqueue {
     Enqueue {
-        node: 0,
-        epoch: 0,
+        node: NodeId::new(0),
+        epoch: NodeEpoch::new(0),
         number: 0,
         floor: 0,
         topic: "a/c".into(),
@@ -89,7 +90,7 @@ fn subscription(filter: &str, qos: u8, retained: WantRetained) -> Subscription {
 fn claims(samples: &mut Samples) {
     samples.add("Operation.Claim", &Operation::Claim(claim()));
     samples.add("Operation.Claim.no_will", &Operation::Claim(Claim { clean_start: false, will: None, ..claim() }));
-    let end = End { client: "client".into(), owner: 1015, expiry: Some(1016), drop_will: true };
+    let end = End { client: "client".into(), owner: OwnerEpoch::new(1015), expiry: Some(1016), drop_will: true };
     samples.add("Operation.End", &Operation::End(end.clone()));
     samples.add("Operation.End.as_it_is", &Operation::End(End { expiry: None, drop_will: false, ..end }));
 }
@@ -101,11 +102,19 @@ fn subscriptions(samples: &mut Samples) {
         subscription("c", 2, WantRetained::Never),
     ];
     let client = || Box::from("client");
-    samples.add("Operation.Subscribe", &Operation::Subscribe { client: client(), owner: 1017, subscriptions });
+    samples.add(
+        "Operation.Subscribe",
+        &Operation::Subscribe { client: client(), owner: OwnerEpoch::new(1017), subscriptions },
+    );
     let filters = vec!["a/+".into(), "b/#".into()];
-    samples.add("Operation.Unsubscribe", &Operation::Unsubscribe { client: client(), owner: 1018, filters });
-    samples.add("Operation.Receive", &Operation::Receive { client: client(), owner: 1019, packet: 1020 });
-    samples.add("Operation.Release", &Operation::Release { client: client(), owner: 1021, packet: 1022 });
+    samples.add(
+        "Operation.Unsubscribe",
+        &Operation::Unsubscribe { client: client(), owner: OwnerEpoch::new(1018), filters },
+    );
+    samples
+        .add("Operation.Receive", &Operation::Receive { client: client(), owner: OwnerEpoch::new(1019), packet: 1020 });
+    samples
+        .add("Operation.Release", &Operation::Release { client: client(), owner: OwnerEpoch::new(1021), packet: 1022 });
 }
 
 fn messages(samples: &mut Samples) {
@@ -113,29 +122,38 @@ fn messages(samples: &mut Samples) {
     samples.add("Operation.Enqueue", &Operation::Enqueue(enqueue()));
     let plain = Enqueue { qos: 2, retain: false, expiry: None, retained_index: 0, once: None, ..enqueue() };
     samples.add("Operation.Enqueue.plain", &Operation::Enqueue(plain));
-    let settle = Operation::Settle { client: client(), owner: 1023, ranges: vec![(1024, 1025), (1027, 1027)] };
+    let ranges = [(1024, 1025), (1027, 1027)].map(|(low, high)| (InboxSeq::new(low), InboxSeq::new(high))).into();
+    let settle = Operation::Settle { client: client(), owner: OwnerEpoch::new(1023), ranges };
     samples.add("Operation.Settle", &settle);
-    let received = Operation::Received { client: client(), owner: 1028, sequence: 1029 };
+    let received =
+        Operation::Received { client: client(), owner: OwnerEpoch::new(1028), sequence: InboxSeq::new(1029) };
     samples.add("Operation.Received", &received);
     let messages = vec![unnumbered()];
-    let snapshot = Operation::Snapshot { client: client(), owner: 1030, filter: "a/+".into(), messages, last: true };
+    let snapshot = Operation::Snapshot {
+        client: client(),
+        owner: OwnerEpoch::new(1030),
+        filter: "a/+".into(),
+        messages,
+        last: true,
+    };
     samples.add("Operation.Snapshot", &snapshot);
 }
 
 fn timers(samples: &mut Samples) {
     let client = || Box::from("client");
-    samples.add("Operation.NodeDown", &Operation::NodeDown { node: NODE, epoch: 1031 });
-    samples.add("Operation.Expire", &Operation::Expire { client: client(), owner: 1032 });
-    samples.add("Operation.WillDue", &Operation::WillDue { client: client(), owner: 1033 });
+    samples.add("Operation.NodeDown", &Operation::NodeDown { node: NODE, epoch: NodeEpoch::new(1031) });
+    samples.add("Operation.Expire", &Operation::Expire { client: client(), owner: OwnerEpoch::new(1032) });
+    samples.add("Operation.WillDue", &Operation::WillDue { client: client(), owner: OwnerEpoch::new(1033) });
     samples.add("Operation.WillDone", &Operation::WillDone { will: 1034 });
-    let operations = vec![Operation::WillDone { will: 1035 }, Operation::NodeDown { node: NODE, epoch: 1036 }];
+    let operations =
+        vec![Operation::WillDone { will: 1035 }, Operation::NodeDown { node: NODE, epoch: NodeEpoch::new(1036) }];
     samples.add("Entry", &Entry { time: 1037, operations });
 }
 
 fn outcomes(samples: &mut Samples) {
     samples.add("Outcome.Done", &Outcome::Done);
     let filters = vec!["a/+".into()];
-    let claimed = Claimed { owner: 1038, present: true, durable: false, filters, missed: 1039 };
+    let claimed = Claimed { owner: OwnerEpoch::new(1038), present: true, durable: false, filters, missed: 1039 };
     samples.add("Outcome.Claimed", &Outcome::Claimed(claimed));
     samples.add("Outcome.WrongPrincipal", &Outcome::WrongPrincipal);
     samples.add("Outcome.Stale", &Outcome::Stale);
@@ -149,18 +167,27 @@ fn outcomes(samples: &mut Samples) {
     samples.add("Outcome.Unsubscribed", &Outcome::Unsubscribed(vec![true, false]));
     samples.add("Outcome.Enqueued", &Outcome::Enqueued { matched: 1040, accepted: 1041 });
     samples.add("Outcome.Gap", &Outcome::Gap { expected: 1042 });
-    samples.add("Outcome.Receiving", &Outcome::Receiving { number: 1043, floor: 1044, incarnation: 1045 });
+    samples.add(
+        "Outcome.Receiving",
+        &Outcome::Receiving { number: 1043, floor: 1044, incarnation: OwnerEpoch::new(1045) },
+    );
     samples.add("Outcome.Known", &Outcome::Known(true));
 }
 
 fn rows(samples: &mut Samples) {
-    let header = Header { time: 1046, last_session: 1047, last_owner: 1048, last_body: 1049, last_will: 1050 };
+    let header = Header {
+        time: 1046,
+        last_session: 1047,
+        last_owner: Some(OwnerEpoch::new(1048)),
+        last_body: 1049,
+        last_will: 1050,
+    };
     samples.add("row.m", &header);
     let profile = Profile {
         client: "client".into(),
         principal: "user".into(),
-        owner: 1051,
-        holder: Some(Holder { node: NODE, epoch: 1052, connection: 1053 }),
+        owner: OwnerEpoch::new(1051),
+        holder: Some(Holder { node: NODE, epoch: NodeEpoch::new(1052), connection: ConnectionId::new(1053) }),
         present: true,
         durable: false,
         expiry: 1054,
@@ -168,12 +195,12 @@ fn rows(samples: &mut Samples) {
         will: Some(will()),
         limits: LIMITS,
         subscriptions: BTreeMap::from([("a/+".into(), options(0)), ("b".into(), options(1)), ("c".into(), options(2))]),
-        dup_below: 1056,
-        incarnation: 1057,
+        dup_below: InboxSeq::new(1056),
+        incarnation: OwnerEpoch::new(1057),
     };
     samples.add("row.s", &profile);
     samples.add("row.s.offline", &Profile { holder: None, durable: true, will: None, ..profile });
-    samples.add("row.n", &Counters { next: 1058, missed: 1059 });
+    samples.add("row.n", &Counters { next: InboxSeq::new(1058), missed: 1059 });
     let slot = Slot { body: 1060, size: 1061, qos: 2, retain: true, received: false, identifiers: vec![1062, 1063] };
     samples.add("row.i", &slot);
     samples.add("row.i.received", &Slot { qos: 1, retain: false, received: true, ..slot });
@@ -182,7 +209,15 @@ fn rows(samples: &mut Samples) {
     samples.add("row.q", &Receiving { last: 1066, numbers: BTreeMap::from([(1067, 1068), (1069, 1070)]) });
     let awaiting = Awaiting::from([("a/+".into(), BTreeMap::from([("a/b".into(), 1071)]))]);
     samples.add("row.a", &awaiting);
-    samples.add("row.p", &Sender { ended: 1072, epoch: 1073, last: 1074, rejected: BTreeSet::from([1075, 1076]) });
+    samples.add(
+        "row.p",
+        &Sender {
+            ended: Some(NodeEpoch::new(1072)),
+            epoch: Some(NodeEpoch::new(1073)),
+            last: 1074,
+            rejected: BTreeSet::from([1075, 1076]),
+        },
+    );
     samples.add("row.p.new", &Sender::default());
     samples.add("row.o", &Seen { floor: 1077, numbers: BTreeSet::from([1078, 1079]), used: 1080 });
     samples.add("row.w", &will());
@@ -197,13 +232,17 @@ fn machine(samples: &mut Samples) {
     let numbered = |number, qos| Enqueue { number, qos, floor: number, once: once.clone(), ..enqueue() };
     let operations = vec![
         Operation::Claim(claim()),
-        Operation::Subscribe { client: client(), owner: 1, subscriptions: vec![wanted("a/+", 2), wanted("b", 1)] },
+        Operation::Subscribe {
+            client: client(),
+            owner: OwnerEpoch::new(1),
+            subscriptions: vec![wanted("a/+", 2), wanted("b", 1)],
+        },
         Operation::Enqueue(numbered(1, 1)),
         Operation::Enqueue(Enqueue { once: None, ..numbered(2, 2) }),
-        Operation::Receive { client: client(), owner: 1, packet: 300 },
-        Operation::Received { client: client(), owner: 1, sequence: 1 },
+        Operation::Receive { client: client(), owner: OwnerEpoch::new(1), packet: 300 },
+        Operation::Received { client: client(), owner: OwnerEpoch::new(1), sequence: InboxSeq::new(1) },
         Operation::Claim(Claim { client: "other".into(), will: Some(Will { delay: 0, ..will() }), ..claim() }),
-        Operation::End(End { client: "other".into(), owner: 2, expiry: None, drop_will: false }),
+        Operation::End(End { client: "other".into(), owner: OwnerEpoch::new(2), expiry: None, drop_will: false }),
     ];
     let outcomes = machine.apply(Entry { time: 5000, operations }, &mut rows);
     assert!(outcomes.contains(&Outcome::Known(true)), "PUBREC is committed: {outcomes:?}");

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::bodies::Bodies;
 use super::command::{
-    Claim, Claimed, End, Entry, NodeId, Operation, Options, Outcome, Subscribed, Subscription, WantRetained, Will,
+    Claim, Claimed, End, Entry, Operation, Options, Outcome, Subscribed, Subscription, WantRetained, Will,
 };
-use super::session::{Holder, Profile, Session, SessionId, Slot};
+use super::session::{Holder, Profile, Session, SessionId, Slot, slot_key};
 use crate::rows::{self, Rows};
 use crate::topic::{Filter, Tree};
 
@@ -22,7 +23,8 @@ pub(super) struct Header {
     pub(super) time: u64,
     pub(super) last_session: SessionId,
     /// Owner epoch of the last claim.
-    pub(super) last_owner: u64,
+    #[serde(with = "covey_types::zero_is_none")]
+    pub(super) last_owner: Option<OwnerEpoch>,
     pub(super) last_body: u64,
     pub(super) last_will: u64,
 }
@@ -30,10 +32,12 @@ pub(super) struct Header {
 /// Value of a row `p`: what the shard knows about a node that sends to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sender {
-    /// All epochs up to this one are over; 0 for none.
-    pub(super) ended: u64,
+    /// All epochs up to this one are over.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub(super) ended: Option<NodeEpoch>,
     /// Newest epoch from which the node sent.
-    pub(super) epoch: u64,
+    #[serde(with = "covey_types::zero_is_none")]
+    pub(super) epoch: Option<NodeEpoch>,
     /// Number of the last `Enqueue` of that epoch.
     pub(super) last: u64,
     /// Numbers of that epoch that no inbox took, at or above the sender's floor.
@@ -57,7 +61,7 @@ pub enum Effect {
     /// The session's inbox or its holder changed: deliveries may be possible.
     Ready(SessionId),
     /// The connection `owner` of `holder` no longer holds the session and must be closed.
-    Lost { client: Box<str>, owner: u64, holder: Holder },
+    Lost { client: Box<str>, owner: OwnerEpoch, holder: Holder },
     /// The highest QoS of the subscriptions with this filter may have changed.
     Route(Box<str>),
     /// The will with this number was queued and must be published.
@@ -142,14 +146,14 @@ impl Machine {
     }
 
     /// Returns the session if `owner` holds it.
-    pub(super) fn held(&mut self, client: &str, owner: u64) -> Option<(SessionId, &mut Session)> {
+    pub(super) fn held(&mut self, client: &str, owner: OwnerEpoch) -> Option<(SessionId, &mut Session)> {
         let id = *self.clients.get(client)?;
         let session = self.sessions.get_mut(&id)?;
         (session.profile.owner == owner && session.profile.holder.is_some()).then_some((id, session))
     }
 
     fn claim(&mut self, claim: Claim, rows: &mut dyn Rows) -> Outcome {
-        if self.senders.get(&claim.node).is_some_and(|sender| claim.epoch <= sender.ended) {
+        if self.senders.get(&claim.node).is_some_and(|sender| Some(claim.epoch) <= sender.ended) {
             return Outcome::Stale;
         }
         let now = self.header.time;
@@ -182,8 +186,7 @@ impl Machine {
             self.remove_session(id, rows);
             return self.open(claim);
         }
-        self.header.last_owner += 1;
-        let owner = self.header.last_owner;
+        let owner = self.next_owner();
         let Some(session) = self.sessions.get_mut(&id) else { return Outcome::Stale };
         let profile = &mut session.profile;
         profile.owner = owner;
@@ -201,11 +204,17 @@ impl Machine {
         Outcome::Claimed(answer)
     }
 
+    /// Assigns the owner epoch of a claim.
+    fn next_owner(&mut self) -> OwnerEpoch {
+        let owner = self.header.last_owner.map_or(OwnerEpoch::FIRST, OwnerEpoch::next);
+        self.header.last_owner = Some(owner);
+        owner
+    }
+
     /// Creates a session for the claim.
     fn open(&mut self, claim: Claim) -> Outcome {
-        self.header.last_owner += 1;
         self.header.last_session += 1;
-        let (owner, id) = (self.header.last_owner, self.header.last_session);
+        let (owner, id) = (self.next_owner(), self.header.last_session);
         let session = Session::new(Profile {
             holder: Some(holder(&claim)),
             client: claim.client.clone(),
@@ -218,7 +227,7 @@ impl Machine {
             will: claim.will,
             limits: claim.limits,
             subscriptions: BTreeMap::new(),
-            dup_below: 0,
+            dup_below: InboxSeq::FIRST,
             incarnation: owner,
         });
         let answer = claimed(&session, 0);
@@ -286,7 +295,7 @@ impl Machine {
         self.clients.remove(&session.profile.client);
         self.queue_will(session.profile.will.take(), rows);
         for (sequence, slot) in session.inbox.slots.drain(..) {
-            rows.delete(rows::key(b'i', &[id, sequence]));
+            rows.delete(slot_key(id, sequence));
             if !slot.received {
                 self.bodies.release(slot.body, rows);
             }
@@ -314,7 +323,7 @@ impl Machine {
         self.effects.push(Effect::Route(filter.into()));
     }
 
-    fn subscribe(&mut self, client: &str, owner: u64, subscriptions: Vec<Subscription>) -> Outcome {
+    fn subscribe(&mut self, client: &str, owner: OwnerEpoch, subscriptions: Vec<Subscription>) -> Outcome {
         let Some((id, _)) = self.held(client, owner) else { return Outcome::Stale };
         Outcome::Subscribed(subscriptions.into_iter().map(|wanted| self.subscribe_one(id, wanted)).collect())
     }
@@ -352,7 +361,7 @@ impl Machine {
         Subscribed::Granted { qos: wanted.options.qos, awaits_retained }
     }
 
-    fn unsubscribe(&mut self, client: &str, owner: u64, filters: &[Box<str>]) -> Outcome {
+    fn unsubscribe(&mut self, client: &str, owner: OwnerEpoch, filters: &[Box<str>]) -> Outcome {
         let Some((id, _)) = self.held(client, owner) else { return Outcome::Stale };
         let mut existed = Vec::with_capacity(filters.len());
         for filter in filters {
@@ -370,16 +379,22 @@ impl Machine {
         Outcome::Unsubscribed(existed)
     }
 
-    fn settle(&mut self, client: &str, owner: u64, ranges: &[(u64, u64)], rows: &mut dyn Rows) -> Outcome {
+    fn settle(
+        &mut self,
+        client: &str,
+        owner: OwnerEpoch,
+        ranges: &[(InboxSeq, InboxSeq)],
+        rows: &mut dyn Rows,
+    ) -> Outcome {
         let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
-        let mut removed: Vec<(u64, Slot)> = Vec::new();
+        let mut removed: Vec<(InboxSeq, Slot)> = Vec::new();
         for (low, high) in ranges {
             for sequence in session.inbox.within(*low, *high) {
                 removed.extend(session.inbox.remove(sequence).map(|slot| (sequence, slot)));
             }
         }
         for (sequence, slot) in removed {
-            rows.delete(rows::key(b'i', &[id, sequence]));
+            rows.delete(slot_key(id, sequence));
             if !slot.received {
                 self.bodies.release(slot.body, rows);
             }
@@ -388,19 +403,19 @@ impl Machine {
         Outcome::Done
     }
 
-    fn received(&mut self, client: &str, owner: u64, sequence: u64, rows: &mut dyn Rows) -> Outcome {
+    fn received(&mut self, client: &str, owner: OwnerEpoch, sequence: InboxSeq, rows: &mut dyn Rows) -> Outcome {
         let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
         let Some(slot) = session.inbox.get_mut(sequence) else { return Outcome::Known(false) };
         if !slot.received {
             slot.received = true;
             let (row, body) = (rows::encode(&*slot), slot.body);
-            rows.put(rows::key(b'i', &[id, sequence]), row);
+            rows.put(slot_key(id, sequence), row);
             self.bodies.release(body, rows);
         }
         Outcome::Known(true)
     }
 
-    fn receive(&mut self, client: &str, owner: u64, packet: u16) -> Outcome {
+    fn receive(&mut self, client: &str, owner: OwnerEpoch, packet: u16) -> Outcome {
         let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
         let receiving = &mut session.receiving;
         let number = if let Some(number) = receiving.numbers.get(&packet) {
@@ -416,19 +431,19 @@ impl Machine {
         Outcome::Receiving { number, floor, incarnation }
     }
 
-    fn release(&mut self, client: &str, owner: u64, packet: u16) -> Outcome {
+    fn release(&mut self, client: &str, owner: OwnerEpoch, packet: u16) -> Outcome {
         let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
         let known = session.receiving.numbers.remove(&packet).is_some();
         self.dirty.receiving.insert(id);
         Outcome::Known(known)
     }
 
-    fn node_down(&mut self, node: NodeId, epoch: u64, rows: &mut dyn Rows) -> Outcome {
+    fn node_down(&mut self, node: NodeId, epoch: NodeEpoch, rows: &mut dyn Rows) -> Outcome {
         let sender = self.senders.entry(node).or_default();
-        if epoch <= sender.ended {
+        if Some(epoch) <= sender.ended {
             return Outcome::Done;
         }
-        sender.ended = epoch;
+        sender.ended = Some(epoch);
         sender.rejected.clear();
         self.dirty.senders.insert(node);
         let is_gone = |session: &Session| {
@@ -443,7 +458,7 @@ impl Machine {
         Outcome::Done
     }
 
-    fn expire(&mut self, client: &str, owner: u64, rows: &mut dyn Rows) -> Outcome {
+    fn expire(&mut self, client: &str, owner: OwnerEpoch, rows: &mut dyn Rows) -> Outcome {
         let now = self.header.time;
         let Some(id) = self.clients.get(client).copied() else { return Outcome::Known(false) };
         let due = |session: &Session| session.profile.owner == owner && session.is_expired(now);
@@ -454,7 +469,7 @@ impl Machine {
         Outcome::Known(expired)
     }
 
-    fn will_due(&mut self, client: &str, owner: u64, rows: &mut dyn Rows) -> Outcome {
+    fn will_due(&mut self, client: &str, owner: OwnerEpoch, rows: &mut dyn Rows) -> Outcome {
         let now = self.header.time;
         let session = self.clients.get(client).and_then(|id| self.sessions.get_mut(id).map(|session| (*id, session)));
         let Some((id, session)) =

@@ -20,8 +20,8 @@ mod view;
 
 pub use bodies::{Body, Expired};
 pub use command::{
-    Claim, Claimed, End, Enqueue, Entry, NodeId, Once, Operation, Options, Outcome, Subscribed, Subscription,
-    WantRetained, Will,
+    Claim, Claimed, End, Enqueue, Entry, Once, Operation, Options, Outcome, Subscribed, Subscription, WantRetained,
+    Will,
 };
 pub use machine::{Effect, Machine};
 pub use session::{Counters, Holder, Inbox, Limits, Profile, Session, SessionId, Slot};

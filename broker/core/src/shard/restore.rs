@@ -1,5 +1,7 @@
 //! Rows: what an entry changed is written at its end, and the state is restored from all rows at start.
 
+use covey_types::{InboxSeq, NodeId};
+
 use super::command::Will;
 use super::machine::{Dirty, Header, Machine, Sender};
 use super::session::{Awaiting, Counters, Inbox, Profile, Receiving, Session, Slot};
@@ -37,7 +39,7 @@ impl Machine {
         }
         for node in dirty.senders {
             if let Some(sender) = self.senders.get(&node) {
-                rows.put(rows::key(b'p', &[node]), rows::encode(sender));
+                rows.put(rows::key(b'p', &[node.get()]), rows::encode(sender));
             }
         }
     }
@@ -91,7 +93,7 @@ impl Machine {
         match kind {
             b'm' => self.header = rows::decode::<Header>(kind, value)?,
             b'p' => {
-                self.senders.insert(one()?, rows::decode::<Sender>(kind, value)?);
+                self.senders.insert(NodeId::new(one()?), rows::decode::<Sender>(kind, value)?);
             }
             b'w' => {
                 self.wills.insert(one()?, rows::decode::<Will>(kind, value)?);
@@ -106,7 +108,7 @@ impl Machine {
                 if !slot.received {
                     self.bodies.found(slot.body);
                 }
-                self.session_mut(id, kind)?.inbox.put_back(sequence, slot);
+                self.session_mut(id, kind)?.inbox.put_back(InboxSeq::new(sequence), slot);
             }
             b'n' => self.session_mut(one()?, kind)?.inbox.counters = rows::decode::<Counters>(kind, value)?,
             b'q' => self.session_mut(one()?, kind)?.receiving = rows::decode::<Receiving>(kind, value)?,
@@ -123,7 +125,7 @@ impl Machine {
 
 impl Inbox {
     /// Appends a restored slot. Rows come in the order of their sequence numbers.
-    fn put_back(&mut self, sequence: u64, slot: Slot) {
+    fn put_back(&mut self, sequence: InboxSeq, slot: Slot) {
         self.bytes += u64::from(slot.size);
         self.slots.push_back((sequence, slot));
     }

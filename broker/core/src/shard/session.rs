@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
-use super::command::{NodeId, Options, Will};
+use super::command::{Options, Will};
+use crate::rows;
 
 /// Number of a session within its shard, counted from 1 and never reused.
 pub type SessionId = u64;
@@ -27,9 +29,9 @@ pub struct Holder {
     /// Node of the connection.
     pub node: NodeId,
     /// Epoch of that node.
-    pub epoch: u64,
-    /// Number of the connection within its node's process.
-    pub connection: u64,
+    pub epoch: NodeEpoch,
+    /// The connection.
+    pub connection: ConnectionId,
 }
 
 /// Value of a row `s`: what changes with connections and subscriptions.
@@ -41,7 +43,7 @@ pub struct Profile {
     pub principal: Box<str>,
     /// Owner epoch of the last claim, increasing over all claims of the shard. Operations with an older one are
     /// refused.
-    pub owner: u64,
+    pub owner: OwnerEpoch,
     /// Connection that holds the session; `None` while it is offline.
     pub holder: Option<Holder>,
     /// Session Present of the last claim, kept to answer a repeated claim.
@@ -59,10 +61,10 @@ pub struct Profile {
     /// Subscriptions by filter.
     pub subscriptions: BTreeMap<Box<str>, Options>,
     /// Deliveries with a lower sequence number may have been sent to an earlier connection: DUP is set.
-    pub dup_below: u64,
+    pub dup_below: InboxSeq,
     /// Owner epoch of the claim that created the session. Distinguishes its QoS 2 numbers from those of an earlier
     /// session with the same client id.
-    pub incarnation: u64,
+    pub incarnation: OwnerEpoch,
 }
 
 /// Value of a row `i`: a message in an inbox.
@@ -85,8 +87,8 @@ pub struct Slot {
 /// Value of a row `n`: counters that must survive the removal of slots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Sequence number of the next message, counted from 0.
-    pub next: u64,
+    /// Sequence number of the next message.
+    pub next: InboxSeq,
     /// Messages that did not fit since the last claim.
     pub missed: u64,
 }
@@ -95,7 +97,7 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub struct Inbox {
     /// Slots by sequence number. Numbers may be missing, since acknowledgements come in any order.
-    pub(super) slots: VecDeque<(u64, Slot)>,
+    pub(super) slots: VecDeque<(InboxSeq, Slot)>,
     /// Sum of the slots' sizes in bytes.
     pub(super) bytes: u64,
     /// Counters that outlive the slots.
@@ -164,18 +166,18 @@ impl Inbox {
     }
 
     /// Slots with a sequence number of at least `from`, oldest first.
-    pub fn from(&self, from: u64) -> impl Iterator<Item = (u64, &Slot)> {
+    pub fn from(&self, from: InboxSeq) -> impl Iterator<Item = (InboxSeq, &Slot)> {
         let start = self.slots.partition_point(|(sequence, _)| *sequence < from);
         self.slots.range(start..).map(|(sequence, slot)| (*sequence, slot))
     }
 
     /// Returns the sequence number of the oldest slot, or of the next message if there is none.
-    pub fn head(&self) -> u64 {
+    pub fn head(&self) -> InboxSeq {
         self.slots.front().map_or(self.counters.next, |(sequence, _)| *sequence)
     }
 
     /// Returns the sequence number that the next message gets.
-    pub fn next(&self) -> u64 {
+    pub fn next(&self) -> InboxSeq {
         self.counters.next
     }
 
@@ -186,16 +188,16 @@ impl Inbox {
     }
 
     /// Appends a slot and returns its sequence number.
-    pub(super) fn push(&mut self, slot: Slot) -> u64 {
+    pub(super) fn push(&mut self, slot: Slot) -> InboxSeq {
         let sequence = self.counters.next;
-        self.counters.next += 1;
+        self.counters.next = sequence.next();
         self.bytes += u64::from(slot.size);
         self.slots.push_back((sequence, slot));
         sequence
     }
 
     /// Removes and returns the slot with that sequence number.
-    pub(super) fn remove(&mut self, sequence: u64) -> Option<Slot> {
+    pub(super) fn remove(&mut self, sequence: InboxSeq) -> Option<Slot> {
         let position = self.slots.binary_search_by_key(&sequence, |(sequence, _)| *sequence).ok()?;
         let (_, slot) = self.slots.remove(position)?;
         self.bytes = self.bytes.saturating_sub(u64::from(slot.size));
@@ -203,13 +205,18 @@ impl Inbox {
     }
 
     /// Returns the slot with that sequence number.
-    pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut Slot> {
+    pub(super) fn get_mut(&mut self, sequence: InboxSeq) -> Option<&mut Slot> {
         let position = self.slots.binary_search_by_key(&sequence, |(sequence, _)| *sequence).ok()?;
         self.slots.get_mut(position).map(|(_, slot)| slot)
     }
 
     /// Returns the sequence numbers that are in the inbox between `low` and `high`, both inclusive.
-    pub(super) fn within(&self, low: u64, high: u64) -> Vec<u64> {
+    pub(super) fn within(&self, low: InboxSeq, high: InboxSeq) -> Vec<InboxSeq> {
         self.from(low).map(|(sequence, _)| sequence).take_while(|sequence| *sequence <= high).collect()
     }
+}
+
+/// Returns the key of the row that stores a slot.
+pub(super) fn slot_key(session: SessionId, sequence: InboxSeq) -> Vec<u8> {
+    rows::key(b'i', &[session, sequence.get()])
 }

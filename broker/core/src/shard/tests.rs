@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,7 +33,7 @@ impl Shard {
         }
     }
 
-    fn subscribe(&mut self, client: &str, owner: u64, filter: &str, qos: u8) -> Outcome {
+    fn subscribe(&mut self, client: &str, owner: OwnerEpoch, filter: &str, qos: u8) -> Outcome {
         let options = Options { qos, no_local: false, retain_as_published: false, identifier: None };
         let retained = WantRetained::Always;
         let subscriptions = vec![Subscription { filter: filter.into(), options, retained }];
@@ -46,7 +47,7 @@ impl Shard {
 
     fn queued(&self, client: &str) -> Vec<u64> {
         let (_, session) = self.machine.session_of(client).unwrap();
-        session.inbox.from(0).map(|(sequence, _)| sequence).collect()
+        session.inbox.from(InboxSeq::FIRST).map(|(sequence, _)| sequence.get()).collect()
     }
 
     fn bodies(&self) -> usize {
@@ -54,13 +55,17 @@ impl Shard {
     }
 }
 
+fn range(low: u64, high: u64) -> (InboxSeq, InboxSeq) {
+    (InboxSeq::new(low), InboxSeq::new(high))
+}
+
 fn claim(client: &str, expiry: u32, connection: u64) -> Operation {
     Operation::Claim(Claim {
         client: client.into(),
         principal: "p".into(),
-        node: 1,
-        epoch: 1,
-        connection,
+        node: NodeId::new(1),
+        epoch: NodeEpoch::new(1),
+        connection: ConnectionId::new(connection),
         clean_start: false,
         expiry,
         will: None,
@@ -70,8 +75,8 @@ fn claim(client: &str, expiry: u32, connection: u64) -> Operation {
 
 fn message(number: u64, topic: &str) -> Enqueue {
     Enqueue {
-        node: 9,
-        epoch: 1,
+        node: NodeId::new(9),
+        epoch: NodeEpoch::new(1),
         number,
         floor: 0,
         topic: topic.into(),
@@ -97,8 +102,8 @@ fn a_session_keeps_its_queue_over_connections_and_marks_what_may_have_been_sent(
     shard.publish("a/c");
     assert_eq!(shard.queued("c"), [0, 1]);
     let (_, session) = shard.machine.session_of("c").unwrap();
-    assert_eq!(session.profile.dup_below, 1);
-    let settle = |owner| Operation::Settle { client: "c".into(), owner, ranges: vec![(0, 0)] };
+    assert_eq!(session.profile.dup_below, InboxSeq::new(1));
+    let settle = |owner| Operation::Settle { client: "c".into(), owner, ranges: vec![range(0, 0)] };
     assert_eq!(shard.apply(settle(first.owner)), Outcome::Stale, "an older owner epoch is refused");
     assert_eq!(shard.apply(settle(second.owner)), Outcome::Done);
     assert_eq!(shard.queued("c"), [1]);
@@ -129,7 +134,7 @@ fn repeats_are_dropped_gaps_and_ended_epochs_refused() {
     shard.apply(Operation::Enqueue(message(1, "a")));
     assert_eq!(shard.queued("c").len(), 1);
     assert_eq!(shard.apply(Operation::Enqueue(message(3, "a"))), Outcome::Gap { expected: 2 });
-    shard.apply(Operation::NodeDown { node: 9, epoch: 1 });
+    shard.apply(Operation::NodeDown { node: NodeId::new(9), epoch: NodeEpoch::new(1) });
     assert_eq!(shard.publish("a"), Outcome::Stale);
 }
 
@@ -154,7 +159,7 @@ fn exactly_once_holds_over_senders() {
     shard.subscribe("c", owner, "a", 2);
     let once = |number, floor| Some(Once { key: "q:x:1".into(), number, floor });
     for (node, number, floor) in [(1, 5, 5), (2, 5, 5), (3, 6, 6), (4, 5, 5)] {
-        let enqueue = Enqueue { node: 20 + node, once: once(number, floor), qos: 2, ..message(1, "a") };
+        let enqueue = Enqueue { node: NodeId::new(20 + node), once: once(number, floor), qos: 2, ..message(1, "a") };
         shard.apply(Operation::Enqueue(enqueue));
     }
     assert_eq!(shard.queued("c").len(), 2, "5 once and 6 once");
@@ -170,10 +175,10 @@ fn what_a_full_inbox_refused_is_no_repetition_when_it_is_sent_again() {
     }
     let again = |number| {
         let once = Some(Once { key: "q:x:1".into(), number: 1, floor: 1 });
-        Operation::Enqueue(Enqueue { node: 20, once, qos: 2, ..message(number, "a") })
+        Operation::Enqueue(Enqueue { node: NodeId::new(20), once, qos: 2, ..message(number, "a") })
     };
     assert_eq!(shard.apply(again(1)), Outcome::Enqueued { matched: 1, accepted: 0 });
-    shard.apply(Operation::Settle { client: "c".into(), owner, ranges: vec![(0, 100)] });
+    shard.apply(Operation::Settle { client: "c".into(), owner, ranges: vec![range(0, 100)] });
     assert_eq!(shard.apply(again(2)), Outcome::Enqueued { matched: 1, accepted: 1 });
     assert_eq!(shard.queued("c").len(), 1, "it is stored now");
     assert_eq!(shard.apply(again(3)), Outcome::Enqueued { matched: 1, accepted: 1 });
@@ -201,7 +206,7 @@ fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
     shard.apply(Operation::Claim(with_will));
     let owner = shard.claim("d", 60, 2).owner;
     shard.time = 5000;
-    shard.apply(Operation::NodeDown { node: 1, epoch: 1 });
+    shard.apply(Operation::NodeDown { node: NodeId::new(1), epoch: NodeEpoch::new(1) });
     assert!(shard.machine.session_of("t").is_none(), "a transient session ends with its connection");
     assert_eq!(shard.machine.wills().count(), 1);
     assert_eq!(shard.apply(claim("d", 60, 3)), Outcome::Stale, "a claim under an ended epoch is stale");
@@ -262,7 +267,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
     let client = prop::sample::select(vec!["a", "b", "c"]);
     let topic = prop::sample::select(vec!["t", "t/u", "v"]);
     let filter = prop::sample::select(vec!["t", "t/#", "+", "v"]);
-    let owner = 1_u64..8;
+    let owner = (1_u64..8).prop_map(OwnerEpoch::new);
     prop_oneof![
         (client.clone(), 0_u32..3, 1_u64..9, any::<bool>()).prop_map(|(client, expiry, connection, clean_start)| {
             let Operation::Claim(mut claim) = claim(client, expiry * 30, connection) else { unreachable!() };
@@ -295,12 +300,12 @@ fn any_operation() -> impl Strategy<Value = Operation> {
             })
         }),
         (client.clone(), owner.clone(), 0_u64..8, 0_u64..3).prop_map(|(client, owner, low, length)| {
-            Operation::Settle { client: client.into(), owner, ranges: vec![(low, low + length)] }
+            Operation::Settle { client: client.into(), owner, ranges: vec![range(low, low + length)] }
         }),
         (client.clone(), owner.clone(), 0_u64..8).prop_map(|(client, owner, sequence)| Operation::Received {
             client: client.into(),
             owner,
-            sequence
+            sequence: InboxSeq::new(sequence)
         }),
         (client.clone(), owner.clone(), 1_u16..4).prop_map(|(client, owner, packet)| Operation::Receive {
             client: client.into(),
@@ -319,7 +324,8 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         ),
         (client.clone(), owner.clone()).prop_map(|(client, owner)| Operation::Expire { client: client.into(), owner }),
         (client, owner).prop_map(|(client, owner)| Operation::WillDue { client: client.into(), owner }),
-        (1_u64..3, 0_u64..2).prop_map(|(node, epoch)| Operation::NodeDown { node, epoch }),
+        (1_u64..3, 1_u64..3)
+            .prop_map(|(node, epoch)| Operation::NodeDown { node: NodeId::new(node), epoch: NodeEpoch::new(epoch) }),
     ]
 }
 

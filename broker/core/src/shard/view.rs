@@ -1,7 +1,9 @@
 //! Read access for the shard's leader: sessions, routes, wills and bodies.
 
+use covey_types::{NodeEpoch, NodeId, OwnerEpoch};
+
 use super::bodies::Body;
-use super::command::{NodeId, Will};
+use super::command::Will;
 use super::machine::{Effect, Machine};
 use super::session::{Session, SessionId};
 use crate::rows;
@@ -45,7 +47,7 @@ impl Machine {
 
     /// Returns the filters whose retained messages the session still awaits; empty if `owner` does not hold the
     /// session.
-    pub fn awaiting(&self, client: &str, owner: u64) -> Vec<Box<str>> {
+    pub fn awaiting(&self, client: &str, owner: OwnerEpoch) -> Vec<Box<str>> {
         let session = self.session_of(client).map(|(_, session)| session);
         let held = session.filter(|session| session.profile.owner == owner && session.profile.holder.is_some());
         held.map(|session| session.awaiting.keys().cloned().collect()).unwrap_or_default()
@@ -56,9 +58,9 @@ impl Machine {
         self.wills.iter().map(|(number, will)| (*number, will))
     }
 
-    /// Returns the highest epoch of the node that has ended as far as this shard knows; 0 for none.
-    pub fn ended_epoch(&self, node: NodeId) -> u64 {
-        self.senders.get(&node).map_or(0, |sender| sender.ended)
+    /// Returns the highest epoch of the node that has ended as far as this shard knows.
+    pub fn ended_epoch(&self, node: NodeId) -> Option<NodeEpoch> {
+        self.senders.get(&node)?.ended
     }
 
     /// Returns a message that is cached in memory. Any other one is in the row [`body_key`](Self::body_key).

@@ -152,7 +152,7 @@ fn a_disk_is_bound_to_one_cluster_for_good() {
 fn the_marker_keeps_its_bytes() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    let node_id = 0x0123_4567_89ab_cdef;
+    let node_id = NodeId::new(0x0123_4567_89ab_cdef);
     let marker = Marker { cluster_id: Some(OURS), node_id, node_name: "herd-1".into(), incarnation: 300 };
     marker.write(dir).unwrap();
     assert_eq!(fs::read_to_string(dir.join(MARKER)).unwrap(), include_str!("recorded.json"));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_core::meta::{Answer, Command};
-use covey_raft::{Cluster, GroupId, NodeId};
+use covey_raft::Cluster;
+use covey_types::{GroupId, NodeEpoch, NodeId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
@@ -32,8 +33,8 @@ pub struct Lease {
 /// The present epoch and its lease.
 #[derive(Debug, Clone, Default)]
 struct State {
-    /// Current epoch; 0 between epochs.
-    epoch: u64,
+    /// Current epoch; `None` between epochs.
+    epoch: Option<NodeEpoch>,
     /// Boot-time clock until which the lease is valid.
     until: Duration,
     /// Boot-time clock at which the renewal of the newest grant was sent.
@@ -51,9 +52,9 @@ pub(crate) trait Surroundings: Send + Sync + 'static {
     /// Waits until the filters of the node's transient sessions are known here, as of a point after the call.
     fn fetch_filters(&self, node: NodeId) -> BoxFuture<'static, ()>;
     /// Handles a new epoch: numbers begin at 1.
-    fn on_epoch(&self, epoch: u64);
+    fn on_epoch(&self, epoch: NodeEpoch);
     /// Handles the end of an epoch: its clients are closed.
-    fn on_epoch_end(&self, epoch: u64);
+    fn on_epoch_end(&self, epoch: NodeEpoch);
 }
 
 impl Lease {
@@ -62,18 +63,18 @@ impl Lease {
     }
 
     /// Returns the epoch if its lease is valid now.
-    pub fn valid_epoch(&self) -> Option<u64> {
+    pub fn valid_epoch(&self) -> Option<NodeEpoch> {
         let state = self.state.borrow();
-        (state.epoch > 0 && clock::now() < state.until).then_some(state.epoch)
+        state.epoch.filter(|_| clock::now() < state.until)
     }
 
-    /// Returns the current epoch, whether or not its lease is valid; 0 for none.
-    pub fn epoch(&self) -> u64 {
+    /// Returns the current epoch, whether or not its lease is valid.
+    pub fn epoch(&self) -> Option<NodeEpoch> {
         self.state.borrow().epoch
     }
 
     /// Returns whether this is the current epoch and its lease is valid now.
-    pub fn is_valid(&self, epoch: u64) -> bool {
+    pub fn is_valid(&self, epoch: NodeEpoch) -> bool {
         self.valid_epoch() == Some(epoch)
     }
 
@@ -81,12 +82,12 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`Lapsed`] if the epoch is over.
-    pub async fn held(&self, epoch: u64) -> Result<(), Lapsed> {
+    pub async fn held(&self, epoch: NodeEpoch) -> Result<(), Lapsed> {
         let mut changes = self.state.subscribe();
         loop {
             {
                 let state = changes.borrow_and_update();
-                if state.epoch != epoch {
+                if state.epoch != Some(epoch) {
                     return Err(Lapsed);
                 }
                 if clock::now() < state.until {
@@ -101,13 +102,13 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`Lapsed`] if the epoch is over.
-    pub async fn leased_from_now(&self, epoch: u64) -> Result<Vec<NodeId>, Lapsed> {
+    pub async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, Lapsed> {
         let (asked, mut changes) = (clock::now(), self.state.subscribe());
         self.nudge.notify_one();
         loop {
             {
                 let state = changes.borrow_and_update();
-                if state.epoch != epoch {
+                if state.epoch != Some(epoch) {
                     return Err(Lapsed);
                 }
                 if state.granted >= asked && clock::now() < state.until {
@@ -170,24 +171,24 @@ type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
 impl<S: Surroundings> Holder<S> {
     /// Runs until shutdown: takes an epoch, renews its lease, ends it when it is lost for good, and takes the next.
     pub(crate) async fn run(self) {
-        let mut former = 0;
+        let mut former = None;
         while let Some(epoch) = self.take_epoch(former).await {
-            info!(epoch, "epoch begun");
+            info!(epoch = epoch.get(), "epoch begun");
             self.surroundings.on_epoch(epoch);
-            self.lease.state.send_modify(|state| *state = State { epoch, ..State::default() });
+            self.lease.state.send_modify(|state| *state = State { epoch: Some(epoch), ..State::default() });
             let stopped = self.keep(epoch).await;
             self.lease.state.send_modify(|state| *state = State::default());
             self.surroundings.on_epoch_end(epoch);
             if stopped {
                 return;
             }
-            warn!(epoch, "epoch over: its clients are closed");
-            former = epoch;
+            warn!(epoch = epoch.get(), "epoch over: its clients are closed");
+            former = Some(epoch);
         }
     }
 
     /// Proposes `NodeUp` until meta assigns an epoch; `None` at shutdown.
-    async fn take_epoch(&self, former: u64) -> Option<u64> {
+    async fn take_epoch(&self, former: Option<NodeEpoch>) -> Option<NodeEpoch> {
         loop {
             let command = Command::NodeUp { node: self.node, incarnation: self.incarnation, former }.encode();
             // A repetition is harmless. A leader that is cut off may never answer.
@@ -209,7 +210,7 @@ impl<S: Surroundings> Holder<S> {
     }
 
     /// Renews the lease of one epoch. Returns `true` at shutdown, `false` when the epoch is over.
-    async fn keep(&self, epoch: u64) -> bool {
+    async fn keep(&self, epoch: NodeEpoch) -> bool {
         let mut progress = Progress::default();
         let mut asking: Asking = FuturesUnordered::new();
         let mut preparing: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
@@ -244,7 +245,7 @@ impl<S: Surroundings> Holder<S> {
     }
 
     /// Sends a renewal, unless too many are unanswered.
-    fn ask(&self, epoch: u64, progress: &mut Progress, asking: &Asking) {
+    fn ask(&self, epoch: NodeEpoch, progress: &mut Progress, asking: &Asking) {
         // Bounds the renewals to a leader that does not answer.
         if asking.len() >= 16 {
             return;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::meta::Command;
-use covey_raft::{Cluster, GroupId, NodeId};
+use covey_core::meta::{Command, Member};
+use covey_raft::Cluster;
+use covey_types::{GroupId, NodeEpoch, NodeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -64,7 +65,7 @@ struct Term {
 #[derive(Debug, Default)]
 struct Count {
     /// The epoch to which the other fields belong.
-    epoch: u64,
+    epoch: Option<NodeEpoch>,
     /// Boot-time clock at which this leader first knew the epoch.
     since: Duration,
     /// Boot-time clock at the last grant; `None` without one in this term.
@@ -137,7 +138,7 @@ impl Keeper {
             reply(answer, ());
         }
         for (node, epoch) in overdue {
-            warn!(node = format!("{node:016x}"), epoch, "node lease expired; ending its epoch");
+            warn!(%node, epoch = epoch.get(), "node lease expired; ending its epoch");
             let command = Command::NodeDown { node, epoch }.encode();
             drop(self.cluster.propose(GroupId::META, command).await);
         }
@@ -164,7 +165,7 @@ impl Keeper {
             let machine = self.meta.machine.read();
             machine
                 .member(renewal.node)
-                .is_some_and(|member| !member.removed && member.epoch == renewal.epoch && member.ended < renewal.epoch)
+                .is_some_and(|member| !member.removed && member.open_epoch() == Some(renewal.epoch))
         };
         if !current {
             return Verdict::Ended;
@@ -172,8 +173,8 @@ impl Keeper {
         let due = term.commit_a_second_ago(now).unwrap_or_default();
         let behind = renewal.applied < due;
         if behind {
-            let node = format!("{:016x}", renewal.node);
-            debug!(node, applied = renewal.applied, due, "lease refused: the node is behind in applying meta");
+            let (node, applied) = (renewal.node, renewal.applied);
+            debug!(%node, applied, due, "lease refused: the node is behind in applying meta");
         }
         let count = term.count(renewal.node, renewal.epoch, now);
         count.applied = count.applied.max(renewal.applied);
@@ -197,7 +198,7 @@ impl Keeper {
         };
         machine
             .members()
-            .filter(|(node, member)| !member.removed && member.ended < member.epoch && may_hold(*node))
+            .filter(|(node, member)| !member.removed && member.open_epoch().is_some() && may_hold(*node))
             .map(|(node, _)| node)
             .collect()
     }
@@ -210,16 +211,17 @@ impl Keeper {
 
     /// Returns the epochs to end: their node got no grant for the length of a lease and `close_clients_after` (with
     /// drift), counted from the beginning of the term or of the epoch at the earliest.
-    fn overdue(&self, term: &mut Term) -> Vec<(NodeId, u64)> {
+    fn overdue(&self, term: &mut Term) -> Vec<(NodeId, NodeEpoch)> {
         let patience = with_drift(self.lease + self.close_clients_after);
         let (now, elected) = (clock::now(), term.elected);
         let machine = self.meta.machine.read();
         let mut overdue = Vec::new();
-        for (node, member) in machine.members().filter(|(_, member)| member.ended < member.epoch) {
-            let count = term.count(node, member.epoch, now);
+        let open = |(node, member): (NodeId, &Member)| Some((node, member.open_epoch()?));
+        for (node, epoch) in machine.members().filter_map(open) {
+            let count = term.count(node, epoch, now);
             let counted = count.answered.unwrap_or_default().max(count.since).max(elected);
             if now > counted + patience {
-                overdue.push((node, member.epoch));
+                overdue.push((node, epoch));
             }
         }
         overdue
@@ -247,11 +249,7 @@ impl Keeper {
             let loses = (links(node), std::cmp::Reverse(node)) < (links(other), std::cmp::Reverse(other));
             let lost = cut.is_some_and(|cut| now > cut + self.lease) && loses;
             if lost {
-                info!(
-                    node = format!("{node:016x}"),
-                    other = format!("{other:016x}"),
-                    "lease refused: the two do not reach each other"
-                );
+                info!(%node, %other, "lease refused: the two do not reach each other");
             }
             lost
         })
@@ -264,10 +262,10 @@ impl Term {
     }
 
     /// Returns the state of a node's epoch; a new epoch starts with an empty one.
-    fn count(&mut self, node: NodeId, epoch: u64, now: Duration) -> &mut Count {
+    fn count(&mut self, node: NodeId, epoch: NodeEpoch, now: Duration) -> &mut Count {
         let count = self.nodes.entry(node).or_default();
-        if count.epoch != epoch {
-            *count = Count { epoch, since: now, ..Count::default() };
+        if count.epoch != Some(epoch) {
+            *count = Count { epoch: Some(epoch), since: now, ..Count::default() };
         }
         count
     }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use covey_core::shard::{Entry, Operation, Outcome};
-use covey_raft::{Cluster, GroupId};
+use covey_raft::Cluster;
+use covey_types::{GroupId, OwnerEpoch};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use tokio::time::Instant;
@@ -31,7 +32,7 @@ pub(super) enum Origin {
     /// A `ToShard::Enqueue`.
     Enqueue { link: LinkId, number: u64 },
     /// A SUBSCRIBE, whose outcome is sent when its routes are confirmed.
-    Subscribe { link: LinkId, id: u64, client: Box<str>, owner: u64, filters: Vec<Box<str>> },
+    Subscribe { link: LinkId, id: u64, client: Box<str>, owner: OwnerEpoch, filters: Vec<Box<str>> },
     /// A will that was published.
     Will(u64),
 }

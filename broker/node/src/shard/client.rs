@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::shard::{Enqueue, NodeId, Operation, Outcome};
+use covey_core::shard::{Enqueue, Operation, Outcome};
+use covey_types::{NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -26,13 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Receiver of deliveries and of lost sessions.
 pub(crate) trait Events: Send + Sync + 'static {
     /// Handles a frame that answers neither an operation nor `Attach`.
-    fn on_shard(&self, shard: u16, event: FromShard);
+    fn on_shard(&self, shard: ShardId, event: FromShard);
 }
 
 /// Finds the shard's leader and opens a link to it.
 pub(crate) trait Connector: Send + Sync + 'static {
     /// Returns both ends of a link; `None` if no leader is known or reached.
-    fn connect(&self, shard: u16) -> BoxFuture<'_, Option<Link>>;
+    fn connect(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>>;
 }
 
 /// An open link to a leader. Dropping it closes it.
@@ -48,7 +49,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Client {
     /// Number of the shard.
-    shard: u16,
+    shard: ShardId,
     /// This node.
     node: NodeId,
     /// What is sent, or waits for an answer.
@@ -58,8 +59,8 @@ pub(crate) struct Client {
 /// What is lost with the epoch, except `call`.
 #[derive(Debug, Default)]
 struct State {
-    /// Epoch under which the client sends; 0 between epochs, when nothing is sent.
-    epoch: u64,
+    /// Epoch under which the client sends; `None` between epochs, when nothing is sent.
+    epoch: Option<NodeEpoch>,
     /// Number of the last `Enqueue` of this epoch.
     number: u64,
     /// Messages without an outcome, by number.
@@ -90,13 +91,13 @@ struct Call {
 }
 
 impl Client {
-    pub(crate) fn new(shard: u16, node: NodeId) -> Arc<Self> {
+    pub(crate) fn new(shard: ShardId, node: NodeId) -> Arc<Self> {
         Arc::new(Self { shard, node, state: Mutex::default() })
     }
 
-    /// Starts an epoch: numbers begin at 1 and operations of the former epoch are dropped. Epoch 0 ends the present
+    /// Starts an epoch: numbers begin at 1 and operations of the former epoch are dropped. `None` ends the present
     /// one.
-    pub(crate) fn reset(&self, epoch: u64) {
+    pub(crate) fn reset(&self, epoch: Option<NodeEpoch>) {
         let mut state = self.state.lock();
         state.stale.cancel();
         *state = State { epoch, call: state.call, ..State::default() };
@@ -104,10 +105,10 @@ impl Client {
 
     /// Assigns the next number to a message and sends it. The receiver resolves to the outcome, or to an error if
     /// `epoch` is over before there is one.
-    pub(crate) fn enqueue(&self, epoch: u64, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn enqueue(&self, epoch: NodeEpoch, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
-        if state.epoch != epoch {
+        if state.epoch != Some(epoch) {
             return receiver;
         }
         state.number += 1;
@@ -161,7 +162,7 @@ impl Client {
     }
 
     /// Unregisters a session, unless a newer owner was registered since.
-    pub(crate) fn let_go(&self, client: &str, owner: u64) {
+    pub(crate) fn let_go(&self, client: &str, owner: OwnerEpoch) {
         let mut state = self.state.lock();
         if state.held.get(client).is_some_and(|held| held.owner == owner) {
             state.held.remove(client);
@@ -176,7 +177,7 @@ impl Client {
         shutdown: CancellationToken,
     ) {
         loop {
-            let pause = if self.state.lock().epoch == 0 { 20 } else { 10 };
+            let pause = if self.state.lock().epoch.is_none() { 20 } else { 10 };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.serve(&*connector, &*events) => {}
@@ -195,9 +196,7 @@ impl Client {
             let state = self.state.lock();
             (state.epoch, state.stale.clone())
         };
-        if epoch == 0 {
-            return;
-        }
+        let Some(epoch) = epoch else { return };
         let connecting = tokio::time::timeout(CONNECT, connector.connect(self.shard)).await;
         let Some(mut link) = connecting.ok().flatten() else { return };
         let sessions = self.state.lock().held.values().cloned().collect();
@@ -213,7 +212,7 @@ impl Client {
                 frame = link.from.recv() => frame,
                 _ = tick.tick() => {
                     if self.is_stuck() {
-                        warn!(shard = self.shard, "no answer from the shard's leader; reopening the link");
+                        warn!(shard = self.shard.get(), "no answer from the shard's leader; reopening the link");
                         return;
                     }
                     continue;
@@ -245,13 +244,13 @@ impl Client {
     }
 
     /// Handles `Attached`: resends everything without an outcome, in order, before anything new.
-    fn attached(&self, epoch: u64, link: &Link) {
+    fn attached(&self, epoch: NodeEpoch, link: &Link) {
         let mut state = self.state.lock();
-        if state.epoch != epoch {
+        if state.epoch != Some(epoch) {
             return;
         }
         debug!(
-            shard = self.shard,
+            shard = self.shard.get(),
             enqueues = state.enqueues.len(),
             calls = state.calls.len(),
             "attached to the shard's leader"
@@ -284,11 +283,14 @@ impl Client {
     fn enqueued(&self, number: u64, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Gap { expected } => {
-                debug!(shard = self.shard, number, expected, "enqueues out of order; reopening the link to resend");
+                debug!(
+                    shard = self.shard.get(),
+                    number, expected, "enqueues out of order; reopening the link to resend"
+                );
                 return false;
             }
             // The epoch is over, which the node learns from meta. Whether the message was enqueued before is unknown.
-            Outcome::Stale => trace!(shard = self.shard, number, "enqueue of an ended epoch"),
+            Outcome::Stale => trace!(shard = self.shard.get(), number, "enqueue of an ended epoch"),
             outcome => {
                 let answered = {
                     let mut state = self.state.lock();

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use covey_core::shard::{Body, Machine, SessionId, Slot};
 use covey_raft::RowReader;
+use covey_types::{InboxSeq, OwnerEpoch};
 
 use super::border::LinkId;
 use crate::outbox::IDS;
@@ -25,13 +26,13 @@ struct Outgoing {
     /// Client id.
     client: Box<str>,
     /// Owner epoch of the holder.
-    owner: u64,
+    owner: OwnerEpoch,
     /// Most unacknowledged deliveries, 1 to [`WINDOW`].
     window: usize,
     /// Sequence number from which the next delivery is taken.
-    next: u64,
+    next: InboxSeq,
     /// Bytes of each unacknowledged delivery, by sequence number.
-    flying: BTreeMap<u64, usize>,
+    flying: BTreeMap<InboxSeq, usize>,
     /// Sum of the bytes in `flying`.
     bytes: usize,
 }
@@ -42,7 +43,7 @@ pub(super) struct Deliveries {
     /// Sessions with an attached holder.
     sessions: HashMap<SessionId, Outgoing>,
     /// Sequence numbers to be committed as acknowledged or expired, by client id and owner epoch.
-    settled: HashMap<(Box<str>, u64), Vec<u64>>,
+    settled: HashMap<(Box<str>, OwnerEpoch), Vec<InboxSeq>>,
     /// Shard time in milliseconds, for message expiry.
     now: u64,
 }
@@ -84,7 +85,7 @@ impl Deliveries {
     }
 
     /// Stops deliveries to this owner and to older ones. Their acknowledgements that are not committed are dropped.
-    pub(super) fn close(&mut self, client: &str, owner: u64) {
+    pub(super) fn close(&mut self, client: &str, owner: OwnerEpoch) {
         self.sessions.retain(|_, outgoing| !(&*outgoing.client == client && outgoing.owner <= owner));
         self.settled.remove(&(client.into(), owner));
     }
@@ -98,8 +99,8 @@ impl Deliveries {
     pub(super) fn settle(
         &mut self,
         client: Box<str>,
-        owner: u64,
-        sequences: Vec<u64>,
+        owner: OwnerEpoch,
+        sequences: Vec<InboxSeq>,
         machine: &Machine,
         rows: &RowReader,
     ) -> Vec<Output> {
@@ -119,7 +120,9 @@ impl Deliveries {
     }
 
     /// Takes the acknowledgements to commit: client id, owner epoch, and inclusive ranges of sequence numbers.
-    pub(super) fn take_settled(&mut self) -> impl Iterator<Item = (Box<str>, u64, Vec<(u64, u64)>)> + use<> {
+    pub(super) fn take_settled(
+        &mut self,
+    ) -> impl Iterator<Item = (Box<str>, OwnerEpoch, Vec<(InboxSeq, InboxSeq)>)> + use<> {
         std::mem::take(&mut self.settled).into_iter().map(|((client, owner), mut sequences)| {
             sequences.sort_unstable();
             (client, owner, ranges(&sequences))
@@ -127,7 +130,7 @@ impl Deliveries {
     }
 
     /// Returns the link and the owner epoch to which deliveries of the session go; `None` if no holder is attached.
-    pub(super) fn link_of(&self, id: SessionId) -> Option<(LinkId, u64)> {
+    pub(super) fn link_of(&self, id: SessionId) -> Option<(LinkId, OwnerEpoch)> {
         self.sessions.get(&id).map(|outgoing| (outgoing.link, outgoing.owner))
     }
 
@@ -145,10 +148,10 @@ impl Deliveries {
             let oldest = outgoing.flying.first_key_value().map_or(sequence, |(oldest, _)| *oldest);
             // Packet ids repeat after `IDS` sequence numbers: the id of an unacknowledged delivery must not be used
             // again.
-            if outgoing.flying.len() >= outgoing.window || outgoing.bytes >= BYTES || sequence - oldest >= IDS {
+            if outgoing.flying.len() >= outgoing.window || outgoing.bytes >= BYTES || sequence.since(oldest) >= IDS {
                 break;
             }
-            outgoing.next = sequence + 1;
+            outgoing.next = sequence.next();
             match item(sequence, slot, session.profile.dup_below, self.now, machine, rows) {
                 Ok(Some(item)) => {
                     let size = item.body.as_ref().map_or(0, Bytes::len);
@@ -178,9 +181,9 @@ impl Deliveries {
 
 /// Returns the delivery for a slot; `None` if the message has expired, an error if its body cannot be read at present.
 fn item(
-    sequence: u64,
+    sequence: InboxSeq,
     slot: &Slot,
-    dup_below: u64,
+    dup_below: InboxSeq,
     now: u64,
     machine: &Machine,
     rows: &RowReader,
@@ -212,11 +215,11 @@ fn item(
 }
 
 /// Merges sorted numbers into inclusive ranges.
-fn ranges(sorted: &[u64]) -> Vec<(u64, u64)> {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
+fn ranges(sorted: &[InboxSeq]) -> Vec<(InboxSeq, InboxSeq)> {
+    let mut ranges: Vec<(InboxSeq, InboxSeq)> = Vec::new();
     for number in sorted {
         match ranges.last_mut() {
-            Some((_, high)) if *number <= *high + 1 => *high = *number,
+            Some((_, high)) if *number <= high.next() => *high = *number,
             _ => ranges.push((*number, *number)),
         }
     }
@@ -229,7 +232,9 @@ mod tests {
 
     #[test]
     fn numbers_become_ranges() {
-        assert_eq!(ranges(&[1, 2, 2, 3, 7, 9, 10]), [(1, 3), (7, 7), (9, 10)]);
+        let merged = ranges(&[1, 2, 2, 3, 7, 9, 10].map(InboxSeq::new));
+        let merged: Vec<_> = merged.iter().map(|(low, high)| (low.get(), high.get())).collect();
+        assert_eq!(merged, [(1, 3), (7, 7), (9, 10)]);
         assert_eq!(ranges(&[]), []);
     }
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::shard::{Effect, Enqueue, NodeId, Operation, Outcome, Subscribed, Will};
-use covey_raft::{Cluster, GroupId, Leadership, RowReader};
+use covey_core::shard::{Effect, Enqueue, Operation, Outcome, Subscribed, Will};
+use covey_raft::{Cluster, Leadership, RowReader};
+use covey_types::{GroupId, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
@@ -36,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The task of one shard's leader. It reads `state` and `meta`, commits through `cluster`, reads bodies from `rows`,
 /// and receives the frames of nodes from `inbound` and the effects of applied entries from `effects`.
 pub(crate) struct Leader {
-    pub shard: u16,
+    pub shard: ShardId,
     pub cluster: Cluster,
     pub rows: RowReader,
     pub state: Arc<Shard>,
@@ -50,7 +51,7 @@ pub(crate) struct Leader {
 }
 
 /// Retained messages read for a subscription: client id, owner epoch, filter, messages.
-type Found = (Box<str>, u64, Box<str>, Vec<Enqueue>);
+type Found = (Box<str>, OwnerEpoch, Box<str>, Vec<Enqueue>);
 
 /// State of one term (`number`). `batch` holds operations on their way into the log, `deliveries` what holders
 /// receive, `routes` the filters in meta. `snapshots` are reads of retained messages in progress, `wills` publishes of
@@ -75,7 +76,7 @@ struct LinkState {
     /// Sends to the node. Dropping it closes the link.
     from: mpsc::UnboundedSender<FromShard>,
     /// Node and epoch from `Attach`; `None` before.
-    node: Option<(NodeId, u64)>,
+    node: Option<(NodeId, NodeEpoch)>,
     /// Frames that arrived before the fence was committed, in order.
     early: Vec<ToShard>,
 }
@@ -127,7 +128,7 @@ impl Leader {
                 () = sleep_until(settle_at) => { flush_settled(current); false }
             };
             if lost {
-                debug!(shard = self.shard, "term ended; the links are closed");
+                debug!(shard = self.shard.get(), "term ended; the links are closed");
                 self.end(&mut term);
                 tokio::select! {
                     () = self.shutdown.cancelled() => return,
@@ -155,7 +156,7 @@ impl Leader {
     }
 
     fn begin(&self, leadership: Leadership) -> Term {
-        info!(shard = self.shard, term = leadership.term, "leading the shard");
+        info!(shard = self.shard.get(), term = leadership.term, "leading the shard");
         let group = GroupId::shard(self.shard);
         Term {
             number: leadership.term,
@@ -421,7 +422,7 @@ impl Leader {
         let stuck = term.batch.oldest().is_some_and(|waited| waited > PATIENCE);
         if stuck {
             warn!(
-                shard = self.shard,
+                shard = self.shard.get(),
                 term = term.number,
                 "no result for an entry within {PATIENCE:?}; closing the links so that nodes resend"
             );
@@ -434,8 +435,10 @@ impl Leader {
         let meta = self.meta.machine.read();
         let machine = self.state.machine.lock();
         for (node, member) in meta.members() {
-            if member.ended > machine.ended_epoch(node) {
-                term.batch.push(Operation::NodeDown { node, epoch: member.ended }, Origin::Nobody);
+            if let Some(epoch) = member.ended
+                && member.ended > machine.ended_epoch(node)
+            {
+                term.batch.push(Operation::NodeDown { node, epoch }, Origin::Nobody);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use covey_core::meta::Command;
 use covey_core::shard::{Machine, Outcome};
+use covey_types::{OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
@@ -30,7 +31,7 @@ pub(super) struct Waiting {
     /// Answer to send then: link, call id and outcome.
     pub(super) answer: Option<(LinkId, u64, Outcome)>,
     /// Subscriptions to which retained messages are sent then: client id, owner epoch, filter.
-    pub(super) retained: Vec<(Box<str>, u64, Box<str>)>,
+    pub(super) retained: Vec<(Box<str>, OwnerEpoch, Box<str>)>,
 }
 
 /// A completed step of publishing.
@@ -56,7 +57,7 @@ struct Published {
 /// Routes of one term.
 pub(super) struct Routes {
     /// Number of the shard.
-    shard: u16,
+    shard: ShardId,
     /// Number of the last change, or of the fence.
     order: u64,
     /// Access to meta.
@@ -80,7 +81,7 @@ pub(super) struct Routes {
 impl Routes {
     /// Starts a term by proposing the fence: changes of former leaders are refused after it. `last` is the highest
     /// number that this process has used for the shard, since its changes of before may still arrive in the same term.
-    pub(super) fn new(shard: u16, term: u64, last: u64, services: Arc<dyn Services>) -> Self {
+    pub(super) fn new(shard: ShardId, term: u64, last: u64, services: Arc<dyn Services>) -> Self {
         let order = (term << 32).max(last + 1);
         let steps: FuturesUnordered<BoxFuture<'static, Step>> = FuturesUnordered::new();
         let fence = services.propose_meta(Command::Fence { shard, index: order });
@@ -245,6 +246,7 @@ mod tests {
 
     use covey_core::meta::Answer;
     use covey_core::shard::{Claim, Enqueue, Entry, Limits, Operation, Options, Subscription, WantRetained, Will};
+    use covey_types::{ConnectionId, NodeEpoch, NodeId};
     use futures::FutureExt as _;
     use parking_lot::Mutex;
     use tokio::sync::oneshot;
@@ -282,7 +284,7 @@ mod tests {
         }
 
         fn has_route(&self, filter: &str) -> bool {
-            self.meta.machine.read().route(0, filter).is_some()
+            self.meta.machine.read().route(ShardId::new(0), filter).is_some()
         }
     }
 
@@ -319,7 +321,7 @@ mod tests {
     /// A shard with one session, and the routes of its leader.
     struct Shard {
         machine: Machine,
-        owner: u64,
+        owner: OwnerEpoch,
         routes: Routes,
         world: Arc<World>,
     }
@@ -330,9 +332,9 @@ mod tests {
             let claim = Claim {
                 client: "c".into(),
                 principal: "p".into(),
-                node: 1,
-                epoch: 1,
-                connection: 1,
+                node: NodeId::new(1),
+                epoch: NodeEpoch::FIRST,
+                connection: ConnectionId::new(1),
                 clean_start: false,
                 expiry: 600,
                 will: None,
@@ -340,7 +342,7 @@ mod tests {
             };
             let outcome = apply(&mut machine, Operation::Claim(claim));
             let Outcome::Claimed(claimed) = outcome else { panic!("{outcome:?}") };
-            let routes = Routes::new(0, 1, last, Arc::new(Fake(world.clone())));
+            let routes = Routes::new(ShardId::new(0), 1, last, Arc::new(Fake(world.clone())));
             Self { machine, owner: claimed.owner, routes, world: world.clone() }
         }
 
@@ -432,7 +434,7 @@ mod tests {
         let mut former = Shard::led(&world, 0);
         former.commit();
         former.subscribe("a");
-        let later = Command::Fence { shard: 0, index: 2 << 32 };
+        let later = Command::Fence { shard: ShardId::new(0), index: 2 << 32 };
         world.meta.machine.write().apply(9, later, &mut Rows::new());
         world.commit();
         let step = former.routes.steps.next().now_or_never().flatten();

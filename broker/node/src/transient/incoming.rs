@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use covey_core::shard::NodeId;
+use covey_types::{NodeEpoch, NodeId};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -25,7 +25,7 @@ pub(crate) struct Incoming {
     /// Delivers a message to them.
     deliver: Deliver,
     /// Per sender, its epoch and the number of the last message received.
-    received: Mutex<HashMap<NodeId, (u64, u64)>>,
+    received: Mutex<HashMap<NodeId, (NodeEpoch, u64)>>,
     /// Per node, the change of the filters up to which it knows them.
     known: watch::Sender<HashMap<NodeId, u64>>,
     /// Cancelled when the present epoch ends, which ends its streams.
@@ -96,7 +96,7 @@ impl Incoming {
             entry.1
         };
         self.filters.follow(received, out.clone());
-        debug!(node = format!("{node:016x}"), epoch, "transient stream accepted");
+        debug!(%node, epoch = epoch.get(), "transient stream accepted");
         while let Some(frame) = frames.next().await {
             match wire::read(&frame?)? {
                 ToTransient::Hello { .. } => return Err(Status::invalid_argument("a second hello")),
@@ -122,7 +122,7 @@ impl Incoming {
 
     /// Delivers the message if its number is the next one and returns the number of matching sessions, 1 for a
     /// repetition. Returns `None` for any other number.
-    fn receive(&self, node: NodeId, epoch: u64, number: u64, message: Transported) -> Option<u32> {
+    fn receive(&self, node: NodeId, epoch: NodeEpoch, number: u64, message: Transported) -> Option<u32> {
         // Locked during the delivery: two streams of one sender must not deliver out of order.
         let mut received = self.received.lock();
         let entry = received.entry(node).or_insert((epoch, 0));

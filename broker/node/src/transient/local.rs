@@ -6,14 +6,12 @@ use std::sync::Arc;
 use covey_contract::proto::Frame;
 use covey_core::shard::highest;
 use covey_core::topic::{Filter, Name, Tree};
+use covey_types::{ConnectionId, NodeEpoch};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::wire::{self, FromTransient};
-
-/// Number of a connection within this process.
-pub(crate) type Local = u64;
 
 /// Options of a transient session's subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +39,12 @@ pub(crate) struct Filters {
 /// State of one epoch.
 #[derive(Debug, Default)]
 struct State {
-    /// This node's epoch, 0 for none.
-    epoch: u64,
+    /// This node's epoch; `None` before its first.
+    epoch: Option<NodeEpoch>,
     /// Number of the last change of a filter's highest QoS, counted from 1 per epoch.
     change: u64,
     /// All subscriptions.
-    tree: Tree<Local, Options>,
+    tree: Tree<ConnectionId, Options>,
     /// Subscriptions per filter, counted by QoS.
     counts: HashMap<Box<str>, [u32; 3]>,
     /// Streams that receive the changes; closed ones are removed at the next change.
@@ -70,8 +68,8 @@ impl Filters {
     }
 
     /// Starts an epoch of this node: subscriptions, changes and followers of the former one are dropped.
-    pub(crate) fn reset(&self, epoch: u64) {
-        *self.state.lock() = State { epoch, ..State::default() };
+    pub(crate) fn reset(&self, epoch: NodeEpoch) {
+        *self.state.lock() = State { epoch: Some(epoch), ..State::default() };
     }
 
     /// Sends all filters to a follower and, from then on, each change. `received` is the number of the last message
@@ -88,29 +86,29 @@ impl Filters {
 
     /// Adds or replaces a subscription. Returns the change that other nodes must know before the SUBACK, and whether
     /// the subscription is new.
-    pub(crate) fn insert(&self, filter: &Filter, local: Local, options: Options) -> (u64, bool) {
+    pub(crate) fn insert(&self, filter: &Filter, connection: ConnectionId, options: Options) -> (u64, bool) {
         let mut state = self.state.lock();
-        let former = state.tree.insert(filter, local, options);
+        let former = state.tree.insert(filter, connection, options);
         let text: Box<str> = filter.as_str().into();
         state.recount(text, former.map(|former| former.qos), Some(options.qos));
         (state.change, former.is_none())
     }
 
     /// Removes a subscription and returns whether it existed.
-    pub(crate) fn remove(&self, filter: &Filter, local: Local) -> bool {
+    pub(crate) fn remove(&self, filter: &Filter, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
-        let Some(former) = state.tree.remove(filter, &local) else { return false };
+        let Some(former) = state.tree.remove(filter, &connection) else { return false };
         state.recount(filter.as_str().into(), Some(former.qos), None);
         true
     }
 
     /// Returns the sessions that match the topic, each once. `is_own` tells the publisher's session, for No Local.
-    pub(crate) fn matches(&self, name: &Name, is_own: impl Fn(Local) -> bool) -> BTreeMap<Local, Match> {
+    pub(crate) fn matches(&self, name: &Name, is_own: impl Fn(ConnectionId) -> bool) -> BTreeMap<ConnectionId, Match> {
         let state = self.state.lock();
-        let mut matches: BTreeMap<Local, Match> = BTreeMap::new();
-        state.tree.matches(name, |local, options| {
-            if !(options.no_local && is_own(*local)) {
-                let matched = matches.entry(*local).or_default();
+        let mut matches: BTreeMap<ConnectionId, Match> = BTreeMap::new();
+        state.tree.matches(name, |connection, options| {
+            if !(options.no_local && is_own(*connection)) {
+                let matched = matches.entry(*connection).or_default();
                 matched.qos = matched.qos.max(options.qos);
                 matched.retain_as_published |= options.retain_as_published;
                 matched.identifiers.extend(options.identifier);

@@ -14,6 +14,6 @@ mod outgoing;
 mod peers;
 
 pub(super) use incoming::Incoming;
-pub(super) use local::{Filters, Local, Match, Options};
+pub(super) use local::{Filters, Match, Options};
 pub(super) use outgoing::{Dial, Stream};
 pub(super) use peers::{Peers, Tasks};

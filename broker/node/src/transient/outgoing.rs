@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_contract::proto::Frame;
-use covey_core::shard::NodeId;
 use covey_core::topic::{Filter, Name, Tree};
+use covey_types::{NodeEpoch, NodeId};
 use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
@@ -41,11 +41,20 @@ pub(crate) struct Outgoing {
     filters: RwLock<View>,
 }
 
+/// Epochs of the two ends of a stream; `None` before the first stream, and for a node that has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Epochs {
+    /// Epoch of this node.
+    ours: Option<NodeEpoch>,
+    /// Epoch of the other node.
+    theirs: Option<NodeEpoch>,
+}
+
 /// Messages and stream of one pair of epochs.
 #[derive(Default)]
 struct State {
-    /// Epochs of this node and of the other one, 0 for none. Numbers belong to the pair.
-    epochs: (u64, u64),
+    /// Numbers belong to this pair of epochs.
+    epochs: Epochs,
     /// Number of the last message.
     number: u64,
     /// Messages without a receipt, by number, each with the receiver of its match count.
@@ -147,17 +156,17 @@ impl Outgoing {
     /// Drops filters and messages: this node's epoch or the other one's is over.
     pub(super) fn forget(&self) {
         *self.filters.write() = View::default();
-        self.forget_messages((0, 0));
+        self.forget_messages(Epochs::default());
         self.state.lock().link = None;
     }
 
-    /// Returns the other node's epoch to which the stream belongs; 0 before the first stream.
-    pub(super) fn epoch(&self) -> u64 {
-        self.state.lock().epochs.1
+    /// Returns the other node's epoch to which the stream belongs; `None` before the first stream.
+    pub(super) fn epoch(&self) -> Option<NodeEpoch> {
+        self.state.lock().epochs.theirs
     }
 
     /// Keeps a stream open; cancelled when this node's epoch ends.
-    pub(super) async fn run(&self, epoch: u64, dial: Arc<impl Dial>, ping: Duration) {
+    pub(super) async fn run(&self, epoch: NodeEpoch, dial: Arc<impl Dial>, ping: Duration) {
         loop {
             let dialled = tokio::time::timeout(DIAL, dial.dial(self.node)).await;
             if let Some(stream) = dialled.ok().flatten() {
@@ -169,7 +178,7 @@ impl Outgoing {
         }
     }
 
-    async fn serve(&self, epoch: u64, mut stream: Stream, ping: Duration) -> Result<(), Status> {
+    async fn serve(&self, epoch: NodeEpoch, mut stream: Stream, ping: Duration) -> Result<(), Status> {
         let closed = |_| Status::cancelled("stream closed");
         let hello = wire::frame(&ToTransient::Hello { node: self.own, epoch });
         stream.to.send(hello).map_err(closed)?;
@@ -189,7 +198,7 @@ impl Outgoing {
             self.state.lock().heard = clock::now();
             match wire::read(&frame)? {
                 FromTransient::State { epoch: theirs, change, filters, received } => {
-                    self.on_state((epoch, theirs), filters, received, &stream.to);
+                    self.on_state(Epochs { ours: Some(epoch), theirs }, filters, received, &stream.to);
                     stream.to.send(wire::frame(&ToTransient::Known(change))).map_err(closed)?;
                 }
                 FromTransient::Change { change, filter, qos } => {
@@ -208,13 +217,7 @@ impl Outgoing {
     }
 
     /// Handles the first frame of a stream: takes over the filters and resends messages without a receipt, in order.
-    fn on_state(
-        &self,
-        epochs: (u64, u64),
-        filters: Vec<(Box<str>, u8)>,
-        received: u64,
-        to: &mpsc::UnboundedSender<Frame>,
-    ) {
+    fn on_state(&self, epochs: Epochs, filters: Vec<(Box<str>, u8)>, received: u64, to: &mpsc::UnboundedSender<Frame>) {
         {
             let mut view = View::default();
             for (filter, qos) in filters {
@@ -234,7 +237,7 @@ impl Outgoing {
         state.link = Some(to.clone());
     }
 
-    fn forget_messages(&self, epochs: (u64, u64)) {
+    fn forget_messages(&self, epochs: Epochs) {
         let mut state = self.state.lock();
         state.number = 0;
         state.epochs = epochs;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::shard::NodeId;
 use covey_core::topic::Name;
 use covey_supervise::Supervisor;
+use covey_types::{NodeEpoch, NodeId};
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +42,7 @@ impl Peers {
     /// Keeps a stream to every member; returns when `over` is cancelled, which ends the epoch.
     pub(crate) async fn run(
         &self,
-        epoch: u64,
+        epoch: NodeEpoch,
         dial: Arc<impl Dial>,
         ping: Duration,
         tasks: Tasks,
@@ -65,7 +65,7 @@ impl Peers {
     /// Starts streams to new members, ends those to removed ones, and drops what is kept for epochs that are over.
     fn follow_members(
         &self,
-        epoch: u64,
+        epoch: NodeEpoch,
         dial: &Arc<impl Dial>,
         ping: Duration,
         tasks: &Tasks,
@@ -88,7 +88,7 @@ impl Peers {
                 tasks.tasks.spawn(tasks.supervisor.clone().lasting("peer", stopped, run));
                 (peer, stop)
             });
-            if peer.epoch() > 0 && member.ended >= peer.epoch() {
+            if peer.epoch().is_some() && member.ended >= peer.epoch() {
                 peer.forget();
             }
         }

@@ -17,6 +17,7 @@ use covey_node::{Identity, Membership, Node, NodeSessions, Observer, Parts, peer
 use covey_peer::{Pool, Role, Tls, serve};
 use covey_raft::Tuning;
 use covey_supervise::Supervisor;
+use covey_types::Ordinal;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -137,7 +138,7 @@ impl Herd {
             Directory::Fresh(fresh) => fresh.create().unwrap(),
             Directory::Existing(existing) => existing.claim().unwrap(),
         };
-        let identity = Identity::new(disk, ordinal);
+        let identity = Identity::new(disk, Ordinal::new(ordinal));
         let tls = Tls::load(self.tls.path(), UID).unwrap();
         let greeting = identity.clone();
         let pool = Pool::new(tls.clone(), self.config.peers.clone(), move |_, channel| greeting.greet(channel));
@@ -181,7 +182,7 @@ impl Herd {
             .iter()
             .zip(0..)
             .filter_map(|(running, ordinal)| Some((running.as_ref()?, ordinal)))
-            .map(|(running, ordinal)| proto::Member { ordinal, node_id: format!("{:016x}", running.node.id) })
+            .map(|(running, ordinal)| proto::Member { ordinal, node_id: running.node.id.to_string() })
             .collect();
         let cluster_id = "6f1c3a52-0000-4000-8000-000000000001".into();
         let request = proto::InitializeRequest { cluster_id, members };

@@ -220,7 +220,7 @@ async fn publishes_go_on_over_the_death_of_a_leader_and_none_is_lost_or_doubled(
 async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
     let herd = Herd::formed(4).await;
     let node = |ordinal: usize| &herd.nodes[ordinal].as_ref().unwrap().node;
-    let shards: Vec<_> = node(0).groups().filter(|group| group.shard_index().is_some()).collect();
+    let shards: Vec<_> = node(0).groups().filter(|group| group.as_shard().is_some()).collect();
     until("every shard has three voters", || {
         shards.iter().all(|shard| {
             let leader = (0..4).find(|ordinal| node(*ordinal).groups_led().any(|led| led == *shard));

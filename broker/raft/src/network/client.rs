@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use covey_contract::proto;
 use covey_contract::proto::peer_client::PeerClient;
+use covey_types::{GroupId, NodeId};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -25,7 +26,7 @@ use tonic::{Code, Status};
 
 use super::super::raft::{Append, Types, Vote, decode, encode, encode_append};
 use super::super::snapshot::{Shelf, SnapshotFile};
-use super::super::types::{Channels, GroupId, Member, NodeId, Purpose, StoreError};
+use super::super::types::{Channels, Member, Purpose, StoreError};
 use super::pipeline::{Appended, Closing, Outgoing, Window, incoming};
 use super::rate::Rate;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE, peer_client};
@@ -124,8 +125,9 @@ impl Client {
         payload: Bytes,
         limit: Duration,
     ) -> Result<T, RpcError> {
-        let group = u32::from(self.factory.group.0);
-        let request = proto::RaftRequest { group, from: self.factory.node, kind, payload, to: self.target };
+        let group = u32::from(self.factory.group.get());
+        let (from, to) = (self.factory.node.get(), self.target.get());
+        let request = proto::RaftRequest { group, from, kind, payload, to };
         let exchange = async {
             let reply = self.peer(Purpose::Raft).await?.raft(request).await.map_err(|status| failed(&status))?;
             read_reply(&reply.into_inner())
@@ -159,7 +161,8 @@ impl Client {
         let file = snapshot.snapshot;
         let reading = tokio::task::spawn_blocking({
             let file = Arc::clone(&file);
-            let (group, from, to) = (u32::from(self.factory.group.0), self.factory.node, self.target);
+            let group = u32::from(self.factory.group.get());
+            let (from, to) = (self.factory.node.get(), self.target.get());
             let first = proto::SnapshotChunk { group, from, header, data: Bytes::new(), to };
             move || read_frames(&file, first, &sender)
         });
@@ -253,11 +256,11 @@ impl RaftNetworkV2<Types> for Client {
         }
         let window = Window::new(input);
         let empty = proto::RaftRequest {
-            group: u32::from(self.factory.group.0),
-            from: self.factory.node,
+            group: u32::from(self.factory.group.get()),
+            from: self.factory.node.get(),
             kind: KIND_APPEND,
             payload: Bytes::new(),
-            to: self.target,
+            to: self.target.get(),
         };
         let requests = Outgoing::new(Arc::clone(&window), empty);
         let window = Closing::new(window);

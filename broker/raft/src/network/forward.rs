@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use covey_contract::proto;
+use covey_types::NodeId;
 use tonic::Status;
 
-use super::super::types::{NodeId, ProposeError, ReadError, Response};
+use super::super::types::{ProposeError, ReadError, Response};
 
 /// Values of `error` in a reply; empty for success.
 const NOT_LEADER: &str = "not-leader";
@@ -14,8 +15,12 @@ const STOPPED: &str = "stopped";
 
 /// Encodes the result of a command.
 pub(in super::super) fn propose_reply(result: Result<Response, ProposeError>) -> proto::ProposeReply {
-    let failed =
-        |error: &str, leader| proto::ProposeReply { response: Bytes::new(), index: 0, error: error.to_owned(), leader };
+    let failed = |error: &str, leader: Option<NodeId>| proto::ProposeReply {
+        response: Bytes::new(),
+        index: 0,
+        error: error.to_owned(),
+        leader: leader.map(NodeId::get),
+    };
     match result {
         Ok(Response { index, bytes }) => {
             proto::ProposeReply { response: bytes, index, error: String::new(), leader: None }
@@ -31,15 +36,18 @@ pub(in super::super) fn read_propose(reply: Result<proto::ProposeReply, Status>)
     let Ok(reply) = reply else { return Err(ProposeError::Unknown) };
     match reply.error.as_str() {
         "" => Ok(Response { index: reply.index, bytes: reply.response }),
-        NOT_LEADER | STOPPED => Err(ProposeError::NotLeader(reply.leader)),
+        NOT_LEADER | STOPPED => Err(ProposeError::NotLeader(reply.leader.map(NodeId::new))),
         _ => Err(ProposeError::Unknown),
     }
 }
 
 /// Encodes a read index.
 pub(in super::super) fn read_index_reply(result: &Result<u64, ReadError>) -> proto::ReadIndexReply {
-    let failed =
-        |error: &str, leader: Option<NodeId>| proto::ReadIndexReply { index: 0, error: error.to_owned(), leader };
+    let failed = |error: &str, leader: Option<NodeId>| proto::ReadIndexReply {
+        index: 0,
+        error: error.to_owned(),
+        leader: leader.map(NodeId::get),
+    };
     match *result {
         Ok(index) => proto::ReadIndexReply { index, error: String::new(), leader: None },
         Err(ReadError::NotLeader(leader)) => failed(NOT_LEADER, leader),
@@ -53,7 +61,7 @@ pub(in super::super) fn read_read_index(reply: Result<proto::ReadIndexReply, Sta
     let Ok(reply) = reply else { return Err(ReadError::NoQuorum) };
     match reply.error.as_str() {
         "" => Ok(reply.index),
-        NOT_LEADER | STOPPED => Err(ReadError::NotLeader(reply.leader)),
+        NOT_LEADER | STOPPED => Err(ReadError::NotLeader(reply.leader.map(NodeId::new))),
         _ => Err(ReadError::NoQuorum),
     }
 }

@@ -218,6 +218,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use covey_types::NodeId;
     use futures::FutureExt;
     use openraft::network::RPCTypes;
     use openraft::{EntryPayload, Vote};
@@ -228,13 +229,13 @@ mod tests {
     use super::*;
 
     fn id(index: u64) -> LogId {
-        LogId::new(LeaderId { term: 1, node_id: 1 }, index)
+        LogId::new(LeaderId { term: 1, node_id: NodeId::new(1) }, index)
     }
 
     /// Returns a request with one entry, or with none, which only carries the commit index.
     fn request(prev: u64, entry: Option<u64>) -> Append {
         Append {
-            vote: Vote::new_committed(1, 1),
+            vote: Vote::new_committed(1, NodeId::new(1)),
             prev_log_id: Some(id(prev)),
             entries: entry
                 .map(|index| openraft::Entry { log_id: id(index), payload: EntryPayload::Blank })
@@ -256,7 +257,8 @@ mod tests {
         let (replies, answers) = mpsc::unbounded_channel();
         let window = Window::new(UnboundedReceiverStream::new(input));
         let outgoing = Outgoing::new(Arc::clone(&window), proto::RaftRequest::default());
-        let overdue = Timeout { action: RPCTypes::AppendEntries, id: 1, target: 2, timeout: Duration::from_secs(5) };
+        let [id, target] = [1, 2].map(NodeId::new);
+        let overdue = Timeout { action: RPCTypes::AppendEntries, id, target, timeout: Duration::from_secs(5) };
         let incoming = incoming(UnboundedReceiverStream::new(answers), Closing::new(window), overdue);
         Line { requests, outgoing, replies, incoming }
     }

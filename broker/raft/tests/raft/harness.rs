@@ -25,13 +25,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use covey_log::segment;
 use covey_raft::{
-    ChangeError, ChannelError, Channels, Cluster, GroupId, MAX_MESSAGE, Machine, Member, NodeId, Options, Purpose,
-    Rows, StoreError, Tuning,
+    ChangeError, ChannelError, Channels, Cluster, MAX_MESSAGE, Machine, Member, Options, Purpose, Rows, StoreError,
+    Tuning,
 };
 use covey_supervise::Supervisor;
+use covey_types::{GroupId, NodeId, Ordinal, ShardId};
 
 pub(crate) const GROUP: GroupId = GroupId::META;
-pub(crate) const OTHER: GroupId = GroupId::shard(0);
+pub(crate) const OTHER: GroupId = GroupId::shard(ShardId::new(0));
 /// Long enough for a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -108,14 +109,14 @@ impl Machine for ListMachine {
 pub(crate) struct Net {
     addresses: RwLock<BTreeMap<u32, SocketAddr>>,
     /// Nodes that neither reach others nor are reached.
-    cut: RwLock<BTreeSet<NodeId>>,
+    cut: RwLock<BTreeSet<u64>>,
     pub(crate) snapshots_sent: AtomicUsize,
     /// Number of times that a node asked for a channel to another one.
     pub(crate) asked: AtomicUsize,
 }
 
 impl Net {
-    pub(crate) fn cut(&self, node: NodeId) {
+    pub(crate) fn cut(&self, node: u64) {
         self.cut.write().insert(node);
     }
 
@@ -123,7 +124,7 @@ impl Net {
         self.cut.write().clear();
     }
 
-    fn check(&self, a: NodeId, b: NodeId) -> Result<(), Status> {
+    fn check(&self, a: u64, b: u64) -> Result<(), Status> {
         let cut = self.cut.read();
         if cut.contains(&a) || cut.contains(&b) { Err(Status::unavailable("cut")) } else { Ok(()) }
     }
@@ -132,15 +133,21 @@ impl Net {
 /// One node's connections.
 struct Wire {
     net: Arc<Net>,
-    node: NodeId,
+    node: u64,
     cached: Mutex<BTreeMap<(u32, Purpose), (SocketAddr, Channel)>>,
 }
 
 impl Channels for Wire {
-    fn channel(&self, node: NodeId, ordinal: u32, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ChannelError>> {
+    fn channel(
+        &self,
+        node: NodeId,
+        ordinal: Ordinal,
+        purpose: Purpose,
+    ) -> BoxFuture<'_, Result<Channel, ChannelError>> {
         self.net.asked.fetch_add(1, Ordering::Relaxed);
+        let ordinal = ordinal.get();
         Box::pin(async move {
-            self.net.check(self.node, node)?;
+            self.net.check(self.node, node.get())?;
             let address = *self.net.addresses.read().get(&ordinal).ok_or("no address")?;
             if let Some((known, channel)) = self.cached.lock().get(&(ordinal, purpose))
                 && *known == address
@@ -158,7 +165,7 @@ impl Channels for Wire {
 struct Service {
     cluster: Cluster,
     net: Arc<Net>,
-    node: NodeId,
+    node: u64,
 }
 
 type Frames = BoxStream<'static, Result<proto::Frame, Status>>;
@@ -275,7 +282,8 @@ impl TestNode {
 /// A cluster whose nodes can be stopped and started.
 pub(crate) struct TestCluster {
     pub(crate) net: Arc<Net>,
-    pub(crate) nodes: BTreeMap<NodeId, TestNode>,
+    /// By the number of the node id, which is small here.
+    pub(crate) nodes: BTreeMap<u64, TestNode>,
     pub(crate) tuning: Tuning,
     pub(crate) segment_bytes: u64,
     pub(crate) timing: Timing,
@@ -284,8 +292,8 @@ pub(crate) struct TestCluster {
     dirs: TempDir,
 }
 
-pub(crate) fn members(nodes: &[(NodeId, u32)]) -> BTreeMap<NodeId, Member> {
-    nodes.iter().map(|(id, ordinal)| (*id, Member { ordinal: *ordinal })).collect()
+pub(crate) fn members(nodes: &[(u64, u32)]) -> BTreeMap<NodeId, Member> {
+    nodes.iter().map(|(id, ordinal)| (NodeId::new(*id), Member { ordinal: Ordinal::new(*ordinal) })).collect()
 }
 
 /// Timing for a machine that is busy with other tests.
@@ -331,11 +339,11 @@ impl TestCluster {
         cluster
     }
 
-    pub(crate) fn dir(&self, id: NodeId) -> PathBuf {
+    pub(crate) fn dir(&self, id: u64) -> PathBuf {
         self.dirs.path().join(id.to_string())
     }
 
-    pub(crate) async fn start(&mut self, id: NodeId, ordinal: u32) {
+    pub(crate) async fn start(&mut self, id: u64, ordinal: u32) {
         let dir = self.dir(id);
         std::fs::create_dir_all(&dir).unwrap();
         let fatal = Arc::clone(&self.fatal);
@@ -352,7 +360,7 @@ impl TestCluster {
         let (fatal, failed) = (Arc::clone(&self.fatal), Arc::clone(&self.fatal));
         let wire = Wire { net: Arc::clone(&self.net), node: id, cached: Mutex::default() };
         let cluster = Cluster::start(Options {
-            node: id,
+            node: NodeId::new(id),
             dir,
             log: log.clone(),
             timing: self.timing.clone(),
@@ -382,7 +390,7 @@ impl TestCluster {
     }
 
     /// Stops a node; its files stay.
-    pub(crate) async fn stop(&mut self, id: NodeId) {
+    pub(crate) async fn stop(&mut self, id: u64) {
         let node = self.nodes.remove(&id).unwrap();
         node.stop_server.cancel();
         node.server.await.unwrap();
@@ -397,11 +405,11 @@ impl TestCluster {
     }
 
     /// Waits for the node that leads the group and accepts commands.
-    pub(crate) async fn leader(&self, group: GroupId) -> NodeId {
+    pub(crate) async fn leader(&self, group: GroupId) -> u64 {
         self.leader_where(group, |_| true).await
     }
 
-    pub(crate) async fn leader_where(&self, group: GroupId, accept: impl Fn(NodeId) -> bool) -> NodeId {
+    pub(crate) async fn leader_where(&self, group: GroupId, accept: impl Fn(u64) -> bool) -> u64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let leads = |node: &TestNode| node.cluster.leadership(group).borrow().ours;
@@ -413,7 +421,7 @@ impl TestCluster {
         }
     }
 
-    pub(crate) fn cluster(&self, id: NodeId) -> Cluster {
+    pub(crate) fn cluster(&self, id: u64) -> Cluster {
         self.nodes[&id].cluster.clone()
     }
 

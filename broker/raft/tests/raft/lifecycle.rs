@@ -3,7 +3,8 @@
 use crate::harness::{GROUP, OTHER, PATIENCE, TestCluster, command, members, quiet};
 use bytes::Bytes;
 use covey_contract::proto;
-use covey_raft::{ChangeError, GroupId, InitializeError, ProposeError, ReadError};
+use covey_raft::{ChangeError, InitializeError, ProposeError, ReadError};
+use covey_types::{GroupId, NodeId};
 use futures::StreamExt;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -78,7 +79,7 @@ async fn followers_refuse_and_forward() {
     assert_eq!(large.len(), (16 << 20) + 8);
     assert!(follower.read_index_at_leader(GROUP).await.unwrap() >= *index);
     assert_eq!(follower.rows(GROUP).unwrap().get(&index.to_be_bytes()).unwrap().as_ref(), Some(large));
-    assert_eq!(follower.propose_at_leader(GroupId(9), Bytes::new()).await, Err(ProposeError::Stopped));
+    assert_eq!(follower.propose_at_leader(GroupId::new(9), Bytes::new()).await, Err(ProposeError::Stopped));
     cluster.assert_no_fatal();
 }
 
@@ -113,7 +114,7 @@ async fn a_handover_lands_and_stalls_shortly() {
         let from = cluster.leader(GROUP).await;
         let to = 1 + from % 3;
         let begun = Instant::now();
-        match cluster.cluster(from).transfer_leader(GROUP, to).await {
+        match cluster.cluster(from).transfer_leader(GROUP, NodeId::new(to)).await {
             Ok(()) => (),
             // The leader changed in the meantime on a busy machine.
             Err(ChangeError::NotLeader(_)) => continue,
@@ -146,8 +147,9 @@ async fn a_follower_that_lacks_entries_is_not_given_the_leadership() {
         }
     }
     let leader = cluster.leader_where(GROUP, |id| id != behind).await;
-    assert_eq!(cluster.cluster(leader).transfer_leader(GROUP, behind).await, Err(ChangeError::Behind(behind)));
-    assert_eq!(cluster.cluster(leader).transfer_leader(GROUP, 9).await, Err(ChangeError::Behind(9)));
+    for to in [behind, 9].map(NodeId::new) {
+        assert_eq!(cluster.cluster(leader).transfer_leader(GROUP, to).await, Err(ChangeError::Behind(to)));
+    }
     assert_ne!(cluster.leader(GROUP).await, behind);
     cluster.net.heal();
     assert_eq!(cluster.converged(GROUP).await.len(), 600);

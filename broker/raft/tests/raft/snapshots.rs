@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::harness::{GROUP, OTHER, TestCluster, command, eventually, members, quiet};
-use covey_raft::{NodeId, Tuning};
+use covey_raft::Tuning;
 
 fn tiny() -> Tuning {
     Tuning { snapshot_entries: 100, keep_entries: 5, ..quiet() }
@@ -102,7 +102,7 @@ async fn all_nodes_restart_with_purged_logs_and_nothing_is_lost_or_repeated() {
     fill(&cluster, 1, 1, 730).await;
     purged(&cluster, 600).await;
     let before = cluster.converged(GROUP).await;
-    let applied: BTreeMap<NodeId, u64> =
+    let applied: BTreeMap<u64, u64> =
         cluster.nodes.iter().map(|(id, node)| (*id, node.cluster.status(GROUP).applied)).collect();
     cluster.stop_all().await;
     for (id, ordinal) in [(1, 0), (2, 1), (3, 2)] {
