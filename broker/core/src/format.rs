@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use covey_codec::QoS;
 use covey_types::{NodeEpoch, NodeId, Ordinal, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,7 +62,12 @@ fn form() -> meta::Command {
 }
 
 fn routes() -> meta::Command {
-    let changes = vec![("a/+".into(), Some(0)), ("b".into(), Some(1)), ("c/#".into(), Some(2)), ("d".into(), None)];
+    let changes = vec![
+        ("a/+".into(), Some(QoS::AtMostOnce)),
+        ("b".into(), Some(QoS::AtLeastOnce)),
+        ("c/#".into(), Some(QoS::ExactlyOnce)),
+        ("d".into(), None),
+    ];
     meta::Command::Routes { shard: ShardId::new(301), index: 1002, changes }
 }
 
@@ -111,7 +117,7 @@ fn write(number: u64, topic: &str) -> retained::Write {
         epoch: NodeEpoch::new(1100),
         number,
         topic: topic.into(),
-        qos: 2,
+        qos: QoS::ExactlyOnce,
         expiry: Some(1101),
         empty: false,
         body: Bytes::from_static(b"body"),
@@ -120,7 +126,7 @@ fn write(number: u64, topic: &str) -> retained::Write {
 
 fn retained_entries(samples: &mut Samples) {
     use retained::Outcome;
-    let empty = retained::Write { node: OTHER, qos: 1, expiry: None, empty: true, ..write(1102, "a/b") };
+    let empty = retained::Write { node: OTHER, qos: QoS::AtLeastOnce, expiry: None, empty: true, ..write(1102, "a/b") };
     samples.add("retained.Entry", &retained::Entry { time: 1103, writes: vec![write(1104, "t"), empty] });
     samples.add("retained.Outcome.Stored", &Outcome::Stored);
     samples.add("retained.Outcome.Full", &Outcome::Full);
@@ -130,7 +136,7 @@ fn retained_entries(samples: &mut Samples) {
 
 fn retained_rows(samples: &mut Samples) {
     let body = Bytes::from_static(b"body");
-    let message = retained::Message { index: 1106, qos: 1, arrived: 1107, expiry: Some(1108), body };
+    let message = retained::Message { index: 1106, qos: QoS::AtLeastOnce, arrived: 1107, expiry: Some(1108), body };
     samples.add("retained.row.t", &message);
     let (mut machine, mut rows) = (retained::Machine::new(1 << 20), BTreeMap::new());
     machine.apply(405, retained::Entry { time: 1109, writes: vec![write(1, "t"), write(2, "a/b")] }, &mut rows);

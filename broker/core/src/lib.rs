@@ -4,12 +4,14 @@
 //! state machines.
 
 pub mod access;
+pub mod dedup;
 #[cfg(test)]
 mod format;
 pub mod meta;
 pub mod retained;
 mod rows;
 pub mod shard;
+pub mod subscriptions;
 pub mod topic;
 
 pub use rows::{Rows, Unreadable, UnreadableEntry, encode};

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_codec::QoS;
 use covey_types::{NodeEpoch, NodeId, Ordinal, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +54,7 @@ pub enum Command {
     ///
     /// Proposed by the shard's leader, one change at a time, with increasing `index`. Answer: [`Answer::Done`], also
     /// for a repetition of the newest change; [`Answer::Refused`] if a later leader was here before.
-    Routes { shard: ShardId, index: u64, changes: Vec<(Box<str>, Option<u8>)> },
+    Routes { shard: ShardId, index: u64, changes: Vec<(Box<str>, Option<QoS>)> },
 }
 
 /// Result of a [`Command`].
@@ -106,9 +107,9 @@ pub struct Machine {
     /// All nodes that ever were members.
     members: BTreeMap<NodeId, Member>,
     /// Routes for matching: per filter the shards, each with its highest QoS.
-    tree: Tree<ShardId, u8>,
+    tree: Tree<ShardId, QoS>,
     /// The same routes, by shard.
-    routes: BTreeMap<(ShardId, Box<str>), u8>,
+    routes: BTreeMap<(ShardId, Box<str>), QoS>,
     /// Highest `index` of a fence or change, by shard.
     fences: BTreeMap<ShardId, u64>,
 }
@@ -248,7 +249,7 @@ impl Machine {
         index: u64,
         shard: ShardId,
         at: u64,
-        changes: Vec<(Box<str>, Option<u8>)>,
+        changes: Vec<(Box<str>, Option<QoS>)>,
         rows: &mut dyn Rows,
     ) -> Answer {
         if self.fence(shard, at, rows) == Answer::Refused {
@@ -259,7 +260,7 @@ impl Machine {
             let key = route_key(shard, &filter);
             if let Some(qos) = qos {
                 self.tree.insert(&parsed, shard, qos);
-                rows.put(key, vec![qos]);
+                rows.put(key, vec![qos.into()]);
                 self.routes.insert((shard, filter), qos);
             } else {
                 self.tree.remove(&parsed, &shard);
@@ -305,7 +306,7 @@ impl Machine {
                 b'r' => {
                     let (shard, filter) = route_of(&key).ok_or_else(|| unreadable.clone())?;
                     let parsed = filter.parse::<Filter>().map_err(|_| unreadable.clone())?;
-                    let qos = value.first().copied().ok_or(unreadable)?;
+                    let qos = value.first().and_then(|bits| QoS::from_bits(*bits)).ok_or(unreadable)?;
                     machine.tree.insert(&parsed, shard, qos);
                     machine.routes.insert((shard, filter), qos);
                 }
@@ -334,7 +335,7 @@ impl Machine {
 
     /// Returns the shards with a subscription that matches the name, each with its highest QoS over all matching
     /// filters.
-    pub fn matches(&self, name: &Name) -> BTreeMap<ShardId, u8> {
+    pub fn matches(&self, name: &Name) -> BTreeMap<ShardId, QoS> {
         let mut shards = BTreeMap::new();
         self.tree.matches(name, |shard, qos| {
             let highest = shards.entry(*shard).or_insert(*qos);
@@ -344,7 +345,7 @@ impl Machine {
     }
 
     /// Routes of one shard: filters with their highest QoS.
-    pub fn routes_of(&self, shard: ShardId) -> impl Iterator<Item = (&str, u8)> {
+    pub fn routes_of(&self, shard: ShardId) -> impl Iterator<Item = (&str, QoS)> {
         let first = (shard, Box::<str>::from(""));
         self.routes
             .range(first..)
@@ -353,7 +354,7 @@ impl Machine {
     }
 
     /// Returns the highest QoS of a shard's subscriptions with exactly this filter; `None` if there is no route.
-    pub fn route(&self, shard: ShardId, filter: &str) -> Option<u8> {
+    pub fn route(&self, shard: ShardId, filter: &str) -> Option<QoS> {
         self.routes.get(&(shard, filter.into())).copied()
     }
 }
@@ -378,7 +379,7 @@ mod tests {
 
     const FIRST: Ordinal = Ordinal::new(0);
 
-    fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<u8>) -> Answer {
+    fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
         let command = Command::Routes { shard: ShardId::new(1), index: at, changes: vec![(filter.into(), qos)] };
         machine.apply(at, command, &mut Stored::new())
     }
@@ -386,10 +387,10 @@ mod tests {
     #[test]
     fn a_former_leaders_late_word_is_void() {
         let mut machine = Machine::default();
-        assert_eq!(routes(&mut machine, 10, "a/b", Some(1)), Answer::Done);
+        assert_eq!(routes(&mut machine, 10, "a/b", Some(QoS::AtLeastOnce)), Answer::Done);
         machine.apply(11, Command::Fence { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
         assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
-        assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), 1)]));
+        assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), QoS::AtLeastOnce)]));
         assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
         assert!(machine.matches(&"a/b".parse().unwrap()).is_empty());
     }

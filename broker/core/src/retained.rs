@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_codec::QoS;
 use covey_types::{NodeEpoch, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,7 @@ pub struct Write {
     /// Topic name.
     pub topic: Box<str>,
     /// QoS of the PUBLISH.
-    pub qos: u8,
+    pub qos: QoS,
     /// Message expiry in seconds; `None` for none.
     pub expiry: Option<u32>,
     /// The payload is empty: the retained message of the topic is deleted ([MQTT-3.3.1-6]).
@@ -65,7 +66,7 @@ pub struct Message {
     /// Log index at which it was stored. Live copies of the same PUBLISH carry it too.
     pub index: u64,
     /// QoS of the PUBLISH.
-    pub qos: u8,
+    pub qos: QoS,
     /// Group time at which it was stored, in milliseconds.
     pub arrived: u64,
     /// Message expiry in seconds, counted from `arrived`; `None` for none.
@@ -253,7 +254,7 @@ mod tests {
             epoch: NodeEpoch::new(1),
             number,
             topic: topic.into(),
-            qos: 1,
+            qos: QoS::AtLeastOnce,
             expiry: None,
             empty: body.is_empty(),
             body,

@@ -5,14 +5,13 @@
 //! hand, from the text that the failing test prints.
 
 use bytes::Bytes;
-use covey_core::shard::{Enqueue, Once, Operation, Outcome};
+use covey_codec::QoS;
+use covey_core::shard::{Enqueue, Once, Operation, Outcome, Publication, SenderSeq};
 use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::wire::{
-    FromShard, FromTransient, Grant, Held, Item, Numbered, Renewal, ToShard, ToTransient, Transported, Verdict,
-};
+use crate::wire::{FromShard, FromTransient, Grant, Held, Item, Numbered, Renewal, ToShard, ToTransient, Verdict};
 
 const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
 const OTHER: NodeId = NodeId::new(0xfedc_ba98_7654_3210);
@@ -63,20 +62,10 @@ fn to_shard(samples: &mut Samples) {
     samples.add("ToShard.Open", &ToShard::Open(held()));
     let operation = Operation::NodeDown { node: OTHER, epoch: NodeEpoch::new(1005) };
     samples.add("ToShard.Call", &ToShard::Call { id: 1006, operation });
-    let enqueue = Enqueue {
-        node: NODE,
-        epoch: NodeEpoch::new(1007),
-        number: 1008,
-        floor: 1009,
-        topic: "a/b".into(),
-        qos: 1,
-        retain: true,
-        publisher: "publisher".into(),
-        expiry: Some(1010),
-        retained_index: 1011,
-        once: Some(once()),
-        body: Bytes::from_static(b"body"),
-    };
+    let sender = SenderSeq { node: NODE, epoch: NodeEpoch::new(1007), number: 1008, floor: 1009 };
+    let publication =
+        Publication { qos: QoS::AtLeastOnce, expiry: Some(1010), retained_index: Some(1011), ..publication() };
+    let enqueue = Enqueue { sender, publication };
     samples.add("ToShard.Enqueue", &ToShard::Enqueue(enqueue));
     let volatile = ToShard::Volatile {
         topic: "a/b".into(),
@@ -102,7 +91,7 @@ fn from_shard(samples: &mut Samples) {
     samples.add("FromShard.Enqueued", &FromShard::Enqueued { number: 1019, outcome });
     let item = Item {
         sequence: InboxSeq::new(1020),
-        qos: 2,
+        qos: QoS::ExactlyOnce,
         dup: true,
         retain: false,
         identifiers: vec![1021, 1022],
@@ -111,7 +100,7 @@ fn from_shard(samples: &mut Samples) {
     };
     let release = Item {
         sequence: InboxSeq::new(1024),
-        qos: 0,
+        qos: QoS::AtMostOnce,
         dup: false,
         retain: true,
         body: None,
@@ -143,36 +132,43 @@ fn leases(samples: &mut Samples) {
     samples.add("Grant.Ended", &Grant { sequence: 1036, verdict: Verdict::Ended });
 }
 
-fn transported() -> Transported {
-    Transported {
+fn publication() -> Publication {
+    Publication {
         topic: "a/b".into(),
-        publisher: "publisher".into(),
-        qos: 2,
+        qos: QoS::ExactlyOnce,
         retain: true,
-        retained_index: 1037,
-        once: Some(once()),
+        publisher: "publisher".into(),
         expiry: Some(1038),
+        retained_index: Some(1037),
+        once: Some(once()),
         body: Bytes::from_static(b"body"),
     }
 }
 
 fn to_transient(samples: &mut Samples) {
     samples.add("ToTransient.Hello", &ToTransient::Hello { node: NODE, epoch: NodeEpoch::new(1039) });
-    let numbered = Numbered { number: 1040, message: transported() };
+    let numbered = Numbered { number: 1040, message: publication() };
     samples.add("ToTransient.Message", &ToTransient::Message(Box::new(numbered)));
-    let plain = Transported { qos: 0, retain: false, retained_index: 0, once: None, expiry: None, ..transported() };
-    samples.add("ToTransient.Volatile", &ToTransient::Volatile(Box::new(plain)));
+    let plain = Publication {
+        qos: QoS::AtMostOnce,
+        retain: false,
+        retained_index: None,
+        once: None,
+        expiry: None,
+        ..publication()
+    };
+    samples.add("ToTransient.Volatile", &ToTransient::Volatile(plain));
     samples.add("ToTransient.Sync", &ToTransient::Sync(1041));
     samples.add("ToTransient.Known", &ToTransient::Known(1042));
 }
 
 fn from_transient(samples: &mut Samples) {
-    let filters = vec![("a/+".into(), 0), ("b".into(), 1), ("c".into(), 2)];
+    let filters = vec![("a/+".into(), QoS::AtMostOnce), ("b".into(), QoS::AtLeastOnce), ("c".into(), QoS::ExactlyOnce)];
     samples.add(
         "FromTransient.State",
         &FromTransient::State { epoch: Some(NodeEpoch::new(1043)), change: 1044, filters, received: 1045 },
     );
-    let change = FromTransient::Change { change: 1046, filter: "a/+".into(), qos: Some(1) };
+    let change = FromTransient::Change { change: 1046, filter: "a/+".into(), qos: Some(QoS::AtLeastOnce) };
     samples.add("FromTransient.Change", &change);
     let gone = FromTransient::Change { change: 1047, filter: "a/+".into(), qos: None };
     samples.add("FromTransient.Change.gone", &gone);

@@ -1,11 +1,13 @@
 //! Registry of the sessions whose connections are on this node.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use covey_codec::{MqttStr, PacketId, QoS};
-use covey_core::shard::Once;
-use covey_core::topic::{Filter, Name};
+use covey_codec::QoS;
+use covey_core::dedup::Window;
+use covey_core::shard::{Once, Publication};
+use covey_core::subscriptions::Match;
+use covey_core::topic::Name;
 use covey_mqtt::session::{Close, Delivery, Event};
 use covey_types::{ConnectionId, InboxSeq, NodeEpoch, OwnerEpoch};
 use parking_lot::Mutex;
@@ -13,9 +15,9 @@ use tokio::sync::mpsc;
 
 use super::Observer;
 use super::message;
-use super::outbox::{Durable, Transient};
-use super::transient::{Filters, Match};
-use super::wire::{FromShard, Transported};
+use super::outbox::{Durable, Full};
+use super::transient::{Filters, TransientSession};
+use super::wire::FromShard;
 
 /// Most QoS 0 messages that wait for a connection, as many as a transient queue holds. Further ones are dropped and
 /// counted.
@@ -53,16 +55,7 @@ pub(super) enum Outbox {
     /// Queue and subscriptions are in the shard.
     Durable(Durable),
     /// All state is here.
-    Transient {
-        /// Queue and deliveries in flight.
-        queue: Transient,
-        /// Packet ids of QoS 2 publishes from the client that are not released.
-        receiving: BTreeSet<PacketId>,
-        /// Subscriptions by their text.
-        subscriptions: BTreeMap<MqttStr, Filter>,
-        /// Subscriptions that await retained messages, each with the highest retained index of a live copy per topic.
-        awaiting: BTreeMap<MqttStr, (Filter, HashMap<Box<str>, u64>)>,
-    },
+    Transient(TransientSession),
 }
 
 /// All sessions here.
@@ -77,8 +70,8 @@ pub(super) struct Registry {
     seen: Mutex<Seen>,
 }
 
-/// By exactly-once key: the floor, and the numbers seen at or above it.
-type Seen = HashMap<Box<str>, (u64, BTreeSet<u64>)>;
+/// Numbers that were seen, by exactly-once key.
+type Seen = HashMap<Box<str>, Window>;
 
 /// The same sessions by two keys.
 #[derive(Debug, Default)]
@@ -124,10 +117,8 @@ impl Registry {
             }
             sessions.connections.remove(&held.connection).is_some()
         };
-        if let Outbox::Transient { subscriptions, .. } = &*held.outbox.lock() {
-            for filter in subscriptions.values() {
-                self.filters.remove(filter, held.connection);
-            }
+        if let Outbox::Transient(session) = &*held.outbox.lock() {
+            session.forget(&self.filters);
         }
         removed
     }
@@ -181,7 +172,7 @@ impl Registry {
             }
             FromShard::Volatile { client, owner, retain, identifiers, expiry, body } => {
                 let held = self.find(&client, owner)?;
-                let message = message::decode(&body, 0, retain, expiry)?;
+                let message = message::decode(&body, QoS::AtMostOnce, retain, expiry)?;
                 self.send_volatile(
                     &held,
                     Delivery { packet_id: None, dup: false, message, subscription_identifiers: identifiers },
@@ -221,14 +212,14 @@ impl Registry {
     }
 
     /// Delivers a message to the matching transient sessions and returns their number.
-    pub(super) fn deliver(&self, transported: &Transported) -> u32 {
-        if transported.once.as_ref().is_some_and(|once| self.is_repeated(once)) {
+    pub(super) fn deliver(&self, message: &Publication) -> u32 {
+        if message.once.as_ref().is_some_and(|once| self.is_repeated(once)) {
             return 1;
         }
-        let Ok(name) = transported.topic.parse::<Name>() else { return 0 };
+        let Ok(name) = message.topic.parse::<Name>() else { return 0 };
         let own = {
             let sessions = self.sessions.lock();
-            sessions.clients.get(&transported.publisher).map(|held| held.connection)
+            sessions.clients.get(&message.publisher).map(|held| held.connection)
         };
         let matches = self.filters.matches(&name, |connection| own == Some(connection));
         let mut matched = 0;
@@ -236,22 +227,22 @@ impl Registry {
             let held = self.sessions.lock().connections.get(&connection).cloned();
             if let Some(held) = held {
                 matched += 1;
-                self.deliver_to(&held, &name, transported, found);
+                self.deliver_to(&held, &name, message, found);
             }
         }
         matched
     }
 
-    fn deliver_to(&self, held: &Held, name: &Name, transported: &Transported, matched: Match) {
-        let qos = matched.qos.min(transported.qos);
-        let retain = matched.retain_as_published && transported.retain;
-        let Some(decoded) = message::decode(&transported.body, qos, retain, transported.expiry) else { return };
+    fn deliver_to(&self, held: &Held, name: &Name, message: &Publication, matched: Match) {
+        let qos = matched.qos.min(message.qos);
+        let retain = matched.retain_as_published && message.retain;
+        let Some(decoded) = message::decode(&message.body, qos, retain, message.expiry) else { return };
         let delivery =
             Delivery { packet_id: None, dup: false, message: decoded, subscription_identifiers: matched.identifiers };
-        if transported.retained_index > 0 {
-            held.note_live_copy(name, transported);
+        if let Some(index) = message.retained_index {
+            held.note_live_copy(name, index);
         }
-        if qos == 0 {
+        if qos == QoS::AtMostOnce {
             self.send_volatile(held, delivery);
         } else {
             Self::queue(held, delivery);
@@ -260,25 +251,24 @@ impl Registry {
 
     /// Queues a QoS 1 or 2 delivery for a transient session; a full queue closes the session (0x97).
     pub(super) fn queue(held: &Held, delivery: Delivery) {
-        if let Outbox::Transient { queue, .. } = &mut *held.outbox.lock() {
-            Self::push(held, queue, delivery);
+        if let Outbox::Transient(session) = &mut *held.outbox.lock() {
+            Self::push(held, session, delivery);
         }
     }
 
-    fn push(held: &Held, queue: &mut Transient, delivery: Delivery) {
-        if queue.push(delivery).is_ok() {
-            Self::send(held, queue.pump());
-        } else {
-            held.end(Close::QueueFull);
+    fn push(held: &Held, session: &mut TransientSession, delivery: Delivery) {
+        match session.push(delivery) {
+            Ok(events) => Self::send(held, events),
+            Err(Full) => held.end(Close::QueueFull),
         }
     }
 
-    /// Sends a retained message to a transient session; `queue` is that of the locked outbox.
-    pub(super) fn send_retained(held: &Held, queue: &mut Transient, delivery: Delivery) {
+    /// Sends a retained message to a transient session, which is that of the locked outbox.
+    pub(super) fn send_retained(held: &Held, session: &mut TransientSession, delivery: Delivery) {
         if delivery.message.qos == QoS::AtMostOnce {
             Self::send(held, vec![Event::Deliver(Box::new(delivery))]);
         } else {
-            Self::push(held, queue, delivery);
+            Self::push(held, session, delivery);
         }
     }
 
@@ -288,24 +278,15 @@ impl Registry {
         if seen.len() > SEEN {
             seen.clear();
         }
-        let (floor, numbers) = seen.entry(once.key.clone()).or_default();
-        *floor = once.floor.max(*floor);
-        let repeated = once.number < *floor || !numbers.insert(once.number);
-        *numbers = numbers.split_off(floor);
-        repeated
+        seen.entry(once.key.clone()).or_default().is_repeated(once.number, once.floor)
     }
 }
 
 impl Held {
-    /// Records the index of a live retained message per topic, for subscriptions that still await their retained
-    /// messages.
-    fn note_live_copy(&self, name: &Name, transported: &Transported) {
-        if let Outbox::Transient { awaiting, .. } = &mut *self.outbox.lock() {
-            for (filter, newest) in awaiting.values_mut() {
-                if filter.matches(name) {
-                    newest.insert(transported.topic.clone(), transported.retained_index);
-                }
-            }
+    /// Records the index of a live retained message, for subscriptions that still await their retained messages.
+    fn note_live_copy(&self, name: &Name, index: u64) {
+        if let Outbox::Transient(session) = &mut *self.outbox.lock() {
+            session.note_live_copy(name, index);
         }
     }
 
@@ -328,9 +309,4 @@ impl Held {
     pub(super) fn is_durable(&self) -> bool {
         matches!(&*self.outbox.lock(), Outbox::Durable(_))
     }
-}
-
-/// Converts a QoS from 0 to 2; higher values become 2.
-pub(super) fn qos_of(bits: u8) -> QoS {
-    QoS::from_bits(bits.min(2)).unwrap_or(QoS::AtMostOnce)
 }

@@ -59,9 +59,9 @@ pub use start::{Parts, peer_routes, start};
 use held::{EVENTS, Held, Outbox, Registry};
 use lease::Lease;
 use machines::{Meta, Retained};
-use outbox::{Durable, Transient};
+use outbox::Durable;
 use shard::{Inbound, LinkId};
-use transient::{Filters, Incoming, Peers};
+use transient::{Filters, Incoming, Peers, TransientSession};
 
 /// A replica that lacks at most this many entries counts as in sync.
 const IN_SYNC: u64 = 100;
@@ -233,12 +233,7 @@ impl Node {
         let outbox = if claimed.durable {
             Outbox::Durable(Durable::default())
         } else {
-            Outbox::Transient {
-                queue: Transient::new(request.receive_maximum),
-                receiving: std::collections::BTreeSet::new(),
-                subscriptions: BTreeMap::new(),
-                awaiting: BTreeMap::new(),
-            }
+            Outbox::Transient(TransientSession::new(connection, request.receive_maximum))
         };
         let client: Box<str> = request.client_id.as_str().into();
         let held = Arc::new(Held {
@@ -422,7 +417,7 @@ impl Durables {
 fn will_of(will: &Message, delay: Duration) -> Will {
     Will {
         topic: will.topic.as_str().into(),
-        qos: will.qos as u8,
+        qos: will.qos,
         retain: will.retain,
         delay: seconds(delay),
         body: message::encode(will),

@@ -29,15 +29,15 @@ pub(super) fn encode(message: &Message) -> Bytes {
 }
 
 /// Decodes a stored message and sets QoS, retain flag and remaining expiry (seconds). Returns `None` for a body that
-/// [`encode`] did not write, and for an invalid QoS.
-pub(super) fn decode(body: &Bytes, qos: u8, retain: bool, expiry: Option<u32>) -> Option<Message> {
+/// [`encode`] did not write.
+pub(super) fn decode(body: &Bytes, qos: QoS, retain: bool, expiry: Option<u32>) -> Option<Message> {
     let mut bytes = BytesMut::from(&body[..]);
     let Ok(Some(Packet::Publish(publish))) = Decoder::client(ProtocolVersion::V5, MAX).decode(&mut bytes) else {
         return None;
     };
     let mut properties = publish.properties;
     properties.message_expiry_interval = expiry;
-    Some(Message { topic: publish.topic, payload: publish.payload, qos: QoS::from_bits(qos)?, retain, properties })
+    Some(Message { topic: publish.topic, payload: publish.payload, qos, retain, properties })
 }
 
 /// Wraps a text that was validated as an MQTT string before; any other text becomes empty.
@@ -66,7 +66,7 @@ mod tests {
             retain: true,
             properties,
         };
-        let back = decode(&encode(&message), 1, true, Some(30)).unwrap();
+        let back = decode(&encode(&message), QoS::AtLeastOnce, true, Some(30)).unwrap();
         let mut expected = message;
         expected.properties.message_expiry_interval = Some(30);
         assert_eq!(back, expected);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use covey_codec::PacketId;
+use covey_codec::{PacketId, QoS};
 use covey_mqtt::session::{Delivery, Event};
 use covey_types::InboxSeq;
 
@@ -18,7 +18,7 @@ pub(super) const IDS: u64 = 49_151;
 /// Most unacknowledged deliveries of a transient session, as for a durable one.
 const WINDOW: u16 = 128;
 /// Most messages in the queue of a transient session.
-const QUEUE: usize = 1000;
+const QUEUE_MESSAGES: usize = 1000;
 /// Most bytes of payload in the queue of a transient session; an empty queue takes one message of any size.
 const QUEUE_BYTES: usize = 1 << 20;
 
@@ -53,7 +53,7 @@ impl Durable {
             self.next = Some(item.sequence.next());
             match delivery(packet, &item) {
                 // QoS 0 has no acknowledgement, so a retained message at QoS 0 is settled when it is sent.
-                Some(event) if item.qos == 0 && item.body.is_some() => {
+                Some(event) if item.qos == QoS::AtMostOnce && item.body.is_some() => {
                     events.push(event);
                     again.push(item.sequence);
                 }
@@ -83,8 +83,8 @@ fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
     let Some(body) = &item.body else { return Some(Event::Release(packet)) };
     let message = message::decode(body, item.qos, item.retain, item.expiry)?;
     Some(Event::Deliver(Box::new(Delivery {
-        packet_id: (item.qos > 0).then_some(packet),
-        dup: item.dup && item.qos > 0,
+        packet_id: (item.qos > QoS::AtMostOnce).then_some(packet),
+        dup: item.dup && item.qos > QoS::AtMostOnce,
         message,
         subscription_identifiers: item.identifiers.clone(),
     })))
@@ -96,7 +96,7 @@ pub(super) struct Full;
 
 /// Queue and unacknowledged deliveries of a transient session.
 #[derive(Debug)]
-pub(super) struct Transient {
+pub(super) struct Queue {
     /// Most unacknowledged deliveries, 1 to [`WINDOW`].
     window: usize,
     /// Messages that were not sent yet, oldest first.
@@ -109,7 +109,7 @@ pub(super) struct Transient {
     last: u64,
 }
 
-impl Transient {
+impl Queue {
     /// Returns an empty queue for a client with this Receive Maximum.
     pub(super) fn new(window: u16) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl Transient {
     /// Returns [`Full`] if the message does not fit.
     pub(super) fn push(&mut self, delivery: Delivery) -> Result<(), Full> {
         let size = delivery.message.payload.len();
-        if self.waiting.len() >= QUEUE || (self.bytes + size > QUEUE_BYTES && !self.waiting.is_empty()) {
+        if self.waiting.len() >= QUEUE_MESSAGES || (self.bytes + size > QUEUE_BYTES && !self.waiting.is_empty()) {
             return Err(Full);
         }
         self.bytes += size;
@@ -173,7 +173,6 @@ impl Transient {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use covey_codec::QoS;
     use covey_codec::packet::PublishProperties;
     use covey_mqtt::session::Message;
 
@@ -193,7 +192,7 @@ mod tests {
         let body = Some(message::encode(&message()));
         Item {
             sequence: InboxSeq::new(sequence),
-            qos: 1,
+            qos: QoS::AtLeastOnce,
             dup: false,
             retain: false,
             identifiers: vec![],
@@ -215,7 +214,7 @@ mod tests {
     #[test]
     fn a_retained_message_of_qos_0_has_no_packet_id_and_is_done_when_sent() {
         let mut durable = Durable::default();
-        let (events, done) = durable.take(vec![Item { qos: 0, dup: true, ..item(3) }]);
+        let (events, done) = durable.take(vec![Item { qos: QoS::AtMostOnce, dup: true, ..item(3) }]);
         assert!(matches!(&events[..], [Event::Deliver(delivery)] if delivery.packet_id.is_none() && !delivery.dup));
         assert_eq!(done, [InboxSeq::new(3)]);
     }
@@ -230,10 +229,10 @@ mod tests {
 
     #[test]
     fn a_transient_queue_is_bounded_and_keeps_to_the_window() {
-        let mut transient = Transient::new(2);
+        let mut transient = Queue::new(2);
         let delivery =
             || Delivery { packet_id: None, dup: false, message: message(), subscription_identifiers: vec![] };
-        for _ in 0..QUEUE {
+        for _ in 0..QUEUE_MESSAGES {
             transient.push(delivery()).unwrap();
         }
         assert_eq!(transient.push(delivery()), Err(Full));

@@ -6,36 +6,20 @@
 //!                                                      | no: the match is dropped and the caller keeps the PUBLISH
 //! ```
 
-use bytes::Bytes;
-use covey_core::shard::{Enqueue, Once, Outcome};
+use covey_codec::QoS;
+use covey_core::shard::{Outcome, Publication};
 use covey_core::topic::Name;
 use covey_mqtt::session::Published;
-use covey_types::{NodeEpoch, NodeId, ShardId};
+use covey_types::{NodeEpoch, ShardId};
 use tokio::sync::oneshot;
 
 use super::Node;
-use super::wire::{ToShard, Transported};
+use super::wire::ToShard;
 
-/// A message ready to be routed.
-#[derive(Debug, Clone)]
-pub struct Outbound {
-    /// Topic name.
-    pub topic: Box<str>,
-    /// QoS of the PUBLISH, 0 to 2.
-    pub qos: u8,
-    /// Retain flag of the PUBLISH.
-    pub retain: bool,
-    /// Client id of the publisher, for No Local; empty for a will.
-    pub publisher: Box<str>,
-    /// Message expiry in seconds; `None` for none.
-    pub expiry: Option<u32>,
-    /// Log index at which the retained group stored it; 0 for a message that is not retained.
-    pub retained_index: u64,
-    /// Key for exactly-once delivery; `None` for none.
-    pub once: Option<Once>,
-    /// An encoded MQTT 5 PUBLISH.
-    pub body: Bytes,
-}
+/// Value of `below` for all sessions: above every QoS.
+const ALL: u8 = 3;
+/// Value of `below` for sessions that match at QoS 0 only; the others get the `Enqueue`.
+const ABOVE_QOS_0: u8 = 1;
 
 /// Receipts that a routed message waits for.
 #[derive(Debug, Default)]
@@ -57,7 +41,7 @@ impl Node {
     ///
     /// # Errors
     /// Returns [`NoLease`] if the lease is not valid after matching; nothing was sent.
-    pub fn route(&self, message: &Outbound, epoch: NodeEpoch) -> Result<Pending, NoLease> {
+    pub fn route(&self, message: &Publication, epoch: NodeEpoch) -> Result<Pending, NoLease> {
         let Ok(name) = message.topic.parse::<Name>() else { return Ok(Pending::default()) };
         let shards = self.meta.machine.read().matches(&name);
         let peers = self.peers.wanting(&name);
@@ -71,87 +55,46 @@ impl Node {
         }
         for (peer, qos) in peers {
             let qos = qos.min(message.qos);
-            if qos == 0 {
-                if peer.tell(message.transported(0)) {
+            if qos == QoS::AtMostOnce {
+                if peer.tell(Publication { qos, ..message.clone() }) {
                     pending.matched += 1;
                 } else {
                     self.metrics.dropped_unreachable();
                 }
             } else {
-                pending.peers.push(peer.send(message.transported(message.qos)));
+                pending.peers.push(peer.send(message.clone()));
             }
         }
-        pending.matched += self.registry.deliver(&message.transported(message.qos));
+        pending.matched += self.registry.deliver(message);
         Ok(pending)
     }
 
-    fn to_shard(&self, message: &Outbound, shard: ShardId, qos: u8, epoch: NodeEpoch, pending: &mut Pending) {
+    fn to_shard(&self, message: &Publication, shard: ShardId, qos: QoS, epoch: NodeEpoch, pending: &mut Pending) {
         let Some(client) = self.shards.get(shard.index()) else { return };
         // QoS 0 needs no commit.
-        if qos.min(message.qos) == 0 {
-            if !client.tell(message.volatile()) {
+        if qos.min(message.qos) == QoS::AtMostOnce {
+            if !client.tell(volatile(message, ALL)) {
                 self.metrics.dropped_unreachable();
             }
             pending.matched += 1;
             return;
         }
-        pending.shards.push(client.enqueue(epoch, message.enqueue()));
+        pending.shards.push(client.enqueue(epoch, message.clone()));
         // Sessions that match at QoS 0 only are served from the applied state.
-        client.tell(message.volatile_for_qos0());
+        client.tell(volatile(message, ABOVE_QOS_0));
     }
 }
 
-impl Outbound {
-    fn transported(&self, qos: u8) -> Transported {
-        Transported {
-            topic: self.topic.clone(),
-            publisher: self.publisher.clone(),
-            qos,
-            retain: self.retain,
-            retained_index: self.retained_index,
-            once: self.once.clone(),
-            expiry: self.expiry,
-            body: self.body.clone(),
-        }
-    }
-
-    fn volatile(&self) -> ToShard {
-        ToShard::Volatile {
-            topic: self.topic.clone(),
-            publisher: self.publisher.clone(),
-            retain: self.retain,
-            below: 3,
-            expiry: self.expiry,
-            body: self.body.clone(),
-        }
-    }
-
-    /// Like `volatile`, but only for sessions that match at QoS 0; the others get the Enqueue.
-    fn volatile_for_qos0(&self) -> ToShard {
-        match self.volatile() {
-            ToShard::Volatile { topic, publisher, retain, expiry, body, .. } => {
-                ToShard::Volatile { topic, publisher, retain, below: 1, expiry, body }
-            }
-            other => other,
-        }
-    }
-
-    /// `node`, `epoch`, `number` and `floor` are set by the shard's client.
-    fn enqueue(&self) -> Enqueue {
-        Enqueue {
-            node: NodeId::default(),
-            epoch: NodeEpoch::default(),
-            number: 0,
-            floor: 0,
-            topic: self.topic.clone(),
-            qos: self.qos,
-            retain: self.retain,
-            publisher: self.publisher.clone(),
-            expiry: self.expiry,
-            retained_index: self.retained_index,
-            once: self.once.clone(),
-            body: self.body.clone(),
-        }
+/// Returns the frame of a message that is not logged, for the sessions whose matching subscriptions all have a QoS below
+/// `below`.
+fn volatile(message: &Publication, below: u8) -> ToShard {
+    ToShard::Volatile {
+        topic: message.topic.clone(),
+        publisher: message.publisher.clone(),
+        retain: message.retain,
+        below,
+        expiry: message.expiry,
+        body: message.body.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use covey_core::meta::{Answer, Command};
 use covey_core::retained;
-use covey_core::shard::{Enqueue, Once, Will};
+use covey_core::shard::{Once, Publication, Will};
 use covey_core::topic::Filter;
 use covey_mqtt::session::{Close, Delivery, Subscription};
 use covey_types::{GroupId, NodeEpoch, NodeId, ShardId};
@@ -14,10 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Node;
-use super::held::qos_of;
 use super::lease::Surroundings;
 use super::message;
-use super::publish::Outbound;
 use super::shard::{Events, Services};
 use super::transient::Tasks;
 use super::wire::{FromShard, Grant, Renewal, ToShard};
@@ -60,7 +58,7 @@ impl Services for Handle {
         *self.0.cluster.applied(GroupId::META).borrow()
     }
 
-    fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>> {
+    fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Publication>> {
         let node = self.0.clone();
         Box::pin(async move { node.retained_for(&filter).await })
     }
@@ -78,7 +76,7 @@ impl Services for Handle {
 
 impl Node {
     /// Returns the retained messages that match the filter, as of a point after the call (linearizable read).
-    pub(super) async fn retained_for(&self, filter: &str) -> Vec<Enqueue> {
+    pub(super) async fn retained_for(&self, filter: &str) -> Vec<Publication> {
         let Ok(filter) = filter.parse::<Filter>() else { return Vec::new() };
         loop {
             if let Ok(index) = self.cluster.read_index_at_leader(GroupId::RETAINED).await {
@@ -91,7 +89,7 @@ impl Node {
         machine
             .matches(&filter, machine.time())
             .into_iter()
-            .map(|(name, message)| as_enqueue(name.as_str(), message))
+            .map(|(name, message)| as_publication(name.as_str(), message))
             .collect()
     }
 
@@ -112,7 +110,7 @@ impl Node {
     /// Publishes the will once. Returns `false` if the lease was lost or the outcome is unknown.
     async fn try_will(&self, key: &str, will: &Will, epoch: NodeEpoch) -> bool {
         let Some(message) = message::decode(&will.body, will.qos, will.retain, None) else { return true };
-        let mut index = 0;
+        let mut index = None;
         if will.retain {
             let write = retained::Write {
                 node: self.id,
@@ -125,11 +123,11 @@ impl Node {
                 body: will.body.clone(),
             };
             match self.writer.store(write).await {
-                Ok((stored, _)) => index = stored,
+                Ok((stored, _)) => index = Some(stored),
                 Err(_) => return false,
             }
         }
-        let outbound = Outbound {
+        let publication = Publication {
             topic: will.topic.clone(),
             qos: will.qos,
             retain: will.retain,
@@ -139,36 +137,31 @@ impl Node {
             once: Some(Once { key: key.into(), number: 1, floor: 0 }),
             body: will.body.clone(),
         };
-        match self.route(&outbound, epoch) {
+        match self.route(&publication, epoch) {
             Ok(pending) => pending.outcome().await.is_some(),
             Err(_) => false,
         }
     }
 }
 
-/// Wraps a retained message for a `Snapshot`, which is not numbered.
-fn as_enqueue(topic: &str, message: retained::Message) -> Enqueue {
-    Enqueue {
-        node: NodeId::default(),
-        epoch: NodeEpoch::default(),
-        number: 0,
-        floor: 0,
+/// Returns a retained message as a publication of no client.
+fn as_publication(topic: &str, message: retained::Message) -> Publication {
+    Publication {
         topic: topic.into(),
         qos: message.qos,
         retain: true,
         publisher: "".into(),
         expiry: message.expiry,
-        retained_index: message.index,
+        retained_index: Some(message.index),
         once: None,
         body: message.body,
     }
 }
 
 /// Returns the delivery of a retained message to a transient subscription; `None` if it cannot be decoded.
-pub(super) fn retained_delivery(found: &Enqueue, wanted: &Subscription) -> Option<Delivery> {
-    let qos = found.qos.min(wanted.qos as u8);
-    let mut message = message::decode(&found.body, qos, true, found.expiry)?;
-    message.qos = qos_of(qos);
+pub(super) fn retained_delivery(found: &Publication, wanted: &Subscription) -> Option<Delivery> {
+    let qos = found.qos.min(wanted.qos);
+    let message = message::decode(&found.body, qos, true, found.expiry)?;
     let subscription_identifiers = wanted.identifier.into_iter().collect();
     Some(Delivery { packet_id: None, dup: false, message, subscription_identifiers })
 }

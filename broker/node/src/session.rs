@@ -1,12 +1,13 @@
 //! The [`Session`] of a connection: publishes in order, subscriptions and acknowledgements.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
 use covey_codec::{MqttStr, PacketId, QoS, ReasonCode};
 use covey_core::retained;
-use covey_core::shard::{self, End, Once, Operation, Outcome, Subscribed, WantRetained};
+use covey_core::shard::{self, End, Once, Operation, Outcome, Publication, Subscribed, WantRetained};
+use covey_core::subscriptions::Options;
 use covey_core::topic::Filter;
 use covey_mqtt::session::{Close, Ended, Message, Published, Session, Subscription};
 use covey_supervise::caught;
@@ -16,9 +17,8 @@ use tokio::sync::oneshot;
 use super::Node;
 use super::held::{Held, Outbox, Registry};
 use super::message;
-use super::publish::{Outbound, Pending};
+use super::publish::Pending;
 use super::say::reply;
-use super::transient;
 use super::wire::ToShard;
 
 /// A session and the connection that holds it.
@@ -76,10 +76,10 @@ enum Routed {
 }
 
 impl NodeSession {
-    fn outbound(&self, message: &Message, retained_index: u64, once: Option<Once>) -> Outbound {
-        Outbound {
+    fn publication(&self, message: &Message, retained_index: Option<u64>, once: Option<Once>) -> Publication {
+        Publication {
             topic: message.topic.as_str().into(),
-            qos: message.qos as u8,
+            qos: message.qos,
             retain: message.retain,
             publisher: self.held.client.clone(),
             expiry: message.properties.message_expiry_interval,
@@ -94,7 +94,7 @@ impl NodeSession {
     fn begin(&self, message: Message, packet: Option<PacketId>) -> Result<Routed, oneshot::Receiver<Routed>> {
         let mut queue = self.queue.lock();
         let at_once = queue.waiting.is_empty() && !queue.draining && !message.retain && packet.is_none();
-        if at_once && let Ok(pending) = self.node.route(&self.outbound(&message, 0, None), self.held.epoch) {
+        if at_once && let Ok(pending) = self.node.route(&self.publication(&message, None, None), self.held.epoch) {
             return Ok(Routed::Pending(pending));
         }
         let (routed, receiver) = oneshot::channel();
@@ -152,17 +152,17 @@ impl NodeSession {
                 Received::Once(once) => once,
             },
         };
-        let mut index = 0;
+        let mut index = None;
         if message.retain {
             match self.retain(message).await? {
                 (_, retained::Outcome::Full) => return Some(Routed::Refused),
-                (stored, _) => index = stored,
+                (stored, _) => index = Some(stored),
             }
         }
-        let outbound = self.outbound(message, index, once);
+        let publication = self.publication(message, index, once);
         loop {
             self.node.lease.held(epoch).await.ok()?;
-            if let Ok(pending) = self.node.route(&outbound, epoch) {
+            if let Ok(pending) = self.node.route(&publication, epoch) {
                 return Some(Routed::Pending(pending));
             }
         }
@@ -171,8 +171,8 @@ impl NodeSession {
     /// Reserves the packet id of a QoS 2 publish, in the shard for a durable session. Returns `None` if the outcome is
     /// unknown or the session is lost.
     async fn receive(&self, packet: PacketId) -> Option<Received> {
-        if let Outbox::Transient { receiving, .. } = &mut *self.held.outbox.lock() {
-            return Some(if receiving.insert(packet) { Received::Once(None) } else { Received::Again });
+        if let Outbox::Transient(session) = &mut *self.held.outbox.lock() {
+            return Some(if session.receive(packet) { Received::Once(None) } else { Received::Again });
         }
         let operation =
             Operation::Receive { client: self.held.client.clone(), owner: self.held.owner, packet: packet.get() };
@@ -192,7 +192,7 @@ impl NodeSession {
             epoch: self.held.epoch,
             number: 0,
             topic: message.topic.as_str().into(),
-            qos: message.qos as u8,
+            qos: message.qos,
             expiry: message.properties.message_expiry_interval,
             empty: message.payload.is_empty(),
             body: message::encode(message),
@@ -230,19 +230,18 @@ impl NodeSession {
                 codes.push(ReasonCode::TopicFilterInvalid);
                 continue;
             };
-            let Outbox::Transient { subscriptions, awaiting, .. } = &mut *self.held.outbox.lock() else { continue };
-            if subscriptions.len() >= limit && !subscriptions.contains_key(&wanted.filter) {
+            let Outbox::Transient(session) = &mut *self.held.outbox.lock() else { continue };
+            let granted = session.subscribe(&self.node.filters, &wanted.filter, &filter, options(wanted), limit);
+            let Some(granted) = granted else {
                 codes.push(ReasonCode::QuotaExceeded);
                 continue;
-            }
-            let (at, is_new) = self.node.filters.insert(&filter, self.held.connection, to_local(wanted));
-            subscriptions.insert(wanted.filter.clone(), filter.clone());
-            if wanted.retain_handling == 0 || (wanted.retain_handling == 1 && is_new) {
-                awaiting.insert(wanted.filter.clone(), (filter, HashMap::new()));
+            };
+            if wanted.retain_handling == 0 || (wanted.retain_handling == 1 && granted.is_new) {
+                session.await_retained(&wanted.filter, filter);
                 awaited.push(wanted.clone());
             }
-            change = change.max(at);
-            codes.push(granted_qos(wanted.qos as u8));
+            change = change.max(granted.change);
+            codes.push(granted_qos(wanted.qos));
         }
         let known = self.node.known_everywhere(self.held.epoch, change).await;
         if known.is_err() {
@@ -263,13 +262,10 @@ impl NodeSession {
             // Locked until they are sent: a newer live copy is either queued before and recorded, or queued behind
             // them.
             let mut outbox = self.held.outbox.lock();
-            let Outbox::Transient { awaiting, queue, .. } = &mut *outbox else { return };
-            let Some((_, newest)) = awaiting.remove(&wanted.filter) else { continue };
-            let fresh = found
-                .into_iter()
-                .filter(|found| newest.get(&found.topic).is_none_or(|index| *index < found.retained_index));
-            for delivery in fresh.filter_map(|found| super::services::retained_delivery(&found, &wanted)) {
-                Registry::send_retained(&self.held, queue, delivery);
+            let Outbox::Transient(session) = &mut *outbox else { return };
+            let fresh = session.take_retained(&wanted.filter, found);
+            for delivery in fresh.iter().filter_map(|found| super::services::retained_delivery(found, &wanted)) {
+                Registry::send_retained(&self.held, session, delivery);
             }
         }
     }
@@ -332,7 +328,7 @@ impl Session for NodeSession {
         let session = self.clone();
         async move {
             let here = match &mut *session.held.outbox.lock() {
-                Outbox::Transient { receiving, .. } => Some(receiving.remove(&packet_id)),
+                Outbox::Transient(transient) => Some(transient.release(packet_id)),
                 Outbox::Durable(_) => None,
             };
             let known = if let Some(known) = here {
@@ -391,9 +387,8 @@ impl Session for NodeSession {
                     self.shard().tell(ToShard::Settle { client, owner, sequences: vec![sequence] });
                 }
             }
-            Outbox::Transient { queue, .. } => {
-                if queue.acknowledge(packet_id) {
-                    let events = queue.pump();
+            Outbox::Transient(session) => {
+                if let Some(events) = session.acknowledge(packet_id) {
                     drop(outbox);
                     Registry::send(held, events);
                 }
@@ -406,7 +401,7 @@ impl Session for NodeSession {
         async move {
             let sequence = match &*session.held.outbox.lock() {
                 Outbox::Durable(durable) => durable.sequence(packet_id).ok_or(false),
-                Outbox::Transient { queue, .. } => Err(queue.is_flying(packet_id)),
+                Outbox::Transient(transient) => Err(transient.is_flying(packet_id)),
             };
             match sequence {
                 Err(known) => known,
@@ -448,24 +443,15 @@ impl NodeSession {
 
     /// Removes subscriptions of a transient session and returns whether each existed; `None` for a durable session.
     fn unsubscribe_transient(&self, filters: &[MqttStr]) -> Option<Vec<bool>> {
-        let Outbox::Transient { subscriptions, awaiting, .. } = &mut *self.held.outbox.lock() else { return None };
-        let remove = |filter: &MqttStr| {
-            awaiting.remove(filter);
-            subscriptions.remove(filter).is_some_and(|filter| self.node.filters.remove(&filter, self.held.connection))
-        };
-        Some(filters.iter().map(remove).collect())
+        let Outbox::Transient(session) = &mut *self.held.outbox.lock() else { return None };
+        Some(filters.iter().map(|filter| session.unsubscribe(&self.node.filters, filter)).collect())
     }
 }
 
 fn to_shard(wanted: &Subscription) -> shard::Subscription {
     shard::Subscription {
         filter: wanted.filter.as_str().into(),
-        options: shard::Options {
-            qos: wanted.qos as u8,
-            no_local: wanted.no_local,
-            retain_as_published: wanted.retain_as_published,
-            identifier: wanted.identifier,
-        },
+        options: options(wanted),
         retained: match wanted.retain_handling {
             0 => WantRetained::Always,
             1 => WantRetained::IfNew,
@@ -474,19 +460,19 @@ fn to_shard(wanted: &Subscription) -> shard::Subscription {
     }
 }
 
-fn to_local(wanted: &Subscription) -> transient::Options {
-    transient::Options {
-        qos: wanted.qos as u8,
+fn options(wanted: &Subscription) -> Options {
+    Options {
+        qos: wanted.qos,
         no_local: wanted.no_local,
         retain_as_published: wanted.retain_as_published,
         identifier: wanted.identifier,
     }
 }
 
-fn granted_qos(qos: u8) -> ReasonCode {
+fn granted_qos(qos: QoS) -> ReasonCode {
     match qos {
-        0 => ReasonCode::Success,
-        1 => ReasonCode::GrantedQos1,
-        _ => ReasonCode::GrantedQos2,
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQos2,
     }
 }

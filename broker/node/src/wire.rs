@@ -1,7 +1,8 @@
 //! Messages of the streams `Shard` and `Transient` and of the call `Renew` between nodes: postcard in gRPC frames.
 
 use bytes::Bytes;
-use covey_core::shard::{Once, Operation, Outcome};
+use covey_codec::QoS;
+use covey_core::shard::{Once, Operation, Outcome, Publication};
 use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ pub(super) struct Item {
     /// Sequence number in the inbox; the packet id follows from it.
     pub sequence: InboxSeq,
     /// QoS of the delivery; 0 only for a retained message.
-    pub qos: u8,
+    pub qos: QoS,
     /// DUP: an earlier connection may have received it.
     pub dup: bool,
     /// Retain flag of the delivery.
@@ -141,7 +142,7 @@ pub(super) enum ToTransient {
     /// is a receipt, and deduplicated by its number. Answered with [`FromTransient::Receipt`].
     Message(Box<Numbered>),
     /// A QoS 0 message, sent once and not answered.
-    Volatile(Box<Transported>),
+    Volatile(#[serde(with = "Transported")] Publication),
     /// Asks for [`FromTransient::Synced`] with the same id, which follows all changes made so far. The id 0 is a ping.
     Sync(u64),
     /// The sender knows the receiver's filters up to this change.
@@ -154,28 +155,24 @@ pub(super) struct Numbered {
     /// Sequence number, counted from 1.
     pub number: u64,
     /// The message.
-    pub message: Transported,
+    #[serde(with = "Transported")]
+    pub message: Publication,
 }
 
-/// A message between nodes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Transported {
-    /// Topic name.
-    pub topic: Box<str>,
-    /// Client id of the publisher, for No Local; empty for a will.
-    pub publisher: Box<str>,
-    /// QoS of the PUBLISH, 0 to 2.
-    pub qos: u8,
-    /// Retain flag of the PUBLISH.
-    pub retain: bool,
-    /// Log index at which the retained group stored it; 0 for a message that is not retained.
-    pub retained_index: u64,
-    /// Key for exactly-once delivery, as in shards.
-    pub once: Option<Once>,
-    /// Message expiry in seconds, as in the PUBLISH; `None` for none.
-    pub expiry: Option<u32>,
-    /// An encoded MQTT 5 PUBLISH.
-    pub body: Bytes,
+/// A [`Publication`] in the order of fields in which it goes to nodes with transient sessions; the log of a shard has
+/// another one.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Publication")]
+struct Transported {
+    topic: Box<str>,
+    publisher: Box<str>,
+    qos: QoS,
+    retain: bool,
+    #[serde(with = "covey_types::zero_is_none")]
+    retained_index: Option<u64>,
+    once: Option<Once>,
+    expiry: Option<u32>,
+    body: Bytes,
 }
 
 /// From a node with transient sessions to the publishing node.
@@ -187,12 +184,12 @@ pub(super) enum FromTransient {
         #[serde(with = "covey_types::zero_is_none")]
         epoch: Option<NodeEpoch>,
         change: u64,
-        filters: Vec<(Box<str>, u8)>,
+        filters: Vec<(Box<str>, QoS)>,
         received: u64,
     },
     /// A filter's highest QoS changed; `None`: no transient session here has the filter any more. Answered with
     /// [`ToTransient::Known`].
-    Change { change: u64, filter: Box<str>, qos: Option<u8> },
+    Change { change: u64, filter: Box<str>, qos: Option<QoS> },
     /// All messages up to this number were delivered to the sessions here; `matched` is the number of sessions that
     /// the last one matched.
     Receipt { number: u64, matched: u32 },

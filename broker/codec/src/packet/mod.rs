@@ -34,8 +34,9 @@ pub enum ProtocolVersion {
     V5,
 }
 
-/// Quality of service of a message (4.3).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Quality of service of a message (4.3). Stored as its number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 #[repr(u8)]
 pub enum QoS {
     /// QoS 0.
@@ -62,6 +63,19 @@ impl QoS {
 impl From<QoS> for u8 {
     fn from(qos: QoS) -> Self {
         qos as Self
+    }
+}
+
+/// A number that is no QoS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no QoS")]
+pub struct NotQoS(pub u8);
+
+impl TryFrom<u8> for QoS {
+    type Error = NotQoS;
+
+    fn try_from(bits: u8) -> Result<Self, NotQoS> {
+        Self::from_bits(bits).ok_or(NotQoS(bits))
     }
 }
 

@@ -4,11 +4,13 @@
 //! reordering a field or a variant breaks it.
 
 use bytes::Bytes;
+use covey_codec::QoS;
 use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::session::Limits;
 use crate::rows::{self, UnreadableEntry};
+use crate::subscriptions::Options;
 
 /// One log entry: operations that are committed by one fsync and applied in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,7 +87,14 @@ pub enum Operation {
     /// ends the wait. Copies that are not newer than a live copy of the same topic are skipped. A new leader reads and
     /// proposes all chunks of an unfinished subscription again, so messages of committed chunks are queued twice.
     /// Outcomes: [`Outcome::Known`] (`false`: the subscription is gone or awaits nothing) or `Stale`.
-    Snapshot { client: Box<str>, owner: OwnerEpoch, filter: Box<str>, messages: Vec<Enqueue>, last: bool },
+    Snapshot {
+        client: Box<str>,
+        owner: OwnerEpoch,
+        filter: Box<str>,
+        #[serde(with = "unnumbered")]
+        messages: Vec<Publication>,
+        last: bool,
+    },
     /// An epoch of a node has ended: its sessions go offline and its messages are refused from now on.
     ///
     /// Proposed by the leader when meta has ended an epoch that this shard does not know to be over. A repetition
@@ -134,8 +143,8 @@ pub struct Claim {
 pub struct Will {
     /// Topic of the will.
     pub topic: Box<str>,
-    /// QoS of the will, 0 to 2.
-    pub qos: u8,
+    /// QoS of the will.
+    pub qos: QoS,
     /// Retain flag of the will.
     pub retain: bool,
     /// Will Delay Interval in seconds, counted from the end of the connection.
@@ -179,24 +188,19 @@ pub enum WantRetained {
     Never,
 }
 
-/// Options of a subscription that affect each delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Options {
-    /// Highest QoS of deliveries, 0 to 2.
-    pub qos: u8,
-    /// No Local: messages that this client published are not delivered to it.
-    pub no_local: bool,
-    /// Retain As Published: deliveries keep the retain flag of the PUBLISH.
-    pub retain_as_published: bool,
-    /// Subscription Identifier, sent with each delivery.
-    pub identifier: Option<u32>,
-}
-
-/// A message for the sessions of a shard.
+/// A message for the sessions of a shard, numbered by the node that sends it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Enqueue {
-    /// Node that sends the message. `node`, `epoch`, `number` and `floor` are 0 for retained messages within a
-    /// `Snapshot`, which are not numbered.
+    /// Sender and number of the message.
+    pub sender: SenderSeq,
+    /// The message.
+    pub publication: Publication,
+}
+
+/// Place of a message among all that a node sends to a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderSeq {
+    /// Node that sends the message.
     pub node: NodeId,
     /// Epoch of that node.
     pub epoch: NodeEpoch,
@@ -204,22 +208,46 @@ pub struct Enqueue {
     pub number: u64,
     /// The sender's lowest number without an outcome. The shard forgets rejected numbers below it.
     pub floor: u64,
+}
+
+/// A message on its way from its publisher to the sessions that it matches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Publication {
     /// Topic name.
     pub topic: Box<str>,
-    /// QoS of the PUBLISH, 1 or 2; 0 also for a retained message within a `Snapshot`.
-    pub qos: u8,
+    /// QoS of the PUBLISH.
+    pub qos: QoS,
     /// Retain flag of the PUBLISH.
     pub retain: bool,
     /// Client id of the publisher, for No Local. Empty for wills and retained messages.
     pub publisher: Box<str>,
     /// Message expiry in seconds, counted from the arrival in the shard; `None` for none.
     pub expiry: Option<u32>,
-    /// Log index at which the retained group stored the message; 0 for a message that is not retained.
-    pub retained_index: u64,
+    /// Log index at which the retained group stored the message; `None` for a message that is not retained.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub retained_index: Option<u64>,
     /// Key for exactly-once delivery across senders and epochs; `None` for none.
     pub once: Option<Once>,
     /// The message as an encoded MQTT 5 PUBLISH; opaque here.
     pub body: Bytes,
+}
+
+/// Retained messages in the log: each with the four numbers of a [`SenderSeq`] before it, which are zero.
+mod unnumbered {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Publication;
+
+    type Zeros = (u64, u64, u64, u64);
+
+    pub(super) fn serialize<S: Serializer>(messages: &[Publication], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(messages.iter().map(|message| (Zeros::default(), message)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Publication>, D::Error> {
+        let messages = Vec::<(Zeros, Publication)>::deserialize(deserializer)?;
+        Ok(messages.into_iter().map(|(_, message)| message).collect())
+    }
 }
 
 /// Identity of a message that may reach the shard under several sender numbers: a QoS 2 publish of a durable session,
@@ -292,7 +320,7 @@ pub struct Claimed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subscribed {
     /// The subscription exists with this QoS. `awaits_retained`: retained messages will follow in a `Snapshot`.
-    Granted { qos: u8, awaits_retained: bool },
+    Granted { qos: QoS, awaits_retained: bool },
     /// The filter is malformed, the session has the maximum number of subscriptions, or its filters take more than 1
     /// MiB.
     LimitReached,

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use covey_codec::QoS;
 use covey_types::OwnerEpoch;
 
 use super::bodies::Body;
-use super::command::{Enqueue, Once, Options, Outcome};
+use super::command::{Enqueue, Once, Outcome, Publication, SenderSeq};
 use super::machine::{Effect, Machine};
 use super::session::{SessionId, Slot, slot_key};
 use crate::rows::{self, Rows};
+use crate::subscriptions::{self, Match};
 use crate::topic::{Filter, Name};
 
 /// Milliseconds of shard time after which unused exactly-once state is dropped: a week, the default of
@@ -18,38 +20,28 @@ const ONCE_KEPT: u64 = 168 * 3600 * 1000;
 /// Bytes that a queued message is charged besides its body and topic.
 const SLOT_BYTES: usize = 64;
 
-/// One delivery to a session: all of its subscriptions that the message matched ([MQTT-3.3.4-2]).
-#[derive(Debug, Default)]
-struct Match {
-    /// Highest QoS over the subscriptions, each bounded by that of the message.
-    qos: u8,
-    /// Retain flag of the delivery.
-    retain: bool,
-    /// Subscription identifiers of all matching subscriptions.
-    identifiers: Vec<u32>,
-}
-
 impl Machine {
     /// Applies [`Operation::Enqueue`](super::command::Operation::Enqueue).
     pub(super) fn enqueue(&mut self, enqueue: Enqueue, rows: &mut dyn Rows) -> Outcome {
-        if let Some(answer) = self.number(&enqueue) {
+        let Enqueue { sender, publication } = enqueue;
+        if let Some(answer) = self.number(sender) {
             return answer;
         }
-        if let Some(once) = &enqueue.once
+        if let Some(once) = &publication.once
             && self.is_repeated(once, rows)
         {
             // The first one was answered; the sender resends because the answer was lost. Its true count is not kept.
             return Outcome::Enqueued { matched: 1, accepted: 1 };
         }
-        let matches = self.matching(&enqueue);
-        let (node, number, once) = (enqueue.node, enqueue.number, enqueue.once.clone());
+        let matches = self.matching(&publication);
+        let once = publication.once.clone();
         let matched = u32::try_from(matches.len()).unwrap_or(u32::MAX);
-        let accepted = self.store(enqueue, matches, rows);
+        let accepted = self.store(publication, matches, rows);
         if accepted < matched {
             self.effects.push(Effect::Missed(u64::from(matched - accepted)));
         }
         if matched > 0 && accepted == 0 {
-            self.senders.entry(node).or_default().rejected.insert(number);
+            self.senders.entry(sender.node).or_default().rejected.insert(sender.number);
             // No inbox has the message, so a resend by the publisher is not a repetition.
             if let Some(once) = once {
                 self.forget_once(&once, rows);
@@ -60,9 +52,9 @@ impl Machine {
 
     /// Checks the sequence number. Returns the outcome for a duplicate, a gap or an ended epoch; `None` if this is the
     /// next message of its sender.
-    fn number(&mut self, enqueue: &Enqueue) -> Option<Outcome> {
-        let epoch = Some(enqueue.epoch);
-        let sender = self.senders.entry(enqueue.node).or_default();
+    fn number(&mut self, next: SenderSeq) -> Option<Outcome> {
+        let epoch = Some(next.epoch);
+        let sender = self.senders.entry(next.node).or_default();
         if epoch <= sender.ended || epoch < sender.epoch {
             return Some(Outcome::Stale);
         }
@@ -71,16 +63,16 @@ impl Machine {
             sender.last = 0;
             sender.rejected.clear();
         }
-        self.dirty.senders.insert(enqueue.node);
-        sender.rejected = sender.rejected.split_off(&enqueue.floor);
-        if enqueue.number <= sender.last {
-            let accepted = u32::from(!sender.rejected.contains(&enqueue.number));
+        self.dirty.senders.insert(next.node);
+        sender.rejected = sender.rejected.split_off(&next.floor);
+        if next.number <= sender.last {
+            let accepted = u32::from(!sender.rejected.contains(&next.number));
             return Some(Outcome::Enqueued { matched: 1, accepted });
         }
-        if enqueue.number > sender.last + 1 {
+        if next.number > sender.last + 1 {
             return Some(Outcome::Gap { expected: sender.last + 1 });
         }
-        sender.last = enqueue.number;
+        sender.last = next.number;
         None
     }
 
@@ -88,10 +80,8 @@ impl Machine {
     fn is_repeated(&mut self, once: &Once, rows: &mut dyn Rows) -> bool {
         let now = self.header.time;
         let seen = self.seen.entry(once.key.clone()).or_default();
-        seen.floor = seen.floor.max(once.floor);
         seen.used = now;
-        let repeated = once.number < seen.floor || !seen.numbers.insert(once.number);
-        seen.numbers = seen.numbers.split_off(&seen.floor);
+        let repeated = seen.window.is_repeated(once.number, once.floor);
         rows.put(once_key(&once.key), rows::encode(&*seen));
         self.forget_seen(now, rows);
         repeated
@@ -100,7 +90,7 @@ impl Machine {
     /// Removes the number of a message that no inbox took.
     fn forget_once(&mut self, once: &Once, rows: &mut dyn Rows) {
         if let Some(seen) = self.seen.get_mut(&once.key) {
-            seen.numbers.remove(&once.number);
+            seen.window.forget(once.number);
             rows.put(once_key(&once.key), rows::encode(&*seen));
         }
     }
@@ -117,22 +107,14 @@ impl Machine {
     }
 
     /// Returns the sessions with a match at QoS 1 or 2, each once.
-    fn matching(&mut self, enqueue: &Enqueue) -> BTreeMap<SessionId, Match> {
-        let mut matches: BTreeMap<SessionId, Match> = BTreeMap::new();
-        let Ok(name) = enqueue.topic.parse::<Name>() else { return matches };
-        let mut found: Vec<(SessionId, Options)> = Vec::new();
-        self.tree.matches(&name, |id, options| found.push((*id, *options)));
-        for (id, options) in found {
-            let own = || self.sessions.get(&id).is_some_and(|session| session.profile.client == enqueue.publisher);
-            if !(options.no_local && own()) {
-                matches.entry(id).or_default().add(options, enqueue);
-            }
-        }
+    fn matching(&mut self, message: &Publication) -> BTreeMap<SessionId, Match> {
+        let Ok(name) = message.topic.parse::<Name>() else { return BTreeMap::new() };
+        let mut matches = subscriptions::matching(&self.tree, &name, |id| self.is_of(id, &message.publisher));
         // QoS 0 is not logged: those subscriptions are served by `volatile_matches`.
-        matches.retain(|_, matched| matched.qos > 0);
-        if enqueue.retained_index > 0 {
+        matches.retain(|_, matched| matched.qos.min(message.qos) > QoS::AtMostOnce);
+        if let Some(index) = message.retained_index {
             for id in matches.keys() {
-                self.note_live_copy(*id, &name, enqueue);
+                self.note_live_copy(*id, &name, index);
             }
         }
         matches
@@ -140,7 +122,7 @@ impl Machine {
 
     /// Records the index of a live retained message per topic, for subscriptions that still await their retained
     /// messages.
-    fn note_live_copy(&mut self, id: SessionId, name: &Name, enqueue: &Enqueue) {
+    fn note_live_copy(&mut self, id: SessionId, name: &Name, index: u64) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // Without a holder no retained messages are read for the session; the read after the next claim includes this
         // message.
@@ -149,15 +131,15 @@ impl Machine {
         }
         for (filter, newest) in &mut session.awaiting {
             if filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name)) {
-                newest.insert(enqueue.topic.clone(), enqueue.retained_index);
+                newest.insert(name.as_str().into(), index);
                 self.dirty.awaiting.insert(id);
             }
         }
     }
 
     /// Appends the message to every matching inbox that has room; returns the number of those.
-    fn store(&mut self, enqueue: Enqueue, matches: BTreeMap<SessionId, Match>, rows: &mut dyn Rows) -> u32 {
-        let size = enqueue.body.len() + enqueue.topic.len() + SLOT_BYTES;
+    fn store(&mut self, message: Publication, matches: BTreeMap<SessionId, Match>, rows: &mut dyn Rows) -> u32 {
+        let size = message.body.len() + message.topic.len() + SLOT_BYTES;
         let body = self.header.last_body + 1;
         let mut accepted = 0;
         for (id, matched) in matches {
@@ -170,8 +152,8 @@ impl Machine {
             let slot = Slot {
                 body,
                 size: u32::try_from(size).unwrap_or(u32::MAX),
-                qos: matched.qos,
-                retain: matched.retain,
+                qos: matched.qos.min(message.qos),
+                retain: matched.retain_as_published && message.retain,
                 received: false,
                 identifiers: matched.identifiers,
             };
@@ -185,7 +167,7 @@ impl Machine {
         if accepted > 0 {
             self.header.last_body = body;
             let arrived = self.header.time;
-            let stored = Body { topic: enqueue.topic, arrived, expiry: enqueue.expiry, data: enqueue.body };
+            let stored = Body { topic: message.topic, arrived, expiry: message.expiry, data: message.body };
             self.bodies.insert(body, stored, accepted, rows);
         }
         accepted
@@ -198,7 +180,7 @@ impl Machine {
         client: &str,
         owner: OwnerEpoch,
         filter: &str,
-        messages: Vec<Enqueue>,
+        messages: Vec<Publication>,
         last: bool,
         rows: &mut dyn Rows,
     ) -> Outcome {
@@ -210,12 +192,13 @@ impl Machine {
             self.dirty.awaiting.insert(id);
         }
         for message in messages {
-            let newer = live.get(&message.topic).is_some_and(|index| *index >= message.retained_index);
+            let newer = live.get(&message.topic).is_some_and(|index| Some(*index) >= message.retained_index);
             if !newer {
                 let mut matched = Match::default();
-                matched.add(options, &message);
+                matched.add(options);
                 // [MQTT-3.3.1-8] of MQTT 3.1.1: a retained message for a new subscription is sent with the retain flag.
-                matched.retain = true;
+                matched.retain_as_published = true;
+                let message = Publication { retain: true, ..message };
                 self.store(message, BTreeMap::from([(id, matched)]), rows);
             }
         }
@@ -233,31 +216,17 @@ impl Machine {
         mut visit: impl FnMut(SessionId, bool, &[u32]),
     ) {
         let Ok(name) = topic.parse::<Name>() else { return };
-        let mut matches: BTreeMap<SessionId, (u8, bool, Vec<u32>)> = BTreeMap::new();
-        self.tree.matches(&name, |id, options| {
-            let Some(session) = self.sessions.get(id) else { return };
-            let own = options.no_local && &*session.profile.client == publisher;
-            if session.profile.holder.is_some() && !own {
-                let (qos, retain_as_published, identifiers) = matches.entry(*id).or_default();
-                *qos = options.qos.max(*qos);
-                *retain_as_published |= options.retain_as_published;
-                identifiers.extend(options.identifier);
-            }
-        });
-        for (id, (qos, retain_as_published, identifiers)) in matches {
-            if qos < below {
-                visit(id, retain_as_published, &identifiers);
+        for (id, matched) in subscriptions::matching(&self.tree, &name, |id| self.is_of(id, publisher)) {
+            let is_online = self.sessions.get(&id).is_some_and(|session| session.profile.holder.is_some());
+            if is_online && u8::from(matched.qos) < below {
+                visit(id, matched.retain_as_published, &matched.identifiers);
             }
         }
     }
-}
 
-impl Match {
-    /// Adds a matching subscription to the delivery.
-    fn add(&mut self, options: Options, enqueue: &Enqueue) {
-        self.qos = self.qos.max(options.qos.min(enqueue.qos));
-        self.retain |= options.retain_as_published && enqueue.retain;
-        self.identifiers.extend(options.identifier);
+    /// Returns whether the session is that of the client.
+    fn is_of(&self, id: SessionId, client: &str) -> bool {
+        self.sessions.get(&id).is_some_and(|session| &*session.profile.client == client)
     }
 }
 

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use covey_codec::QoS;
 use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 
 use super::machine::{Header, Seen, Sender};
 use super::session::{Awaiting, Receiving};
 use super::*;
+use crate::dedup::Window;
 use crate::format::{Samples, stored};
 
 const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
@@ -27,7 +29,7 @@ fn a_shard_keeps_its_bytes() {
 }
 
 fn will() -> Will {
-    Will { topic: "w/t".into(), qos: 2, retain: true, delay: 1002, body: Bytes::from_static(b"will") }
+    Will { topic: "w/t".into(), qos: QoS::ExactlyOnce, retain: true, delay: 1002, body: Bytes::from_static(b"will") }
 }
 
 fn claim() -> Claim {
@@ -45,45 +47,43 @@ fn claim() -> Claim {
 }
 
 fn enqueue() -> Enqueue {
-    Enqueue {
-        node: NODE,
-        epoch: NodeEpoch::new(1006),
-        number: 1007,
-        floor: 1008,
+    let sender = SenderSeq { node: NODE, epoch: NodeEpoch::new(1006), number: 1007, floor: 1008 };
+    Enqueue { sender, publication: publication() }
+}
+
+fn publication() -> Publication {
+    Publication {
         topic: "a/b".into(),
-        qos: 1,
+        qos: QoS::AtLeastOnce,
         retain: true,
         publisher: "publisher".into(),
         expiry: Some(1009),
-        retained_index: 1010,
+        retained_index: Some(1010),
         once: Some(Once { key: "q:publisher:1".into(), number: 1011, floor: 1012 }),
         body: Bytes::from_static(b"body"),
     }
 }
 
 /// A retained message as it is in `Operation::Snapshot`.
-fn unnumbered() -> Enqueue {
-    Enqueue {
-        node: NodeId::new(0),
-        epoch: NodeEpoch::new(0),
-        number: 0,
-        floor: 0,
+fn retained() -> Publication {
+    Publication {
         topic: "a/c".into(),
-        qos: 0,
+        qos: QoS::AtMostOnce,
         retain: true,
         publisher: "".into(),
         expiry: None,
-        retained_index: 1013,
+        retained_index: Some(1013),
         once: None,
         body: Bytes::from_static(b"old"),
     }
 }
 
-fn options(qos: u8) -> Options {
-    Options { qos, no_local: qos == 1, retain_as_published: qos == 2, identifier: (qos == 2).then_some(1014) }
+fn options(qos: QoS) -> Options {
+    let (one, two) = (qos == QoS::AtLeastOnce, qos == QoS::ExactlyOnce);
+    Options { qos, no_local: one, retain_as_published: two, identifier: two.then_some(1014) }
 }
 
-fn subscription(filter: &str, qos: u8, retained: WantRetained) -> Subscription {
+fn subscription(filter: &str, qos: QoS, retained: WantRetained) -> Subscription {
     Subscription { filter: filter.into(), options: options(qos), retained }
 }
 
@@ -97,9 +97,9 @@ fn claims(samples: &mut Samples) {
 
 fn subscriptions(samples: &mut Samples) {
     let subscriptions = vec![
-        subscription("a/+", 0, WantRetained::Always),
-        subscription("b/#", 1, WantRetained::IfNew),
-        subscription("c", 2, WantRetained::Never),
+        subscription("a/+", QoS::AtMostOnce, WantRetained::Always),
+        subscription("b/#", QoS::AtLeastOnce, WantRetained::IfNew),
+        subscription("c", QoS::ExactlyOnce, WantRetained::Never),
     ];
     let client = || Box::from("client");
     samples.add(
@@ -120,7 +120,15 @@ fn subscriptions(samples: &mut Samples) {
 fn messages(samples: &mut Samples) {
     let client = || Box::from("client");
     samples.add("Operation.Enqueue", &Operation::Enqueue(enqueue()));
-    let plain = Enqueue { qos: 2, retain: false, expiry: None, retained_index: 0, once: None, ..enqueue() };
+    let plain = Publication {
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        expiry: None,
+        retained_index: None,
+        once: None,
+        ..publication()
+    };
+    let plain = Enqueue { publication: plain, ..enqueue() };
     samples.add("Operation.Enqueue.plain", &Operation::Enqueue(plain));
     let ranges = [(1024, 1025), (1027, 1027)].map(|(low, high)| (InboxSeq::new(low), InboxSeq::new(high))).into();
     let settle = Operation::Settle { client: client(), owner: OwnerEpoch::new(1023), ranges };
@@ -128,7 +136,7 @@ fn messages(samples: &mut Samples) {
     let received =
         Operation::Received { client: client(), owner: OwnerEpoch::new(1028), sequence: InboxSeq::new(1029) };
     samples.add("Operation.Received", &received);
-    let messages = vec![unnumbered()];
+    let messages = vec![retained()];
     let snapshot = Operation::Snapshot {
         client: client(),
         owner: OwnerEpoch::new(1030),
@@ -158,9 +166,9 @@ fn outcomes(samples: &mut Samples) {
     samples.add("Outcome.WrongPrincipal", &Outcome::WrongPrincipal);
     samples.add("Outcome.Stale", &Outcome::Stale);
     let granted = vec![
-        Subscribed::Granted { qos: 0, awaits_retained: true },
-        Subscribed::Granted { qos: 1, awaits_retained: false },
-        Subscribed::Granted { qos: 2, awaits_retained: true },
+        Subscribed::Granted { qos: QoS::AtMostOnce, awaits_retained: true },
+        Subscribed::Granted { qos: QoS::AtLeastOnce, awaits_retained: false },
+        Subscribed::Granted { qos: QoS::ExactlyOnce, awaits_retained: true },
         Subscribed::LimitReached,
     ];
     samples.add("Outcome.Subscribed", &Outcome::Subscribed(granted));
@@ -194,16 +202,27 @@ fn rows(samples: &mut Samples) {
         offline_since: 1055,
         will: Some(will()),
         limits: LIMITS,
-        subscriptions: BTreeMap::from([("a/+".into(), options(0)), ("b".into(), options(1)), ("c".into(), options(2))]),
+        subscriptions: BTreeMap::from([
+            ("a/+".into(), options(QoS::AtMostOnce)),
+            ("b".into(), options(QoS::AtLeastOnce)),
+            ("c".into(), options(QoS::ExactlyOnce)),
+        ]),
         dup_below: InboxSeq::new(1056),
         incarnation: OwnerEpoch::new(1057),
     };
     samples.add("row.s", &profile);
     samples.add("row.s.offline", &Profile { holder: None, durable: true, will: None, ..profile });
     samples.add("row.n", &Counters { next: InboxSeq::new(1058), missed: 1059 });
-    let slot = Slot { body: 1060, size: 1061, qos: 2, retain: true, received: false, identifiers: vec![1062, 1063] };
+    let slot = Slot {
+        body: 1060,
+        size: 1061,
+        qos: QoS::ExactlyOnce,
+        retain: true,
+        received: false,
+        identifiers: vec![1062, 1063],
+    };
     samples.add("row.i", &slot);
-    samples.add("row.i.received", &Slot { qos: 1, retain: false, received: true, ..slot });
+    samples.add("row.i.received", &Slot { qos: QoS::AtLeastOnce, retain: false, received: true, ..slot });
     let body = Body { topic: "a/b".into(), arrived: 1064, expiry: Some(1065), data: Bytes::from_static(b"body") };
     samples.add("row.b", &body);
     samples.add("row.q", &Receiving { last: 1066, numbers: BTreeMap::from([(1067, 1068), (1069, 1070)]) });
@@ -219,7 +238,7 @@ fn rows(samples: &mut Samples) {
         },
     );
     samples.add("row.p.new", &Sender::default());
-    samples.add("row.o", &Seen { floor: 1077, numbers: BTreeSet::from([1078, 1079]), used: 1080 });
+    samples.add("row.o", &Seen { window: Window::new(1077, [1078, 1079]), used: 1080 });
     samples.add("row.w", &will());
 }
 
@@ -229,16 +248,19 @@ fn machine(samples: &mut Samples) {
     let client = || Box::from("client");
     let wanted = |filter, qos| subscription(filter, qos, WantRetained::Always);
     let once = Some(Once { key: "q:publisher:1".into(), number: 1012, floor: 1011 });
-    let numbered = |number, qos| Enqueue { number, qos, floor: number, once: once.clone(), ..enqueue() };
+    let numbered = |number, qos, once| Enqueue {
+        sender: SenderSeq { number, floor: number, ..enqueue().sender },
+        publication: Publication { qos, once, ..publication() },
+    };
     let operations = vec![
         Operation::Claim(claim()),
         Operation::Subscribe {
             client: client(),
             owner: OwnerEpoch::new(1),
-            subscriptions: vec![wanted("a/+", 2), wanted("b", 1)],
+            subscriptions: vec![wanted("a/+", QoS::ExactlyOnce), wanted("b", QoS::AtLeastOnce)],
         },
-        Operation::Enqueue(numbered(1, 1)),
-        Operation::Enqueue(Enqueue { once: None, ..numbered(2, 2) }),
+        Operation::Enqueue(numbered(1, QoS::AtLeastOnce, once)),
+        Operation::Enqueue(numbered(2, QoS::ExactlyOnce, None)),
         Operation::Receive { client: client(), owner: OwnerEpoch::new(1), packet: 300 },
         Operation::Received { client: client(), owner: OwnerEpoch::new(1), sequence: InboxSeq::new(1) },
         Operation::Claim(Claim { client: "other".into(), will: Some(Will { delay: 0, ..will() }), ..claim() }),

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use covey_codec::QoS;
 use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::bodies::Bodies;
-use super::command::{
-    Claim, Claimed, End, Entry, Operation, Options, Outcome, Subscribed, Subscription, WantRetained, Will,
-};
+use super::command::{Claim, Claimed, End, Entry, Operation, Outcome, Subscribed, Subscription, WantRetained, Will};
 use super::session::{Holder, Profile, Session, SessionId, Slot, slot_key};
+use crate::dedup::Window;
 use crate::rows::{self, Rows};
+use crate::subscriptions::{Options, QosCounts};
 use crate::topic::{Filter, Tree};
 
 /// Most bytes of all filters of a session. A session is one row, and rows of a snapshot must fit into a frame.
@@ -47,10 +48,8 @@ pub(super) struct Sender {
 /// Value of a row `o`: exactly-once state of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
-    /// Numbers below this one count as seen.
-    pub(super) floor: u64,
-    /// Numbers at or above the floor that were seen.
-    pub(super) numbers: BTreeSet<u64>,
+    /// Numbers that were seen.
+    pub(super) window: Window,
     /// Shard time of the last use, in milliseconds.
     pub(super) used: u64,
 }
@@ -82,7 +81,7 @@ pub struct Machine {
     /// All subscriptions.
     pub(super) tree: Tree<SessionId, Options>,
     /// Subscriptions per filter, counted by QoS: the source of the routes.
-    pub(super) filters: BTreeMap<Box<str>, [u32; 3]>,
+    pub(super) filters: BTreeMap<Box<str>, QosCounts>,
     /// Messages to which slots refer.
     pub(super) bodies: Bodies,
     /// Sequence numbers and ended epochs, by sending node.
@@ -308,15 +307,13 @@ impl Machine {
         }
     }
 
-    fn forget_filter(&mut self, id: SessionId, filter: &str, qos: u8) {
+    fn forget_filter(&mut self, id: SessionId, filter: &str, qos: QoS) {
         if let Ok(parsed) = filter.parse::<Filter>() {
             self.tree.remove(&parsed, &id);
         }
         if let Some(counts) = self.filters.get_mut(filter) {
-            if let Some(count) = counts.get_mut(usize::from(qos.min(2))) {
-                *count = count.saturating_sub(1);
-            }
-            if counts.iter().all(|count| *count == 0) {
+            counts.remove(qos);
+            if counts.highest().is_none() {
                 self.filters.remove(filter);
             }
         }
@@ -351,11 +348,9 @@ impl Machine {
         self.dirty.profiles.insert(id);
         self.tree.insert(&filter, id, wanted.options);
         let counts = self.filters.entry(wanted.filter.clone()).or_default();
-        if let Some(count) = counts.get_mut(usize::from(wanted.options.qos.min(2))) {
-            *count += 1;
-        }
-        if let Some(count) = former.and_then(|former| counts.get_mut(usize::from(former.qos.min(2)))) {
-            *count = count.saturating_sub(1);
+        counts.add(wanted.options.qos);
+        if let Some(former) = former {
+            counts.remove(former.qos);
         }
         self.effects.push(Effect::Route(wanted.filter));
         Subscribed::Granted { qos: wanted.options.qos, awaits_retained }

@@ -18,14 +18,14 @@ mod restore;
 mod session;
 mod view;
 
+pub use crate::subscriptions::Options;
 pub use bodies::{Body, Expired};
 pub use command::{
-    Claim, Claimed, End, Enqueue, Entry, Once, Operation, Options, Outcome, Subscribed, Subscription, WantRetained,
-    Will,
+    Claim, Claimed, End, Enqueue, Entry, Once, Operation, Outcome, Publication, SenderSeq, Subscribed, Subscription,
+    WantRetained, Will,
 };
 pub use machine::{Effect, Machine};
 pub use session::{Counters, Holder, Inbox, Limits, Profile, Session, SessionId, Slot};
-pub use view::highest;
 
 #[cfg(test)]
 mod format;

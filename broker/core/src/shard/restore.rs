@@ -75,11 +75,7 @@ impl Machine {
         for (filter, options) in &profile.subscriptions {
             let parsed = filter.parse::<Filter>().map_err(|_| Unreadable { kind: 's' })?;
             self.tree.insert(&parsed, id, *options);
-            if let Some(count) =
-                self.filters.entry(filter.clone()).or_default().get_mut(usize::from(options.qos.min(2)))
-            {
-                *count += 1;
-            }
+            self.filters.entry(filter.clone()).or_default().add(options.qos);
         }
         self.clients.insert(profile.client.clone(), id);
         self.sessions.insert(id, Session::new(profile));

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use covey_codec::QoS;
 use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Options, Will};
+use super::command::Will;
 use crate::rows;
+use crate::subscriptions::Options;
 
 /// Number of a session within its shard, counted from 1 and never reused.
 pub type SessionId = u64;
@@ -75,7 +77,7 @@ pub struct Slot {
     /// Bytes that the inbox is charged for it.
     pub size: u32,
     /// QoS of the delivery: the lower one of publish and subscription. 0 only for a retained message.
-    pub qos: u8,
+    pub qos: QoS,
     /// Retain flag of the delivery.
     pub retain: bool,
     /// PUBREC is committed: the body is released and only PUBREL is sent.

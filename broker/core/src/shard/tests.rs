@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use covey_codec::QoS;
 use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use proptest::prelude::*;
 
@@ -33,7 +34,7 @@ impl Shard {
         }
     }
 
-    fn subscribe(&mut self, client: &str, owner: OwnerEpoch, filter: &str, qos: u8) -> Outcome {
+    fn subscribe(&mut self, client: &str, owner: OwnerEpoch, filter: &str, qos: QoS) -> Outcome {
         let options = Options { qos, no_local: false, retain_as_published: false, identifier: None };
         let retained = WantRetained::Always;
         let subscriptions = vec![Subscription { filter: filter.into(), options, retained }];
@@ -74,20 +75,31 @@ fn claim(client: &str, expiry: u32, connection: u64) -> Operation {
 }
 
 fn message(number: u64, topic: &str) -> Enqueue {
-    Enqueue {
-        node: NodeId::new(9),
-        epoch: NodeEpoch::new(1),
-        number,
-        floor: 0,
+    Enqueue { sender: sender(9, number), publication: publication(topic, format!("body {number}")) }
+}
+
+fn sender(node: u64, number: u64) -> SenderSeq {
+    SenderSeq { node: NodeId::new(node), epoch: NodeEpoch::new(1), number, floor: 0 }
+}
+
+fn publication(topic: &str, body: String) -> Publication {
+    Publication {
         topic: topic.into(),
-        qos: 1,
+        qos: QoS::AtLeastOnce,
         retain: false,
         publisher: "".into(),
         expiry: None,
-        retained_index: 0,
+        retained_index: None,
         once: None,
-        body: Bytes::from(format!("body {number}")),
+        body: Bytes::from(body),
     }
+}
+
+/// A QoS 2 message with an exactly-once key.
+fn once(node: u64, sequence: u64, number: u64, floor: u64) -> Operation {
+    let once = Some(Once { key: "q:x:1".into(), number, floor });
+    let publication = Publication { qos: QoS::ExactlyOnce, once, ..publication("a", format!("body {number}")) };
+    Operation::Enqueue(Enqueue { sender: sender(node, sequence), publication })
 }
 
 #[test]
@@ -95,7 +107,7 @@ fn a_session_keeps_its_queue_over_connections_and_marks_what_may_have_been_sent(
     let mut shard = Shard::default();
     let first = shard.claim("c", 60, 1);
     assert!(!first.present);
-    shard.subscribe("c", first.owner, "a/#", 1);
+    shard.subscribe("c", first.owner, "a/#", QoS::AtLeastOnce);
     shard.publish("a/b");
     let second = shard.claim("c", 60, 2);
     assert!(second.present && second.owner > first.owner);
@@ -129,7 +141,7 @@ fn a_session_belongs_to_its_principal() {
 fn repeats_are_dropped_gaps_and_ended_epochs_refused() {
     let mut shard = Shard::default();
     let owner = shard.claim("c", 60, 1).owner;
-    shard.subscribe("c", owner, "a", 1);
+    shard.subscribe("c", owner, "a", QoS::AtLeastOnce);
     assert_eq!(shard.publish("a"), Outcome::Enqueued { matched: 1, accepted: 1 });
     shard.apply(Operation::Enqueue(message(1, "a")));
     assert_eq!(shard.queued("c").len(), 1);
@@ -142,7 +154,7 @@ fn repeats_are_dropped_gaps_and_ended_epochs_refused() {
 fn a_full_inbox_keeps_what_it_has_and_the_sender_learns_it_even_twice() {
     let mut shard = Shard::default();
     let owner = shard.claim("c", 60, 1).owner;
-    shard.subscribe("c", owner, "a", 1);
+    shard.subscribe("c", owner, "a", QoS::AtLeastOnce);
     for _ in 0..3 {
         assert_eq!(shard.publish("a"), Outcome::Enqueued { matched: 1, accepted: 1 });
     }
@@ -156,11 +168,9 @@ fn a_full_inbox_keeps_what_it_has_and_the_sender_learns_it_even_twice() {
 fn exactly_once_holds_over_senders() {
     let mut shard = Shard::default();
     let owner = shard.claim("c", 60, 1).owner;
-    shard.subscribe("c", owner, "a", 2);
-    let once = |number, floor| Some(Once { key: "q:x:1".into(), number, floor });
+    shard.subscribe("c", owner, "a", QoS::ExactlyOnce);
     for (node, number, floor) in [(1, 5, 5), (2, 5, 5), (3, 6, 6), (4, 5, 5)] {
-        let enqueue = Enqueue { node: NodeId::new(20 + node), once: once(number, floor), qos: 2, ..message(1, "a") };
-        shard.apply(Operation::Enqueue(enqueue));
+        shard.apply(once(20 + node, 1, number, floor));
     }
     assert_eq!(shard.queued("c").len(), 2, "5 once and 6 once");
 }
@@ -169,14 +179,11 @@ fn exactly_once_holds_over_senders() {
 fn what_a_full_inbox_refused_is_no_repetition_when_it_is_sent_again() {
     let mut shard = Shard::default();
     let owner = shard.claim("c", 60, 1).owner;
-    shard.subscribe("c", owner, "a", 2);
+    shard.subscribe("c", owner, "a", QoS::ExactlyOnce);
     for _ in 0..LIMITS.messages {
         shard.publish("a");
     }
-    let again = |number| {
-        let once = Some(Once { key: "q:x:1".into(), number: 1, floor: 1 });
-        Operation::Enqueue(Enqueue { node: NodeId::new(20), once, qos: 2, ..message(number, "a") })
-    };
+    let again = |sequence| once(20, sequence, 1, 1);
     assert_eq!(shard.apply(again(1)), Outcome::Enqueued { matched: 1, accepted: 0 });
     shard.apply(Operation::Settle { client: "c".into(), owner, ranges: vec![range(0, 100)] });
     assert_eq!(shard.apply(again(2)), Outcome::Enqueued { matched: 1, accepted: 1 });
@@ -191,18 +198,23 @@ fn the_filters_of_a_session_fit_into_a_row() {
     let owner = shard.claim("c", 60, 1).owner;
     let filter = |last: char| format!("{}{last}", "x".repeat(600_000));
     let granted = |outcome| matches!(outcome, Outcome::Subscribed(all) if matches!(all[0], Subscribed::Granted { .. }));
-    assert!(granted(shard.subscribe("c", owner, "a", 1)));
-    shard.subscribe("c", owner, &filter('a'), 1);
-    assert!(!granted(shard.subscribe("c", owner, &filter('b'), 1)));
-    assert!(granted(shard.subscribe("c", owner, "a", 2)), "an existing subscription can change");
+    assert!(granted(shard.subscribe("c", owner, "a", QoS::AtLeastOnce)));
+    shard.subscribe("c", owner, &filter('a'), QoS::AtLeastOnce);
+    assert!(!granted(shard.subscribe("c", owner, &filter('b'), QoS::AtLeastOnce)));
+    assert!(granted(shard.subscribe("c", owner, "a", QoS::ExactlyOnce)), "an existing subscription can change");
 }
 
 #[test]
 fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
     let mut shard = Shard::default();
     let Operation::Claim(mut with_will) = claim("t", 0, 1) else { unreachable!() };
-    with_will.will =
-        Some(Will { topic: "w".into(), qos: 1, retain: false, delay: 0, body: Bytes::from_static(b"gone") });
+    with_will.will = Some(Will {
+        topic: "w".into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        delay: 0,
+        body: Bytes::from_static(b"gone"),
+    });
     shard.apply(Operation::Claim(with_will));
     let owner = shard.claim("d", 60, 2).owner;
     shard.time = 5000;
@@ -219,7 +231,8 @@ fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
 fn a_delayed_will_is_not_early_and_a_return_withdraws_it() {
     let mut shard = Shard::default();
     let Operation::Claim(mut with_will) = claim("c", 600, 1) else { unreachable!() };
-    with_will.will = Some(Will { topic: "w".into(), qos: 1, retain: false, delay: 10, body: Bytes::new() });
+    with_will.will =
+        Some(Will { topic: "w".into(), qos: QoS::AtLeastOnce, retain: false, delay: 10, body: Bytes::new() });
     let Outcome::Claimed(claimed) = shard.apply(Operation::Claim(with_will)) else { unreachable!() };
     let end = |owner| Operation::End(End { client: "c".into(), owner, expiry: None, drop_will: false });
     shard.apply(end(claimed.owner));
@@ -237,12 +250,12 @@ fn a_delayed_will_is_not_early_and_a_return_withdraws_it() {
 fn a_route_is_the_highest_qos_and_goes_with_the_last_subscription() {
     let mut shard = Shard::default();
     let (one, two) = (shard.claim("one", 60, 1).owner, shard.claim("two", 60, 2).owner);
-    shard.subscribe("one", one, "a/+", 0);
-    assert_eq!(shard.machine.route("a/+"), Some(0));
-    shard.subscribe("two", two, "a/+", 2);
-    assert_eq!(shard.machine.route("a/+"), Some(2));
+    shard.subscribe("one", one, "a/+", QoS::AtMostOnce);
+    assert_eq!(shard.machine.route("a/+"), Some(QoS::AtMostOnce));
+    shard.subscribe("two", two, "a/+", QoS::ExactlyOnce);
+    assert_eq!(shard.machine.route("a/+"), Some(QoS::ExactlyOnce));
     shard.apply(Operation::Unsubscribe { client: "two".into(), owner: two, filters: vec!["a/+".into()] });
-    assert_eq!(shard.machine.route("a/+"), Some(0));
+    assert_eq!(shard.machine.route("a/+"), Some(QoS::AtMostOnce));
     shard.apply(Operation::Unsubscribe { client: "one".into(), owner: one, filters: vec!["a/+".into()] });
     assert_eq!(shard.machine.route("a/+"), None);
 }
@@ -251,15 +264,19 @@ fn a_route_is_the_highest_qos_and_goes_with_the_last_subscription() {
 fn an_older_retained_copy_never_follows_a_newer_live_one() {
     let mut shard = Shard::default();
     let owner = shard.claim("c", 60, 1).owner;
-    shard.subscribe("c", owner, "a", 1);
-    let live = Enqueue { retained_index: 9, ..message(1, "a") };
-    shard.apply(Operation::Enqueue(live));
-    let older = Enqueue { retained_index: 8, ..message(0, "a") };
+    shard.subscribe("c", owner, "a", QoS::AtLeastOnce);
+    let retained = |index| Publication { retained_index: Some(index), ..publication("a", "retained".into()) };
+    shard.apply(Operation::Enqueue(Enqueue { sender: sender(9, 1), publication: retained(9) }));
+    let older = retained(8);
     let snapshot =
         Operation::Snapshot { client: "c".into(), owner, filter: "a".into(), messages: vec![older], last: true };
     assert_eq!(shard.apply(snapshot.clone()), Outcome::Known(true));
     assert_eq!(shard.queued("c").len(), 1);
     assert_eq!(shard.apply(snapshot), Outcome::Known(false), "the subscription no longer awaits retained messages");
+}
+
+fn any_qos() -> impl Strategy<Value = QoS> {
+    prop::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
 }
 
 /// Any operation, with few names, so that operations affect each other.
@@ -274,15 +291,16 @@ fn any_operation() -> impl Strategy<Value = Operation> {
             claim.clean_start = clean_start;
             claim.will = (connection % 3 == 0).then(|| Will {
                 topic: "t".into(),
-                qos: 1,
+                qos: QoS::AtLeastOnce,
                 retain: false,
                 delay: expiry,
                 body: Bytes::from_static(b"will"),
             });
             Operation::Claim(claim)
         }),
-        (client.clone(), owner.clone(), filter.clone(), 0_u8..3).prop_map(|(client, owner, filter, qos)| {
-            let options = Options { qos, no_local: qos == 1, retain_as_published: false, identifier: None };
+        (client.clone(), owner.clone(), filter.clone(), any_qos()).prop_map(|(client, owner, filter, qos)| {
+            let options =
+                Options { qos, no_local: qos == QoS::AtLeastOnce, retain_as_published: false, identifier: None };
             let retained = WantRetained::IfNew;
             let subscriptions = vec![Subscription { filter: filter.into(), options, retained }];
             Operation::Subscribe { client: client.into(), owner, subscriptions }
@@ -292,12 +310,9 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         }),
         (1_u64..40, topic, client.clone()).prop_map(|(number, topic, publisher)| {
             let once = (number % 4 == 0).then(|| Once { key: publisher.into(), number, floor: number / 2 });
-            Operation::Enqueue(Enqueue {
-                publisher: publisher.into(),
-                once,
-                floor: number / 3,
-                ..message(number, topic)
-            })
+            let body = format!("body {number}");
+            let publication = Publication { publisher: publisher.into(), once, ..publication(topic, body) };
+            Operation::Enqueue(Enqueue { sender: SenderSeq { floor: number / 3, ..sender(9, number) }, publication })
         }),
         (client.clone(), owner.clone(), 0_u64..8, 0_u64..3).prop_map(|(client, owner, low, length)| {
             Operation::Settle { client: client.into(), owner, ranges: vec![range(low, low + length)] }

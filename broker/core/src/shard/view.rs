@@ -1,5 +1,6 @@
 //! Read access for the shard's leader: sessions, routes, wills and bodies.
 
+use covey_codec::QoS;
 use covey_types::{NodeEpoch, NodeId, OwnerEpoch};
 
 use super::bodies::Body;
@@ -36,13 +37,13 @@ impl Machine {
     }
 
     /// Returns the highest QoS of the subscriptions with exactly this filter; `None` if there is no subscription.
-    pub fn route(&self, filter: &str) -> Option<u8> {
-        highest(self.filters.get(filter)?)
+    pub fn route(&self, filter: &str) -> Option<QoS> {
+        self.filters.get(filter)?.highest()
     }
 
     /// All filters that have a subscription, each with its highest QoS.
-    pub fn routes(&self) -> impl Iterator<Item = (&str, u8)> {
-        self.filters.iter().filter_map(|(filter, counts)| Some((&**filter, highest(counts)?)))
+    pub fn routes(&self) -> impl Iterator<Item = (&str, QoS)> {
+        self.filters.iter().filter_map(|(filter, counts)| Some((&**filter, counts.highest()?)))
     }
 
     /// Returns the filters whose retained messages the session still awaits; empty if `owner` does not hold the
@@ -72,9 +73,4 @@ impl Machine {
     pub fn body_key(body: u64) -> Vec<u8> {
         rows::key(b'b', &[body])
     }
-}
-
-/// Returns the highest QoS with a count above 0; `counts` is indexed by QoS.
-pub fn highest(counts: &[u32; 3]) -> Option<u8> {
-    (0_u8..).zip(counts).filter(|(_, count)| **count > 0).map(|(qos, _)| qos).max()
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use covey_core::shard::{Entry, Operation, Outcome};
+use covey_core::shard::{Enqueue, Entry, Operation, Outcome};
 use covey_raft::Cluster;
 use covey_types::{GroupId, OwnerEpoch};
 use futures::future::BoxFuture;
@@ -129,7 +129,7 @@ impl Batch {
 /// Returns the bytes that an operation is charged, estimated without encoding it.
 fn size(operation: &Operation) -> usize {
     match operation {
-        Operation::Enqueue(enqueue) => enqueue.body.len() + enqueue.topic.len() + 64,
+        Operation::Enqueue(Enqueue { publication, .. }) => publication.body.len() + publication.topic.len() + 64,
         Operation::Subscribe { subscriptions, .. } => {
             subscriptions.iter().map(|wanted| wanted.filter.len() + 32).sum::<usize>() + 64
         }

@@ -1,7 +1,7 @@
 //! Interface of a shard's leader: its input and the callbacks that it makes into the node.
 
 use covey_core::meta::Command;
-use covey_core::shard::{Enqueue, Will};
+use covey_core::shard::{Publication, Will};
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -31,7 +31,7 @@ pub(crate) trait Services: Send + Sync + 'static {
     /// Returns the log index up to which this node has applied meta.
     fn meta_applied(&self) -> u64;
     /// Reads the retained messages that match the filter, as of a point after the call (linearizable read).
-    fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>>;
+    fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Publication>>;
     /// Publishes a will, retrying; returns when every inbox that it matched has it. Receivers deduplicate by `key`.
     fn publish_will(&self, key: Box<str>, will: Will) -> BoxFuture<'static, ()>;
     /// Counts messages that full inboxes did not take.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::shard::{Enqueue, Operation, Outcome};
+use covey_core::shard::{Enqueue, Operation, Outcome, Publication, SenderSeq};
 use covey_types::{NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -105,7 +105,7 @@ impl Client {
 
     /// Assigns the next number to a message and sends it. The receiver resolves to the outcome, or to an error if
     /// `epoch` is over before there is one.
-    pub(crate) fn enqueue(&self, epoch: NodeEpoch, mut enqueue: Enqueue) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn enqueue(&self, epoch: NodeEpoch, publication: Publication) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.epoch != Some(epoch) {
@@ -113,10 +113,8 @@ impl Client {
         }
         state.number += 1;
         let number = state.number;
-        enqueue.node = self.node;
-        enqueue.epoch = epoch;
-        enqueue.number = number;
-        enqueue.floor = state.enqueues.first_key_value().map_or(number, |(lowest, _)| *lowest);
+        let floor = state.enqueues.first_key_value().map_or(number, |(lowest, _)| *lowest);
+        let enqueue = Enqueue { sender: SenderSeq { node: self.node, epoch, number, floor }, publication };
         state.waiting.get_or_insert_with(Instant::now);
         state.send(|| ToShard::Enqueue(enqueue.clone()));
         state.enqueues.insert(number, (enqueue, answer));

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_core::shard::{Effect, Enqueue, Operation, Outcome, Subscribed, Will};
+use covey_core::shard::{Effect, Operation, Outcome, Publication, Subscribed, Will};
 use covey_raft::{Cluster, Leadership, RowReader};
 use covey_types::{GroupId, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
@@ -51,7 +51,7 @@ pub(crate) struct Leader {
 }
 
 /// Retained messages read for a subscription: client id, owner epoch, filter, messages.
-type Found = (Box<str>, OwnerEpoch, Box<str>, Vec<Enqueue>);
+type Found = (Box<str>, OwnerEpoch, Box<str>, Vec<Publication>);
 
 /// State of one term (`number`). `batch` holds operations on their way into the log, `deliveries` what holders
 /// receive, `routes` the filters in meta. `snapshots` are reads of retained messages in progress, `wills` publishes of
@@ -224,7 +224,7 @@ impl Leader {
                 term.batch.push(operation, origin);
             }
             ToShard::Enqueue(enqueue) => {
-                let origin = Origin::Enqueue { link, number: enqueue.number };
+                let origin = Origin::Enqueue { link, number: enqueue.sender.number };
                 term.batch.push(Operation::Enqueue(enqueue), origin);
             }
             ToShard::Volatile { topic, publisher, retain, below, expiry, body } => {
@@ -435,9 +435,8 @@ impl Leader {
         let meta = self.meta.machine.read();
         let machine = self.state.machine.lock();
         for (node, member) in meta.members() {
-            if let Some(epoch) = member.ended
-                && member.ended > machine.ended_epoch(node)
-            {
+            let known = machine.ended_epoch(node);
+            if let Some(epoch) = member.ended.filter(|ended| Some(*ended) > known) {
                 term.batch.push(Operation::NodeDown { node, epoch }, Origin::Nobody);
             }
         }
@@ -445,8 +444,7 @@ impl Leader {
 }
 
 fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
-    let mut chunks: Vec<Vec<Enqueue>> = vec![];
-    let mut bytes = 0;
+    let (mut chunks, mut bytes): (Vec<Vec<Publication>>, usize) = (vec![], 0);
     for message in messages {
         bytes += message.body.len();
         match chunks.last_mut() {

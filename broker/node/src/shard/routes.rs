@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use covey_codec::QoS;
 use covey_core::meta::Command;
 use covey_core::shard::{Machine, Outcome};
 use covey_types::{OwnerEpoch, ShardId};
@@ -21,7 +22,7 @@ use crate::machines::Meta;
 use crate::say::reply;
 
 /// Filters with their highest QoS; `None` removes the route.
-type Changes = Vec<(Box<str>, Option<u8>)>;
+type Changes = Vec<(Box<str>, Option<QoS>)>;
 
 /// A SUBSCRIBE or a resumed session that waits until its filters are confirmed.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(super) enum Step {
 /// A route as it is in meta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Published {
-    qos: u8,
+    qos: QoS,
     /// Number of the change that set it.
     order: u64,
 }
@@ -65,7 +66,7 @@ pub(super) struct Routes {
     /// Routes in meta, including those of former leaders.
     published: BTreeMap<Box<str>, Published>,
     /// QoS of each filter that all leased nodes are known to have at least.
-    confirmed: HashMap<Box<str>, u8>,
+    confirmed: HashMap<Box<str>, QoS>,
     /// Filters whose route may differ from `published`.
     dirty: BTreeSet<Box<str>>,
     /// SUBSCRIBEs that wait for confirmations.
@@ -245,7 +246,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use covey_core::meta::Answer;
-    use covey_core::shard::{Claim, Enqueue, Entry, Limits, Operation, Options, Subscription, WantRetained, Will};
+    use covey_core::shard::{Claim, Entry, Limits, Operation, Options, Publication, Subscription, WantRetained, Will};
     use covey_types::{ConnectionId, NodeEpoch, NodeId};
     use futures::FutureExt as _;
     use parking_lot::Mutex;
@@ -307,7 +308,7 @@ mod tests {
             *self.0.index.lock()
         }
 
-        fn retained(&self, _filter: Box<str>) -> BoxFuture<'static, Vec<Enqueue>> {
+        fn retained(&self, _filter: Box<str>) -> BoxFuture<'static, Vec<Publication>> {
             Box::pin(std::future::pending())
         }
 
@@ -365,7 +366,8 @@ mod tests {
         }
 
         fn subscribe(&mut self, filter: &str) {
-            let options = Options { qos: 1, no_local: false, retain_as_published: false, identifier: None };
+            let options =
+                Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: None };
             let wanted = Subscription { filter: filter.into(), options, retained: WantRetained::Never };
             let operation = Operation::Subscribe { client: "c".into(), owner: self.owner, subscriptions: vec![wanted] };
             apply(&mut self.machine, operation);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use covey_core::shard::Publication;
 use covey_types::{NodeEpoch, NodeId};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
@@ -12,11 +13,11 @@ use tonic::Status;
 use tracing::debug;
 
 use super::local::Filters;
-use crate::wire::{self, FromTransient, ToTransient, Transported};
+use crate::wire::{self, FromTransient, ToTransient};
 use covey_contract::proto::Frame;
 
 /// Delivers a message to the sessions here and returns the number that matched.
-pub(crate) type Deliver = Arc<dyn Fn(Transported) -> u32 + Send + Sync>;
+pub(crate) type Deliver = Arc<dyn Fn(Publication) -> u32 + Send + Sync>;
 
 /// State of the accepted streams within one epoch of this node.
 pub(crate) struct Incoming {
@@ -107,7 +108,7 @@ impl Incoming {
                     answer(&out, &FromTransient::Receipt { number: numbered.number, matched })?;
                 }
                 ToTransient::Volatile(message) => {
-                    (self.deliver)(*message);
+                    (self.deliver)(message);
                 }
                 ToTransient::Sync(id) => answer(&out, &FromTransient::Synced(id))?,
                 ToTransient::Known(change) => self.known.send_modify(|known| {
@@ -122,7 +123,7 @@ impl Incoming {
 
     /// Delivers the message if its number is the next one and returns the number of matching sessions, 1 for a
     /// repetition. Returns `None` for any other number.
-    fn receive(&self, node: NodeId, epoch: NodeEpoch, number: u64, message: Transported) -> Option<u32> {
+    fn receive(&self, node: NodeId, epoch: NodeEpoch, number: u64, message: Publication) -> Option<u32> {
         // Locked during the delivery: two streams of one sender must not deliver out of order.
         let mut received = self.received.lock();
         let entry = received.entry(node).or_insert((epoch, 0));

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use covey_codec::QoS;
 use covey_contract::proto::Frame;
-use covey_core::shard::highest;
+use covey_core::subscriptions::{Match, Options, QosCounts, matching};
 use covey_core::topic::{Filter, Name, Tree};
 use covey_types::{ConnectionId, NodeEpoch};
 use parking_lot::Mutex;
@@ -12,19 +13,6 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::wire::{self, FromTransient};
-
-/// Options of a transient session's subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Options {
-    /// Highest QoS of deliveries, 0 to 2.
-    pub qos: u8,
-    /// No Local: messages that this client published are not delivered to it.
-    pub no_local: bool,
-    /// Retain As Published: deliveries keep the retain flag of the PUBLISH.
-    pub retain_as_published: bool,
-    /// Subscription Identifier, sent with each delivery.
-    pub identifier: Option<u32>,
-}
 
 /// Stream to a node that follows the filters.
 type Follower = mpsc::UnboundedSender<Result<Frame, Status>>;
@@ -46,20 +34,9 @@ struct State {
     /// All subscriptions.
     tree: Tree<ConnectionId, Options>,
     /// Subscriptions per filter, counted by QoS.
-    counts: HashMap<Box<str>, [u32; 3]>,
+    counts: HashMap<Box<str>, QosCounts>,
     /// Streams that receive the changes; closed ones are removed at the next change.
     followers: Vec<Follower>,
-}
-
-/// One delivery to a session: all of its subscriptions that a message matched ([MQTT-3.3.4-2]).
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Match {
-    /// Highest QoS of the subscriptions.
-    pub qos: u8,
-    /// Whether any of them has Retain As Published.
-    pub retain_as_published: bool,
-    /// Their subscription identifiers.
-    pub identifiers: Vec<u32>,
 }
 
 impl Filters {
@@ -77,7 +54,7 @@ impl Filters {
     pub(crate) fn follow(&self, received: u64, follower: Follower) {
         let mut state = self.state.lock();
         let filters =
-            state.counts.iter().filter_map(|(filter, counts)| Some((filter.clone(), highest(counts)?))).collect();
+            state.counts.iter().filter_map(|(filter, counts)| Some((filter.clone(), counts.highest()?))).collect();
         let frame = FromTransient::State { epoch: state.epoch, change: state.change, filters, received };
         if follower.send(Ok(wire::frame(&frame))).is_ok() {
             state.followers.push(follower);
@@ -104,32 +81,22 @@ impl Filters {
 
     /// Returns the sessions that match the topic, each once. `is_own` tells the publisher's session, for No Local.
     pub(crate) fn matches(&self, name: &Name, is_own: impl Fn(ConnectionId) -> bool) -> BTreeMap<ConnectionId, Match> {
-        let state = self.state.lock();
-        let mut matches: BTreeMap<ConnectionId, Match> = BTreeMap::new();
-        state.tree.matches(name, |connection, options| {
-            if !(options.no_local && is_own(*connection)) {
-                let matched = matches.entry(*connection).or_default();
-                matched.qos = matched.qos.max(options.qos);
-                matched.retain_as_published |= options.retain_as_published;
-                matched.identifiers.extend(options.identifier);
-            }
-        });
-        matches
+        matching(&self.state.lock().tree, name, is_own)
     }
 }
 
 impl State {
     /// Updates the counts and, if the highest QoS of the filter changed, tells the followers.
-    fn recount(&mut self, filter: Box<str>, minus: Option<u8>, plus: Option<u8>) {
+    fn recount(&mut self, filter: Box<str>, minus: Option<QoS>, plus: Option<QoS>) {
         let counts = self.counts.entry(filter.clone()).or_default();
-        let before = highest(counts);
-        if let Some(count) = plus.and_then(|qos| counts.get_mut(usize::from(qos.min(2)))) {
-            *count += 1;
+        let before = counts.highest();
+        if let Some(qos) = plus {
+            counts.add(qos);
         }
-        if let Some(count) = minus.and_then(|qos| counts.get_mut(usize::from(qos.min(2)))) {
-            *count = count.saturating_sub(1);
+        if let Some(qos) = minus {
+            counts.remove(qos);
         }
-        let after = highest(counts);
+        let after = counts.highest();
         if after.is_none() {
             self.counts.remove(&filter);
         }

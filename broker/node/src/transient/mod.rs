@@ -12,8 +12,10 @@ mod incoming;
 mod local;
 mod outgoing;
 mod peers;
+mod session;
 
 pub(super) use incoming::Incoming;
-pub(super) use local::{Filters, Match, Options};
+pub(super) use local::Filters;
 pub(super) use outgoing::{Dial, Stream};
 pub(super) use peers::{Peers, Tasks};
+pub(super) use session::TransientSession;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use covey_codec::QoS;
 use covey_contract::proto::Frame;
+use covey_core::shard::Publication;
 use covey_core::topic::{Filter, Name, Tree};
 use covey_types::{NodeEpoch, NodeId};
 use futures::future::BoxFuture;
@@ -16,7 +18,7 @@ use tonic::Status;
 
 use crate::clock;
 use crate::say::{reply, tell};
-use crate::wire::{self, FromTransient, Numbered, ToTransient, Transported};
+use crate::wire::{self, FromTransient, Numbered, ToTransient};
 
 /// Timeout of a connection attempt; a stream without a frame for this long is reopened.
 const DIAL: Duration = Duration::from_secs(3);
@@ -58,7 +60,7 @@ struct State {
     /// Number of the last message.
     number: u64,
     /// Messages without a receipt, by number, each with the receiver of its match count.
-    kept: BTreeMap<u64, (Transported, oneshot::Sender<u32>)>,
+    kept: BTreeMap<u64, (Publication, oneshot::Sender<u32>)>,
     /// Current stream; `None` until the other node has sent its state.
     link: Option<mpsc::UnboundedSender<Frame>>,
     /// Id of the last `Sync`.
@@ -73,9 +75,9 @@ struct State {
 #[derive(Default)]
 struct View {
     /// For matching.
-    tree: Tree<(), u8>,
+    tree: Tree<(), QoS>,
     /// By text, with the highest QoS.
-    filters: HashMap<Box<str>, u8>,
+    filters: HashMap<Box<str>, QoS>,
 }
 
 /// Opens streams to nodes.
@@ -96,7 +98,7 @@ impl Outgoing {
     }
 
     /// Returns the highest QoS at which a transient session there subscribes to the topic; `None` if none matches.
-    pub(crate) fn wants(&self, name: &Name) -> Option<u8> {
+    pub(crate) fn wants(&self, name: &Name) -> Option<QoS> {
         let mut highest = None;
         self.filters.read().tree.matches(name, |(), qos| highest = highest.max(Some(*qos)));
         highest
@@ -106,7 +108,7 @@ impl Outgoing {
     /// when the other node has the message, or to 0 when the epoch of those sessions has ended. It does not resolve
     /// earlier: if this node's epoch ends first, the kept message is lost while those sessions live on, so it must not
     /// be acknowledged.
-    pub(crate) fn send(&self, message: Transported) -> oneshot::Receiver<u32> {
+    pub(crate) fn send(&self, message: Publication) -> oneshot::Receiver<u32> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         state.number += 1;
@@ -121,9 +123,9 @@ impl Outgoing {
     }
 
     /// Sends a QoS 0 message. Returns `false` if there is no stream and the message was dropped.
-    pub(crate) fn tell(&self, message: Transported) -> bool {
+    pub(crate) fn tell(&self, message: Publication) -> bool {
         let state = self.state.lock();
-        let frame = || wire::frame(&ToTransient::Volatile(Box::new(message)));
+        let frame = || wire::frame(&ToTransient::Volatile(message));
         state.link.as_ref().is_some_and(|link| link.send(frame()).is_ok())
     }
 
@@ -217,7 +219,13 @@ impl Outgoing {
     }
 
     /// Handles the first frame of a stream: takes over the filters and resends messages without a receipt, in order.
-    fn on_state(&self, epochs: Epochs, filters: Vec<(Box<str>, u8)>, received: u64, to: &mpsc::UnboundedSender<Frame>) {
+    fn on_state(
+        &self,
+        epochs: Epochs,
+        filters: Vec<(Box<str>, QoS)>,
+        received: u64,
+        to: &mpsc::UnboundedSender<Frame>,
+    ) {
         {
             let mut view = View::default();
             for (filter, qos) in filters {
@@ -265,7 +273,7 @@ impl Outgoing {
 }
 
 impl View {
-    fn change(&mut self, filter: Box<str>, qos: Option<u8>) {
+    fn change(&mut self, filter: Box<str>, qos: Option<QoS>) {
         let Ok(parsed) = filter.parse::<Filter>() else { return };
         if let Some(qos) = qos {
             self.tree.insert(&parsed, (), qos);

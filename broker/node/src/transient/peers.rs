@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use covey_codec::QoS;
 use covey_core::topic::Name;
 use covey_supervise::Supervisor;
 use covey_types::{NodeEpoch, NodeId};
@@ -95,7 +96,7 @@ impl Peers {
     }
 
     /// Returns the nodes with transient sessions that match the topic, each with the highest QoS.
-    pub(crate) fn wanting(&self, name: &Name) -> Vec<(Arc<Outgoing>, u8)> {
+    pub(crate) fn wanting(&self, name: &Name) -> Vec<(Arc<Outgoing>, QoS)> {
         let peers = self.others.read();
         peers.values().filter_map(|(peer, _)| peer.wants(name).map(|qos| (peer.clone(), qos))).collect()
     }
