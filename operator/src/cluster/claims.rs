@@ -8,7 +8,7 @@ use covey_crds::Quantity;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, ResourceExt};
 
 use super::nodes::Node;
 use super::ownership::{Claim, claim};
@@ -99,7 +99,7 @@ fn is_changed(wanted: &StatefulSet, live: &StatefulSet) -> bool {
 
 fn remedy(stateful_set: &str, claims: &[PersistentVolumeClaim]) -> String {
     let names = |bound: bool| -> Vec<String> {
-        claims.iter().filter(|claim| is_bound(claim) == bound).map(kube::ResourceExt::name_any).collect()
+        claims.iter().filter(|claim| is_bound(claim) == bound).map(ResourceExt::name_any).collect()
     };
     let (empty, bound) = (names(false), names(true));
     let mut text = format!(

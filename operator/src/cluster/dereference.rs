@@ -10,7 +10,7 @@ use covey_crds::{MqttCluster, MqttUser};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, ResourceExt};
 
 use super::build;
 use crate::access::DesiredUser;
@@ -126,7 +126,7 @@ mod tests {
             .unwrap()
         };
         let (users, unreadable) = parse(vec![user("good", "Publish"), user("later", "Observe")]);
-        assert_eq!(users.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>(), ["good"]);
+        assert_eq!(users.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["good"]);
         let [later] = &unreadable[..] else { panic!("{unreadable:?}") };
         assert_eq!((later.object.as_str(), later.username.as_str()), ("later", "later-login"));
         assert!(later.created.is_some() && later.rules.as_ref().unwrap_err().contains("Observe"));

@@ -113,7 +113,7 @@ pub fn read(user: &MqttUser, labelled: &BTreeMap<String, Secret>) -> Result<Cred
     let password = password.ok_or_else(|| Problem::Missing(format!("Secret {name} has no value under key {key}")))?;
     check(&password.0).map_err(|problem| {
         Problem::Invalid(format!(
-            "key {key} of Secret {name} {problem}; correct it, for example with `kubectl create secret generic {name} --from-literal={key}=...`, or with `printf %s ... | base64` where a manifest needs base64"
+            "key {key} of Secret {name} {problem}; correct it, for example with `kubectl patch secret {name} --type=merge -p '{{\"stringData\":{{\"{key}\":\"...\"}}}}'`, or with `printf %s ... | base64` where a manifest needs base64"
         ))
     })?;
     let version = secret.resource_version().unwrap_or_default();
@@ -224,7 +224,10 @@ mod tests {
             let problem = read(&user, &stored(generated(&user, bad), "1")).unwrap_err();
             assert_eq!(problem.reason(), reason::INVALID_PASSWORD);
             let text = problem.to_string();
-            assert!(text.contains(sentence) && text.contains("--from-literal=password="), "{bad:.20?}: {text}");
+            assert!(
+                text.contains(sentence) && text.contains(r#"{"stringData":{"password":"..."}}"#),
+                "{bad:.20?}: {text}"
+            );
         }
         for good in [" secret ", "two words", "пароль", longest.as_str()] {
             let credential = read(&user, &stored(generated(&user, good), "1")).unwrap();

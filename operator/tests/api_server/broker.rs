@@ -129,7 +129,9 @@ async fn make_pod(client: &Client, ordinal: u32) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     let name = format!("prod-{ordinal}");
     let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {names::LABEL_CLUSTER: "prod", "app.kubernetes.io/component": "broker"}},
+        "metadata": {"name": name, "labels": {
+            names::LABEL_CLUSTER: "prod", "app.kubernetes.io/component": "broker", "statefulset.kubernetes.io/pod-name": name
+        }},
         "spec": {"containers": [{"name": "broker", "image": "none"}]}
     }))
     .unwrap();

@@ -46,6 +46,10 @@ async fn install(client: &Client) {
         let established = await_condition(api.clone(), &name, conditions::is_crd_established());
         tokio::time::timeout(std::time::Duration::from_secs(30), established).await.unwrap().unwrap();
     }
+    // The API server answers 429 until the storage of a new kind is ready, and the client repeats nothing.
+    let all = ListParams::default();
+    until("the clusters", async || Api::<MqttCluster>::all(client.clone()).list(&all).await.is_ok()).await;
+    until("the users", async || Api::<MqttUser>::all(client.clone()).list(&all).await.is_ok()).await;
 }
 
 /// Returns the configuration ConfigMaps of cluster `prod` in a namespace.
