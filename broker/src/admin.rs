@@ -1,12 +1,13 @@
 //! The admin gRPC service, through which the operator reads and controls this node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use covey_contract::proto::admin_server::AdminServer;
 use covey_contract::proto::{self, admin_server::Admin};
 use covey_node::{Membership, Node};
 use covey_raft::MAX_MESSAGE;
-use covey_types::GroupId;
+use covey_types::{GroupId, NodeId};
 use tonic::{Request, Response, Status};
 
 /// Parts of the status that do not come from the node.
@@ -51,6 +52,7 @@ impl AdminService {
         let (storage_free_bytes, storage_capacity_bytes) = self.facts.space();
         let meta_leader = node.cluster.leadership(GroupId::META).borrow().leader;
         let totals = node.durable_totals();
+        let behind = node.voters_behind();
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             node_id: identity.node.to_string(),
@@ -68,7 +70,14 @@ impl AdminService {
             storage_free_bytes,
             storage_capacity_bytes,
             meta_leader: meta_leader.map(|node| node.to_string()).unwrap_or_default(),
-            groups_out_of_sync: count(node.groups_out_of_sync()),
+            groups_out_of_sync: count(behind.len()),
+            voters_behind: behind
+                .into_values()
+                .flatten()
+                .collect::<BTreeSet<_>>()
+                .iter()
+                .map(NodeId::to_string)
+                .collect(),
             groups_led: count(node.groups_led().count()),
             clients_by_user: node.clients_by_user(),
             members: node

@@ -346,14 +346,19 @@ impl Node {
         self.meta.machine.read().member(self.id).is_some_and(|member| !member.removed)
     }
 
-    /// Returns the number of groups that this node leads and in which a voter lacks more than `IN_SYNC` entries or
-    /// is not heard.
-    pub fn groups_out_of_sync(&self) -> usize {
-        let is_behind = |group: &GroupId| {
-            let status = self.cluster.status(*group);
-            status.lag.iter().any(|(node, lag)| status.voters.contains_key(node) && lag.is_none_or(|lag| lag > IN_SYNC))
+    /// Returns the voters that lack more than `IN_SYNC` entries or are not heard, for each group that this node leads and
+    /// that has such voters.
+    pub fn voters_behind(&self) -> BTreeMap<GroupId, Vec<NodeId>> {
+        let behind = |group: GroupId| {
+            let status = self.cluster.status(group);
+            let is_behind = |node: &NodeId, lag: Option<u64>| {
+                status.voters.contains_key(node) && lag.is_none_or(|lag| lag > IN_SYNC)
+            };
+            let voters: Vec<NodeId> =
+                status.lag.iter().filter(|(node, lag)| is_behind(node, **lag)).map(|(node, _)| *node).collect();
+            (!voters.is_empty()).then_some((group, voters))
         };
-        self.groups_led().filter(is_behind).count()
+        self.groups_led().filter_map(behind).collect()
     }
 
     /// Transfers every leadership to the voter that lacks the fewest entries. A transfer that fails is logged and

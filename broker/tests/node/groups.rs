@@ -43,7 +43,7 @@ async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics
         let node = &running.node;
         until(&format!("node {ordinal} has settled"), || {
             node.groups_held().all(|group| node.knows_leader(group))
-                && node.groups_out_of_sync() == 0
+                && node.voters_behind().is_empty()
                 && replicated(herd, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
         })
         .await;

@@ -198,6 +198,22 @@ pub fn is_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
     })
 }
 
+/// Returns whether the other members can serve without `one`: they are a majority, ready, and know the leaders of their
+/// groups, and no voter but `one` lacks entries.
+pub fn can_spare(members: &[&Node], one: &Node) -> bool {
+    let others = || members.iter().copied().filter(|node| node.ordinal != one.ordinal);
+    let reports = || others().filter_map(|node| node.report.as_ref());
+    let id = reports().flat_map(|report| &report.members).find(|member| member.ordinal == one.ordinal);
+    let is_one = |node_id: &String| id.is_some_and(|member| member.node_id == *node_id);
+    // A broker of an earlier version reports how many groups have a voter that is behind, but not which voter.
+    let only_one_is_behind = |report: &StatusReply| {
+        report.groups_out_of_sync == 0 || !report.voters_behind.is_empty() && report.voters_behind.iter().all(is_one)
+    };
+    others().count() * 2 > members.len()
+        && others().all(Node::is_ready)
+        && reports().all(|report| report.groups.iter().all(|group| group.has_leader) && only_one_is_behind(report))
+}
+
 /// Returns the number of groups whose leader no node knows. A node that is cut off from its peers knows no leader, so a
 /// group counts only if none of its replicas knows one.
 pub fn leaderless_groups(nodes: &[Node]) -> usize {

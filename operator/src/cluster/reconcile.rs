@@ -21,7 +21,7 @@ use super::alerting::Alerting;
 use super::dereference::{Facts, dereference};
 use super::evictions::{self, Evictions};
 use super::nodes::{self, Node};
-use super::rollout::{self, Step};
+use super::rollout::Step;
 use super::status::{Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
 use super::{access, apply, build, claims, configs, form, identity, problem};
@@ -195,10 +195,7 @@ impl Pass<'_> {
     /// Decides which pods may be evicted, from the rollout as far as the StatefulSet shows it now.
     async fn evictions(&self, nodes: &[Node], memory: &mut Memory) -> Evictions {
         let revision = self.revision(&Applied::Kept);
-        let mut step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
-        if self.held().is_none() {
-            step = self.unless_refused(step, nodes, revision.as_deref(), memory).await;
-        }
+        let step = self.next_step(nodes, revision.as_deref(), memory).await;
         evictions::decide(nodes, form::is_formed(&self.facts.cluster), &step)
     }
 

@@ -6,10 +6,11 @@
 //!  a pod is missing or stopping ------------------------------------> Wait, or Stopped if it cannot be created; a new
 //!                                                                     node for which a quota has no room is left out
 //!  a pod of the new template does not run its broker ---------------> Stopped (or Wait, in its first minute)
-//!  a pod of an earlier template cannot run its broker --------------> Replace: it serves nothing
+//!  a pod of an earlier template cannot run its broker --------------> Replace: it serves nothing; after a minute, if a
+//!                                                                     pod of the new template is not ready
 //!  another pod is not ready ----------------------------------------> Wait; after a minute Replace, if it has an
-//!                                                                     earlier template and the others are a ready
-//!                                                                     majority
+//!                                                                     earlier template and the others can serve
+//!                                                                     without it
 //!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last
 //! ```
 //!
@@ -19,7 +20,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::nodes::{self, Node, is_settled};
+use super::nodes::{self, Node, can_spare, is_settled};
 use super::problem::{Cause, Problem};
 
 /// Time that a pod may be unready before it counts as failed instead of starting. A restart takes seconds.
@@ -62,23 +63,27 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     let is_left_out = |node: &Node| node.pod.is_none() && is_newcomer(node) && has_no_room(node);
     let absent = |node: &&Node| node.pod.as_ref().is_none_or(|pod| pod.terminating) && !is_left_out(node);
     if let Some(node) = nodes.iter().find(absent) {
-        return node.problem.as_ref().map_or_else(
+        // What is wrong with a pod that is stopping says nothing about the next one.
+        let problem = node.problem.as_ref().filter(|_| node.pod.is_none());
+        return problem.map_or_else(
             || wait(format!("pod {} is being replaced", node.name)),
-            |problem| stopped(node, &problem.message, &outdated),
+            |problem| stopped(&format!("{} {}", node.name, problem.message), &outdated),
         );
     }
     let mut unready = nodes.iter().filter(|node| is_current(node, revision) && !node.is_ready());
     if let Some(step) = unready.find_map(|node| unproved(node, is_newcomer(node), &outdated, now)) {
         return step;
     }
-    if let Some(node) = outdated.iter().find(|node| is_stuck(node)) {
+    // While a pod of the new template answers and is not ready, the template is not proved: an earlier pod that only waits
+    // for its restart is more likely to serve again than the next one.
+    let is_proved = !nodes.iter().any(|node| is_current(node, revision) && !node.is_ready());
+    if let Some(node) = outdated.iter().find(|node| is_stuck(node) && (is_proved || is_unready_long(node, now))) {
         return replace(node, false);
     }
     let unready: Vec<&Node> = members.iter().copied().filter(|node| !node.is_ready()).collect();
     if let Some(first) = unready.first() {
-        let waits_only_for_it = unready.len() == 1 && !is_current(first, revision) && is_unready_long(first, now);
-        let majority = members.len() == 1 || (members.len() - 1) * 2 > members.len();
-        if waits_only_for_it && majority {
+        let has_failed = !is_current(first, revision) && is_unready_long(first, now);
+        if has_failed && (members.len() == 1 || can_spare(&members, first)) {
             return replace(first, false);
         }
         return wait(format!("node {} is not ready", first.name));
@@ -100,21 +105,20 @@ fn unproved(node: &Node, is_newcomer: bool, outdated: &[&Node], now: Timestamp) 
         return None;
     }
     Some(match problem {
-        Some(problem) => stopped(node, &problem.message, outdated),
-        None if is_unready_long(node, now) => stopped(node, "does not answer", outdated),
+        Some(problem) => fails(node, &problem.message, outdated),
+        None if is_unready_long(node, now) => fails(node, "does not answer", outdated),
         None if node.pod.as_ref().is_some_and(|pod| pod.ready) => wait(format!("node {} does not answer", node.name)),
         None => wait(format!("pod {} starts with the new template", node.name)),
     })
 }
 
-fn stopped(node: &Node, why: &str, outdated: &[&Node]) -> Step {
+fn fails(node: &Node, why: &str, outdated: &[&Node]) -> Step {
+    stopped(&format!("{} runs the new template and {why}", node.name), outdated)
+}
+
+fn stopped(why: &str, outdated: &[&Node]) -> Step {
     let kept: Vec<&str> = outdated.iter().map(|node| node.name.as_str()).collect();
-    let reason = format!(
-        "{} runs the new template and {why}; {} keep the earlier one until the cause is corrected",
-        node.name,
-        kept.join(", ")
-    );
-    Step::Stopped { reason }
+    Step::Stopped { reason: format!("{why}; {} keep the earlier one until the cause is corrected", kept.join(", ")) }
 }
 
 fn is_current(node: &Node, revision: &str) -> bool {
@@ -230,6 +234,36 @@ mod tests {
             nodes[2].problem = Some(Problem { cause, message: "is refused".into() });
             assert!(stops(&nodes), "{cause:?}");
         }
+    }
+
+    #[test]
+    fn what_was_wrong_with_a_pod_that_is_stopping_does_not_stop_the_rollout() {
+        let mut nodes = nodes(["old", "old", "old"]);
+        nodes[1].pod.as_mut().unwrap().terminating = true;
+        nodes[1].problem = Some(Problem { cause: Cause::Restarted, message: "was restarted".into() });
+        assert!(waits(&nodes));
+    }
+
+    #[test]
+    fn while_a_pod_of_the_new_template_answers_and_is_not_ready_a_crash_of_another_is_waited_for() {
+        let mut nodes = nodes(["old", "old", "new"]);
+        nodes[2].pod.as_mut().unwrap().ready = false;
+        nodes[2].report.as_mut().unwrap().ready = false;
+        fail(&mut nodes[1], 10, Some(Cause::CrashLoop));
+        assert!(waits(&nodes));
+        fail(&mut nodes[1], 61, Some(Cause::CrashLoop));
+        assert_eq!(replaced(&nodes), Some((1, false)));
+    }
+
+    #[test]
+    fn a_pod_that_stays_unready_is_kept_while_another_lacks_entries_that_it_may_have() {
+        let mut nodes = nodes(["old", "old", "old"]);
+        fail(&mut nodes[0], 61, None);
+        let report = nodes[1].report.as_mut().unwrap();
+        (report.groups_out_of_sync, report.voters_behind) = (1, vec!["n0".into()]);
+        assert_eq!(replaced(&nodes), Some((0, false)));
+        nodes[1].report.as_mut().unwrap().voters_behind.push("n2".into());
+        assert!(waits(&nodes));
     }
 
     #[test]

@@ -385,7 +385,20 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
         _ if ready < observed.nodes.len() => {
             draft(true, reason::STARTING, format!("{ready} of {} nodes are ready", observed.nodes.len()))
         }
+        _ if !pending(observed).is_empty() => {
+            let (why, held) = held(observed);
+            draft(false, why, format!("{} run an earlier template; {held}", pending(observed).join(", ")))
+        }
         _ => draft(false, reason::SETTLED, "every pod runs the current template".into()),
+    }
+}
+
+/// Returns why pods of an earlier template are not replaced although no step of a rollout is due.
+fn held(observed: &Observed<'_>) -> (&'static str, &'static str) {
+    match (observed.blocked, &observed.apply_error) {
+        (Some(blocked), _) => (blocked.reason, "nothing is applied until the spec is corrected"),
+        (None, Some((reason, _))) => (reason, "no pod is replaced until every object is applied"),
+        (None, None) => (reason::ROLLING, "no pod is replaced while the volumes are not those of the cluster"),
     }
 }
 

@@ -18,6 +18,8 @@ use kube::api::PostParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tokio::time::Instant;
 
+use super::build;
+
 /// Time after which the API server is asked again: a refusal may have been corrected, and what was admitted may be
 /// refused by now.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -38,7 +40,8 @@ pub(crate) enum Answer {
 /// The last answer, and to what.
 #[derive(Debug, Clone)]
 pub(crate) struct Trial {
-    revision: String,
+    /// Hash of the pod template.
+    template: String,
     at: Instant,
     answer: Answer,
 }
@@ -52,7 +55,9 @@ pub(crate) async fn ask(
     replaced: Option<&Pod>,
     last: &mut Option<Trial>,
 ) -> Answer {
-    if let Some(last) = last.as_ref().filter(|last| last.revision == revision && last.at.elapsed() < ASK_EVERY) {
+    // Not by the revision: in the pass that sees another template it is still that of the former one.
+    let template = build::hash(&wanted.spec.as_ref().map(|spec| &spec.template));
+    if let Some(last) = last.as_ref().filter(|last| last.template == template && last.at.elapsed() < ASK_EVERY) {
         return last.answer.clone();
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
@@ -62,7 +67,7 @@ pub(crate) async fn ask(
         Err(kube::Error::Api(status)) => judge(status.code, &status.message, replaced),
         Err(error) => Answer::Unknown(error.to_string()),
     };
-    *last = Some(Trial { revision: revision.to_owned(), at: Instant::now(), answer: answer.clone() });
+    *last = Some(Trial { template, at: Instant::now(), answer: answer.clone() });
     answer
 }
 
@@ -189,7 +194,6 @@ fn number(text: &str) -> Option<f64> {
 mod tests {
     use serde_json::json;
 
-    use super::super::build;
     use super::super::validate::{ImageDefaults, validate};
     use super::*;
     use crate::test_support::cluster;

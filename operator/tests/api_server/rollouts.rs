@@ -52,7 +52,7 @@ async fn a_template_that_admission_refuses_costs_no_pod() {
             let condition = condition(client, type_).await;
             assert_eq!((condition.status.as_str(), condition.reason.as_str()), (status, "NewTemplateFails"));
             let text = &condition.message;
-            assert!(text.contains("no pod was evicted") && text.contains("512Mi, but limit is 1Gi"), "{text}");
+            assert!(text.contains("no further pod is evicted") && text.contains("512Mi, but limit is 1Gi"), "{text}");
         }
     }
     let after = pods.get("prod-0").await.unwrap();

@@ -46,7 +46,7 @@ var faults = []fault{
 		apply:    `{"spec": {"resources": {"limits": {"memory": "2Gi"}}}}`,
 		correct:  `{"spec": {"resources": null}}`,
 		manifest: "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: small}\nspec: {hard: {limits.memory: 3Gi}}\n",
-		words:    []string{"no pod was evicted", "exceeded quota"}},
+		words:    []string{"no further pod is evicted", "exceeded quota"}},
 }
 
 // TestRolloutFaults rolls out templates that cannot start. Another broker is killed right after the change, and killed,

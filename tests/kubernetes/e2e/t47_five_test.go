@@ -127,13 +127,16 @@ func watchOuts(s *scenario) func() int {
 			if err != nil {
 				continue
 			}
-			in := 0
+			var out []string
 			for _, pod := range items {
-				if pod.condition("Ready").Status == "True" {
-					in++
+				if c := pod.condition("Ready"); c.Status != "True" {
+					out = append(out, fmt.Sprintf("%s (%s, Ready=%s %s)", pod.Metadata.Name, pod.Status.Phase, c.Status, c.Reason))
 				}
 			}
-			most = max(most, 5-in)
+			if count := len(out) + 5 - len(items); count > 1 && count > most {
+				s.Logf("unavailable at the same time: %d pods missing, not ready: %q", 5-len(items), out)
+			}
+			most = max(most, len(out)+5-len(items))
 		}
 	}()
 	return func() int { close(stop); return <-result }

@@ -68,6 +68,9 @@ pub struct StatusReply {
     /// Groups of which this node is a replica.
     #[prost(message, repeated, tag = "22")]
     pub groups: ::prost::alloc::vec::Vec<GroupReplica>,
+    /// Node ids of the voters that are not in sync in some group that this node leads.
+    #[prost(string, repeated, tag = "23")]
+    pub voters_behind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupReplica {

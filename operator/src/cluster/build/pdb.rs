@@ -10,22 +10,24 @@ use crate::cluster::evictions::Evictions;
 /// Label with a pod's name, set by the StatefulSet controller.
 const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 
-/// Builds the PodDisruptionBudget. A pod that its selector excludes may be evicted at any time.
+/// Builds the PodDisruptionBudget. Its selector names the pods, because with `minAvailable` each pod that it selects
+/// counts, and with `maxUnavailable` each that the StatefulSet should have.
 pub fn pdb<'a>(cluster: impl Into<Owner<'a>>, evictions: &Evictions) -> PodDisruptionBudget {
     let cluster = cluster.into();
-    let excluded = evictions.unprotected.as_ref().map(|pod| {
-        vec![LabelSelectorRequirement {
-            key: POD_NAME_LABEL.into(),
-            operator: "NotIn".into(),
-            values: Some(vec![pod.clone()]),
-        }]
-    });
+    let named = LabelSelectorRequirement {
+        key: POD_NAME_LABEL.into(),
+        operator: "In".into(),
+        values: Some(evictions.protected.clone()),
+    };
     let policy = if evictions.protect_unready { "IfHealthyBudget" } else { "AlwaysAllow" };
     PodDisruptionBudget {
         metadata: metadata(cluster, names_of(cluster).pdb),
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(i32::try_from(evictions.max_unavailable).unwrap_or(i32::MAX))),
-            selector: Some(LabelSelector { match_labels: Some(selector(cluster.name)), match_expressions: excluded }),
+            min_available: Some(IntOrString::Int(i32::try_from(evictions.min_available).unwrap_or(i32::MAX))),
+            selector: Some(LabelSelector {
+                match_labels: Some(selector(cluster.name)),
+                match_expressions: Some(vec![named]),
+            }),
             unhealthy_pod_eviction_policy: Some(policy.into()),
             ..PodDisruptionBudgetSpec::default()
         }),

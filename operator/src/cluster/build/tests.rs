@@ -4,8 +4,11 @@ use super::*;
 use crate::cluster::validate::{ImageDefaults, validate};
 use crate::test_support::cluster;
 
-/// Every node is in sync.
-const OPEN: Evictions = Evictions { max_unavailable: 1, protect_unready: true, unprotected: None };
+/// What is decided while every node is in sync.
+fn open() -> Evictions {
+    let protected = ["mosaic-0", "mosaic-1", "mosaic-2"].map(String::from).into();
+    Evictions { protected, min_available: 2, protect_unready: true }
+}
 
 fn built(spec: &str) -> ValidatedCluster {
     validate(&cluster(spec), &ImageDefaults::default()).unwrap()
@@ -13,7 +16,7 @@ fn built(spec: &str) -> ValidatedCluster {
 
 #[test]
 fn the_configuration_is_what_the_broker_accepts() {
-    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), &OPEN);
+    let children = children(&built("{replicas: 5, shards: 4, acl: {anonymous: true}}"), &open());
     let text = &children.config_map.data.unwrap()["broker.yaml"];
     let config = Config::parse(text).unwrap();
     assert_eq!((config.cluster.replicas, config.cluster.shards), (5, 4));
@@ -34,7 +37,7 @@ fn loopback_brokers_get_the_same_file_but_for_where_they_are() {
 #[test]
 fn children_are_owned_named_and_labelled() {
     let validated = built("{}");
-    let children = children(&validated, &OPEN);
+    let children = children(&validated, &open());
     insta::assert_yaml_snapshot!("client_service", children.client_service);
     insta::assert_yaml_snapshot!("peers_service", children.peers_service);
     insta::assert_yaml_snapshot!("pdb", children.pdb);
@@ -46,12 +49,6 @@ fn children_are_owned_named_and_labelled() {
 #[test]
 fn the_stateful_set_is_hardened_and_complete() {
     insta::assert_yaml_snapshot!("stateful_set", stateful_set(&built("{image: {repository: covey, tag: 9.9.9}}")));
-}
-
-#[test]
-fn the_budget_excludes_the_pod_that_is_not_needed() {
-    let evictions = Evictions { max_unavailable: 0, protect_unready: true, unprotected: Some("mosaic-2".into()) };
-    insta::assert_yaml_snapshot!("pdb_with_a_failed_pod", pdb(&built("{}"), &evictions).spec);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, EvictParams, Preconditions};
 use kube::runtime::events::EventType;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt};
 
 use super::super::nodes::Node;
 use super::super::rollout::{self, Step};
@@ -30,8 +30,6 @@ impl Pass<'_> {
         phase: &Phase,
         memory: &mut Memory,
     ) -> Result<Step, Error> {
-        let revision = self.revision(applied);
-        let step = rollout::next(nodes, revision.as_deref(), Timestamp::now());
         // Pods with foreign or empty disks are not replaced, because the disks may be needed to find the cause.
         if self.held().is_some()
             || applied.error().is_some()
@@ -39,7 +37,8 @@ impl Pass<'_> {
         {
             return Ok(Step::Idle);
         }
-        let step = self.unless_refused(step, nodes, revision.as_deref(), memory).await;
+        let revision = self.revision(applied);
+        let step = self.next_step(nodes, revision.as_deref(), memory).await;
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
         if *serving && self.basics.replicas > 1 {
             let node = nodes.iter().find(|node| node.ordinal == *ordinal);
@@ -62,29 +61,26 @@ impl Pass<'_> {
         self.evict(step).await
     }
 
-    /// Asks the API server whether it would admit a pod of the new template in place of the one that `step` replaces, and
-    /// returns `step`, or what takes its place. Once a pod of the new template exists the API server is not asked.
-    pub(super) async fn unless_refused(
-        &self,
-        step: Step,
-        nodes: &[Node],
-        revision: Option<&str>,
-        memory: &mut Memory,
-    ) -> Step {
-        let (Step::Replace { pod, .. }, Ok(cluster), Some(revision)) = (&step, &self.work, revision) else {
-            return step;
-        };
-        let is_current = |node: &Node| node.pod.as_ref().is_some_and(|pod| pod.revision.as_deref() == Some(revision));
-        if nodes.iter().any(is_current) {
+    /// Decides the next step. While no pod of the new template exists, the API server is asked first whether it would
+    /// admit one in place of an earlier one.
+    pub(super) async fn next_step(&self, nodes: &[Node], revision: Option<&str>, memory: &mut Memory) -> Step {
+        let step = rollout::next(nodes, revision, Timestamp::now());
+        let (Ok(cluster), Some(revision), None) = (&self.work, revision, self.held()) else { return step };
+        let outdated = rollout::outdated(nodes, revision);
+        let pods = nodes.iter().filter(|node| node.pod.is_some()).count();
+        let Some(first) = outdated.first().filter(|_| outdated.len() == pods) else { return step };
+        if matches!(step, Step::Stopped { .. }) {
             return step;
         }
         let mut wanted = build::stateful_set(cluster);
-        wanted.metadata.uid = self.facts.stateful_set.as_ref().and_then(kube::ResourceExt::uid);
-        let replaced = self.facts.pods.iter().find(|live| live.name_any() == *pod);
+        wanted.metadata.uid = self.facts.stateful_set.as_ref().and_then(ResourceExt::uid);
+        let replaced = self.facts.pods.iter().find(|live| live.name_any() == first.name);
         match trial::ask(&self.context.client, &wanted, revision, replaced, &mut memory.trial).await {
             Answer::Admitted => step,
             Answer::Refused(answer) => Step::Refused {
-                reason: format!("no pod was evicted, because one of the new template would be refused: {answer}"),
+                reason: format!(
+                    "no further pod is evicted, because one of the new template would be refused: {answer}"
+                ),
             },
             Answer::Unknown(answer) => Step::Wait {
                 reason: format!("the API server cannot say whether it would admit a pod of the new template: {answer}"),

@@ -365,3 +365,17 @@ fn one_node_that_the_operator_does_not_reach_leaves_the_majority_healthy() {
     assert!(table(&status).contains(&"QuorumHealthy=True/Quorum".to_owned()));
     assert!(table(&status).contains(&"Available=True/Serving".to_owned()));
 }
+
+#[test]
+fn a_rollout_that_is_held_up_is_not_called_settled() {
+    let mut case =
+        Case { apply_error: Some((reason::NAME_TAKEN, "Service mosaic is taken".into())), ..Case::default() };
+    case.nodes[2].pod.as_mut().unwrap().revision = Some("earlier".into());
+    let status = case.status();
+    let progressing = status.conditions.iter().find(|one| one.type_ == condition::PROGRESSING).unwrap();
+    assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", reason::NAME_TAKEN));
+    assert_eq!(
+        progressing.message,
+        "mosaic-2 run an earlier template; no pod is replaced until every object is applied"
+    );
+}
