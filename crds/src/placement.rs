@@ -85,7 +85,7 @@ pub struct Toleration {
     /// Effect of the taint. Absent: every effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<TaintEffect>,
-    /// Seconds that a pod stays on a machine with this taint. Absent: for ever. Needs effect NoExecute.
+    /// Seconds that a pod stays on a machine with this taint. Absent: without a limit. Needs effect NoExecute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub toleration_seconds: Option<i64>,
 }

@@ -26,7 +26,7 @@ pub struct Options {
 pub struct Match {
     /// Highest QoS of the subscriptions. That of the delivery is not above the QoS of the message.
     pub qos: QoS,
-    /// Whether any of them has Retain As Published.
+    /// True if at least one of the subscriptions has Retain As Published.
     pub retain_as_published: bool,
     /// Their subscription identifiers.
     pub identifiers: Vec<u32>,

@@ -84,7 +84,7 @@ fn entries() -> [Entry; 3] {
     ]
 }
 
-/// What is in the log, in the state store and in snapshots.
+/// Adds samples of the values in the log, in the state store and in snapshots.
 fn log(samples: &mut Samples) {
     let [blank, command, changed] = entries();
     samples.entry("entry.Blank", &blank);

@@ -191,8 +191,8 @@ pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Doc
     }
 }
 
-/// Deletes the generated Secrets of users whose password comes from a Secret of their own by now: what they hold admits
-/// nobody. A user whose new password could not be read, or whose rules are not enforced, keeps the old one in force and
+/// Deletes the generated Secrets of users whose password comes from a Secret of their own by now: brokers no longer
+/// accept the generated password. A user whose new password could not be read, or whose rules are not enforced, keeps the old one in force and
 /// its Secret too. A failure is logged and retried by the next pass.
 pub(crate) async fn delete_replaced_secrets(client: &Client, facts: &Facts, access: &Access) {
     let is_in_force = |user: &&MqttUser| access.projection.outcomes.get(&user.name_any()) == Some(&Outcome::Included);

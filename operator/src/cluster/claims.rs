@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
+use super::build;
 use super::nodes::Node;
 use super::ownership::{Claim, claim};
 use super::problem::Cause;
@@ -25,7 +26,7 @@ pub(crate) async fn explain_unscheduled(client: &Client, cluster: &ValidatedClus
     }
     let claims = list(client, &cluster.namespace, &cluster.name).await;
     for node in nodes.iter_mut().filter(|node| is_unscheduled(node)) {
-        let name = format!("data-{}", node.name);
+        let name = format!("{}-{}", build::DATA, node.name);
         let claim = claims.iter().find(|claim| claim.name_any() == name);
         if let (Some(problem), Some(claim)) = (&mut node.problem, claim)
             && let Some(sentence) = other_class(cluster.storage.class.as_deref(), claim, &problem.message)

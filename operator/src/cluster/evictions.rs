@@ -32,7 +32,7 @@ pub fn decide(nodes: &[Node], is_formed: bool, step: &Step) -> Evictions {
     let members = nodes::members(nodes);
     let cannot_return = matches!(step, Step::Stopped { .. } | Step::Refused { .. });
     if let [only] = members[..] {
-        // A single node has no other voters: a closed budget would block the drain of its machine for ever.
+        // A single node has no other voters: a closed budget would always block the drain of its machine.
         let min_available = u32::from(cannot_return);
         return Evictions { protected: vec![only.name.clone()], min_available, protect_unready: cannot_return };
     }

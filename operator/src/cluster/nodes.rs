@@ -11,6 +11,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::build;
 use super::formation::Answer;
 use super::problem::{self, Problem};
 use crate::admin::Client;
@@ -18,8 +19,6 @@ use crate::context::Memory;
 
 /// Time that a node has to answer a status request.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Label with the template revision, set by the StatefulSet controller.
-const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// One node.
 #[derive(Debug, Clone)]
@@ -104,7 +103,7 @@ fn facts(pod: &Pod) -> PodFacts {
         ready: is_ready,
         unready_since: ready.filter(|_| !is_ready).and_then(|one| one.last_transition_time.as_ref()).map(|time| time.0),
         terminating: pod.metadata.deletion_timestamp.is_some(),
-        revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL).cloned()),
+        revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(build::REVISION_LABEL).cloned()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use covey_contract::names;
+use covey_crds::{Cpu, Quantity};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod, ResourceRequirements, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -74,10 +75,9 @@ pub(crate) async fn ask(
 /// Builds the pod as the StatefulSet controller would, except for its name, which no pod of the cluster has.
 fn pod(wanted: &StatefulSet, revision: &str) -> Pod {
     let name = format!("{}-trial", wanted.name_any());
-    let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-    let mut spec = template.spec.unwrap_or_default();
-    let claims = wanted.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
-    let volumes = claims.map(|claim| Volume {
+    let set = wanted.spec.clone().unwrap_or_default();
+    let mut spec = set.template.spec.unwrap_or_default();
+    let volumes = set.volume_claim_templates.iter().flatten().map(|claim| Volume {
         name: claim.name_any(),
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
             claim_name: format!("{}-{name}", claim.name_any()),
@@ -87,10 +87,10 @@ fn pod(wanted: &StatefulSet, revision: &str) -> Pod {
     });
     spec.volumes.get_or_insert_default().extend(volumes);
     spec.hostname = Some(name.clone());
-    spec.subdomain = wanted.spec.as_ref().and_then(|spec| spec.service_name.clone());
-    let mut labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
-    labels.insert("controller-revision-hash".into(), revision.to_owned());
-    labels.insert("statefulset.kubernetes.io/pod-name".into(), name.clone());
+    spec.subdomain = set.service_name;
+    let mut labels = set.template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
+    labels.insert(build::REVISION_LABEL.into(), revision.to_owned());
+    labels.insert(build::POD_NAME_LABEL.into(), name.clone());
     let owner = wanted.uid().map(|uid| OwnerReference {
         api_version: StatefulSet::api_version(&()).into_owned(),
         kind: StatefulSet::kind(&()).into_owned(),
@@ -170,24 +170,10 @@ fn share(pod: &Pod, resource: &str) -> f64 {
     containers.filter_map(|container| amount(container.resources.as_ref()?)).sum()
 }
 
-/// Parses a quantity. `None` if it is not one.
+/// Parses an amount of cores, bytes or objects. `None` if it is none.
+#[expect(clippy::cast_precision_loss, reason = "bytes of a quota are far below 2^53")]
 fn number(text: &str) -> Option<f64> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (digits, suffix) = text.split_at_checked(split)?;
-    let factor = match suffix {
-        "m" => 0.001,
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1_048_576.0,
-        "Gi" => 1_073_741_824.0,
-        "Ti" => 1_099_511_627_776.0,
-        _ => return None,
-    };
-    Some(digits.parse::<f64>().ok()? * factor)
+    Cpu::new(text).cores().or_else(|| Quantity::new(text).bytes().map(|bytes| bytes as f64))
 }
 
 #[cfg(test)]

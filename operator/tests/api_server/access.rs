@@ -8,26 +8,15 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::passes::{context, create_cluster, create_user, document, pass};
+use super::passes::{condition, context, create_cluster, create_user, document, pass, user_condition};
 use super::{broker, clusters, config_maps, started, until, users};
 
 /// A quantity that the schema accepts although it exceeds `u64`.
 const TOO_LARGE: &str = "99999999999Ti";
-
-async fn condition(client: &Client, type_: &str) -> Condition {
-    let status = clusters(client).get("prod").await.unwrap().status.unwrap();
-    status.conditions.into_iter().find(|condition| condition.type_ == type_).unwrap()
-}
-
-async fn user_condition(client: &Client, user: &str) -> Condition {
-    users(client).get(user).await.unwrap().status.unwrap_or_else(|| panic!("{user} has no status")).conditions[0]
-        .clone()
-}
 
 async fn set(client: &Client, spec: Value) {
     let patch = Patch::Merge(json!({"spec": spec}));

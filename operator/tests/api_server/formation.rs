@@ -11,17 +11,8 @@ use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::passes::{context, create_cluster, create_user, document, pass};
+use super::passes::{condition, context, create_cluster, create_user, document, pass, user_condition};
 use super::{broker, clusters, rights, started, until, users};
-
-async fn reason(client: &Client, type_: &str) -> String {
-    let status = clusters(client).get("prod").await.unwrap().status.unwrap();
-    status.conditions.into_iter().find(|condition| condition.type_ == type_).unwrap().reason
-}
-
-async fn ready_reason(client: &Client, user: &str) -> String {
-    users(client).get(user).await.unwrap().status.unwrap().conditions[0].reason.clone()
-}
 
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
@@ -32,13 +23,13 @@ async fn a_cluster_is_formed_once_and_users_are_ready_when_every_node_enforces_t
     create_user(client, "worker", json!({"acl": [{"allow": ["Subscribe"], "topics": ["jobs/#"]}]})).await;
     let context = context(client);
     pass(&context).await;
-    assert_eq!(reason(client, "Ready").await, "Forming");
+    assert_eq!(condition(client, "Ready").await.reason, "Forming");
 
     let first = [broker::start(client, 0, "").await, broker::start(client, 1, "").await];
     pass(&context).await;
     let status = clusters(client).get("prod").await.unwrap().status.unwrap();
     assert_eq!((status.formation, status.cluster_id), (None, None), "nothing is written before all have answered");
-    assert_eq!(ready_reason(client, "worker").await, "NodesNotSynced");
+    assert_eq!(user_condition(client, "worker").await.reason, "NodesNotSynced");
 
     let third = broker::start(client, 2, "").await;
     pass(&context).await;
@@ -54,8 +45,8 @@ async fn a_cluster_is_formed_once_and_users_are_ready_when_every_node_enforces_t
     pass(&context).await;
     let status = clusters(client).get("prod").await.unwrap().status.unwrap();
     assert_eq!(status.cluster_id.as_deref(), Some(formation.cluster_id.as_str()));
-    assert_eq!((status.ready.as_str(), reason(client, "Ready").await.as_str()), ("3/3", "AllNodesReady"));
-    assert_eq!(reason(client, "AclSynced").await, "AllNodesEnforce");
+    assert_eq!((status.ready.as_str(), condition(client, "Ready").await.reason.as_str()), ("3/3", "AllNodesReady"));
+    assert_eq!(condition(client, "AclSynced").await.reason, "AllNodesEnforce");
     assert!(first.iter().all(|node| node.state.lock().initialized.len() == 1), "told once");
     let worker = users(client).get("worker").await.unwrap().status.unwrap();
     assert_eq!((worker.conditions[0].reason.as_str(), worker.synced_nodes.as_deref()), ("Synced", Some("3/3")));
@@ -67,8 +58,8 @@ async fn a_name_belongs_to_the_oldest(client: &Client, context: &std::sync::Arc<
     tokio::time::sleep(Duration::from_millis(1100)).await;
     create_user(client, "impostor", json!({"username": "worker"})).await;
     pass(context).await;
-    assert_eq!(ready_reason(client, "impostor").await, "Conflict");
-    assert_eq!(ready_reason(client, "worker").await, "Synced");
+    assert_eq!(user_condition(client, "impostor").await.reason, "Conflict");
+    assert_eq!(user_condition(client, "worker").await.reason, "Synced");
     users(client).delete("impostor", &DeleteParams::default()).await.unwrap();
 }
 
@@ -80,11 +71,11 @@ async fn another_disk_stops_everything(
     let before = node.state.lock().cluster_id.clone();
     node.state.lock().cluster_id = "of-another-cluster".into();
     pass(context).await;
-    assert_eq!(reason(client, "Ready").await, "ForeignDisk");
+    assert_eq!(condition(client, "Ready").await.reason, "ForeignDisk");
     assert_eq!(node.state.lock().initialized.len(), 1);
     node.state.lock().cluster_id = before;
     pass(context).await;
-    assert_eq!(reason(client, "Ready").await, "AllNodesReady");
+    assert_eq!(condition(client, "Ready").await.reason, "AllNodesReady");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde_json::json;
@@ -43,6 +44,18 @@ pub(crate) async fn create_user(client: &Client, name: &str, spec: serde_json::V
 
 pub(crate) async fn pass(context: &Arc<Context>) {
     Box::pin(reconcile(context, "default", "prod")).await.unwrap();
+}
+
+/// Returns a condition of cluster `prod`.
+pub(crate) async fn condition(client: &Client, type_: &str) -> Condition {
+    let status = clusters(client).get("prod").await.unwrap().status.unwrap();
+    status.conditions.into_iter().find(|condition| condition.type_ == type_).unwrap()
+}
+
+/// Returns the first condition of a user, which is Ready.
+pub(crate) async fn user_condition(client: &Client, user: &str) -> Condition {
+    let status = users(client).get(user).await.unwrap().status;
+    status.unwrap_or_else(|| panic!("{user} has no status")).conditions[0].clone()
 }
 
 pub(crate) async fn document(client: &Client) -> Document {

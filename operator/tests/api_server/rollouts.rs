@@ -2,18 +2,12 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{LimitRange, Pod, ResourceQuota};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
-use super::passes::{context, create_cluster, pass};
-use super::{broker, clusters, started, until};
-
-async fn condition(client: &Client, type_: &str) -> Condition {
-    let status = clusters(client).get("prod").await.unwrap().status.unwrap();
-    status.conditions.into_iter().find(|condition| condition.type_ == type_).unwrap()
-}
+use super::passes::{condition, context, create_cluster, pass};
+use super::{broker, started, until};
 
 /// Forms a cluster of one node, whose pod then runs an earlier template.
 async fn outdated(client: &Client) -> broker::Node {

@@ -42,7 +42,7 @@ struct Awaiting {
 pub(crate) struct Granted {
     /// Change of the filters that other nodes must know before the SUBACK.
     pub(crate) change: u64,
-    /// Whether the subscription is new, or replaces one.
+    /// True if the session had no subscription with this filter.
     pub(crate) is_new: bool,
 }
 

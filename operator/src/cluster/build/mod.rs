@@ -24,10 +24,15 @@ pub use pdb::pdb;
 pub use secrets::{
     access_metadata, access_secret, peer_ca_metadata, peer_ca_secret, peer_tls_metadata, peer_tls_secret,
 };
-pub use stateful_set::stateful_set;
+pub use stateful_set::{DATA, stateful_set};
 
 use super::evictions::Evictions;
 use super::validate::{Owner, ValidatedCluster};
+
+/// Label with a pod's name, set by the StatefulSet controller.
+pub(crate) const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
+/// Label with the template revision of a pod, set by the StatefulSet controller.
+pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// Children that are applied on every pass, before the StatefulSet.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,11 +4,8 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Owner, metadata, names_of, selector};
+use super::{Owner, POD_NAME_LABEL, metadata, names_of, selector};
 use crate::cluster::evictions::Evictions;
-
-/// Label with a pod's name, set by the StatefulSet controller.
-const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 
 /// Builds the PodDisruptionBudget. Its selector names the pods, because with `minAvailable` each pod that it selects
 /// counts, and with `maxUnavailable` each that the StatefulSet should have.

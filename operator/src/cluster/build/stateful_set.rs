@@ -24,7 +24,8 @@ use super::{ValidatedCluster, config_map, immutable_selector, labels, metadata, 
 const USER: i64 = 65_532;
 /// Seconds that a pod has to stop in addition to the deadline of its drain.
 const STOP_SECONDS: u64 = 60;
-const DATA: &str = "data";
+/// Name of the claim template, which begins the name of each claim.
+pub const DATA: &str = "data";
 
 /// Builds the StatefulSet of a cluster.
 pub fn stateful_set(cluster: &ValidatedCluster) -> StatefulSet {

@@ -82,7 +82,7 @@ fn toleration(one: &Toleration, problems: &mut Problems) -> core::Toleration {
 fn affinity(given: &Value, problems: &mut Problems) -> Option<core::Affinity> {
     match serde_json::from_value::<core::Affinity>(given.clone()) {
         Ok(affinity) => {
-            let known = serde_json::to_value(&affinity).unwrap_or_default();
+            let known = serde_json::to_value(&affinity).expect("an object of the API server is JSON");
             problems.expect(
                 known == *given,
                 "placement.affinity has a field that the affinity of a Pod does not have, or lacks a required one",
