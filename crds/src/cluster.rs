@@ -373,12 +373,24 @@ pub enum DeletionPolicy {
     Delete,
 }
 
+/// Default of `rollout.minReadySeconds`.
+pub const MIN_READY_SECONDS: u32 = 10;
+
 /// How pods are stopped and replaced.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rollout {
+    /// Seconds that a pod of a new template must have been ready before the next pod is evicted, 0 to 3600; default 10. Choose more if a broker that fails may run that long. A change does not restart pods.
+    #[schemars(range(min = 0, max = 3600))]
+    pub min_ready_seconds: u32,
     /// How a stopping node disconnects its clients. A change rolls the pods.
     pub drain: Drain,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { min_ready_seconds: MIN_READY_SECONDS, drain: Drain::default() }
+    }
 }
 
 /// How a stopping node disconnects its clients.

@@ -15,8 +15,8 @@ mod user;
 mod value;
 
 pub use cluster::{
-    AccessMode, Acl, Alerts, DeletionPolicy, Drain, ExternalTrafficPolicy, Fence, Listener, Mqtt, MqttCluster,
-    MqttClusterSpec, Protocol, QueueFullPolicy, Rollout, Service, ServiceType, Sessions, Storage,
+    AccessMode, Acl, Alerts, DeletionPolicy, Drain, ExternalTrafficPolicy, Fence, Listener, MIN_READY_SECONDS, Mqtt,
+    MqttCluster, MqttClusterSpec, Protocol, QueueFullPolicy, Rollout, Service, ServiceType, Sessions, Storage,
 };
 pub use definition::{Error, all, file_name, to_yaml};
 pub use placement::{Placement, Spread, TaintEffect, Toleration, TolerationOperator};

@@ -55,15 +55,16 @@ fn spares_one(members: &[&Node]) -> bool {
 #[cfg(test)]
 mod tests {
     use covey_contract::proto::StatusReply;
-    use jiff::Timestamp;
+    use jiff::SignedDuration;
 
-    use super::super::node_samples::{NOW, fail, node, nodes};
+    use super::super::node_samples::{NOW, at, fail, node, nodes};
     use super::super::problem::Cause;
-    use super::super::rollout;
+    use super::super::rollout::{self, Terms};
     use super::*;
 
     fn decided(nodes: &[Node]) -> Evictions {
-        decide(nodes, true, &rollout::next(nodes, Some("new"), Timestamp::from_second(NOW).unwrap()))
+        let terms = Terms { is_formed: true, min_ready: SignedDuration::ZERO };
+        decide(nodes, true, &rollout::next(nodes, Some("new"), terms, at(NOW)))
     }
 
     /// Makes a node unready, and has the others report that it is behind.

@@ -43,6 +43,8 @@ pub struct PodFacts {
     pub ready: bool,
     /// When the Ready condition became false. Absent while it is true, and before the kubelet has written it.
     pub unready_since: Option<Timestamp>,
+    /// When the Ready condition became true. Absent while it is not.
+    pub ready_since: Option<Timestamp>,
     pub terminating: bool,
     /// Template revision of the pod.
     pub revision: Option<String>,
@@ -97,11 +99,13 @@ fn facts(pod: &Pod) -> PodFacts {
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let ready = conditions.iter().find(|one| one.type_ == "Ready");
     let is_ready = ready.is_some_and(|one| one.status == "True");
+    let since = ready.and_then(|one| one.last_transition_time.as_ref()).map(|time| time.0);
     PodFacts {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         ip: status.and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty()),
         ready: is_ready,
-        unready_since: ready.filter(|_| !is_ready).and_then(|one| one.last_transition_time.as_ref()).map(|time| time.0),
+        unready_since: since.filter(|_| !is_ready),
+        ready_since: since.filter(|_| is_ready),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(build::REVISION_LABEL).cloned()),
     }

@@ -134,7 +134,15 @@ impl Pass<'_> {
     async fn run(mut self, identity: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
         let mut nodes = self.nodes(&self.facts.pods, memory).await;
         let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
-        let access = access::project(&self.basics, &self.facts, &taken, &nodes, memory).await?;
+        let access = match access::project(&self.basics, &self.facts, &taken, &nodes, memory).await {
+            Ok(access) => access,
+            Err(error) => {
+                // The budget protects the pods whatever happens to the access document.
+                let kept = self.keep_budget(&nodes, memory).await;
+                kept.unwrap_or_else(|error| tracing::warn!(%error, "failed to update the disruption budget"));
+                return Err(error.into());
+            }
+        };
         access::note_revisions(memory, &access);
         let document = &access.projection.document;
         let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
@@ -199,20 +207,24 @@ impl Pass<'_> {
         evictions::decide(nodes, form::is_formed(&self.facts.cluster), &step)
     }
 
+    /// Updates the disruption budget alone, if it exists and belongs to the cluster.
+    async fn keep_budget(&self, nodes: &[Node], memory: &mut Memory) -> Result<(), apply::Error> {
+        let budget = build::pdb(&self.basics, &self.evictions(nodes, memory).await);
+        apply::keep_budget(&self.context.client, &budget, &mut memory.children).await
+    }
+
     /// Applies the children. `failures` are those of Secrets that pods need. If there are any, or another child that
     /// pods need fails, the StatefulSet is not applied.
     async fn apply(&self, nodes: &[Node], mut failures: Vec<apply::Error>, memory: &mut Memory) -> Applied {
-        let evictions = self.evictions(nodes, memory).await;
         let cluster = match &self.work {
             Ok(cluster) if !self.basics.paused => cluster,
             _ => {
-                let budget = build::pdb(&self.basics, &evictions);
-                failures.extend(apply::keep_budget(&self.context.client, &budget, &mut memory.children).await.err());
+                failures.extend(self.keep_budget(nodes, memory).await.err());
                 return Applied::without_workload(failures);
             }
         };
         let client = &self.context.client;
-        let children = build::children(cluster, &evictions);
+        let children = build::children(cluster, &self.evictions(nodes, memory).await);
         let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);

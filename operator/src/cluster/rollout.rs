@@ -11,6 +11,7 @@
 //!  another pod is not ready ----------------------------------------> Wait; after a minute Replace, if it has an
 //!                                                                     earlier template and the others can serve
 //!                                                                     without it
+//!  a pod of the new template has not been ready for long enough ----> Wait
 //!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last
 //! ```
 //!
@@ -42,13 +43,22 @@ pub enum Step {
     Replace { ordinal: u32, pod: String, uid: String, serving: bool },
 }
 
+/// What a rollout depends on besides the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether the cluster is formed. Before that no node holds data, and none is needed by the others.
+    pub is_formed: bool,
+    /// Time that a pod of the new template must have been ready before the next pod is evicted.
+    pub min_ready: SignedDuration,
+}
+
 /// Returns the nodes whose pod runs another template than `revision`.
 pub fn outdated<'a>(nodes: &'a [Node], revision: &str) -> Vec<&'a Node> {
     nodes.iter().filter(|node| node.pod.is_some() && !is_current(node, revision)).collect()
 }
 
 /// Decides the next step. `revision` is the StatefulSet's update revision, once its controller has seen the last change.
-pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
+pub fn next(nodes: &[Node], revision: Option<&str>, terms: Terms, now: Timestamp) -> Step {
     let Some(revision) = revision else {
         return wait("the StatefulSet's controller has not seen the last change");
     };
@@ -83,13 +93,18 @@ pub fn next(nodes: &[Node], revision: Option<&str>, now: Timestamp) -> Step {
     let unready: Vec<&Node> = members.iter().copied().filter(|node| !node.is_ready()).collect();
     if let Some(first) = unready.first() {
         let has_failed = !is_current(first, revision) && is_unready_long(first, now);
-        if has_failed && (members.len() == 1 || can_spare(&members, first)) {
+        if has_failed && (!terms.is_formed || members.len() == 1 || can_spare(&members, first)) {
             return replace(first, false);
         }
         return wait(format!("node {} is not ready", first.name));
     }
     if !is_settled(members.iter().copied()) {
         return wait("a group has a voter that is not in sync");
+    }
+    let is_new = |node: &&Node| !is_ready_long(node, terms.min_ready, now);
+    if let Some(node) = nodes.iter().filter(|node| is_current(node, revision)).find(is_new) {
+        let seconds = terms.min_ready.as_secs();
+        return wait(format!("{} must be ready for {seconds} s before the next pod is evicted", node.name));
     }
     let leader = |node: &Node| node.report.as_ref().is_some_and(|report| report.meta_leader == report.node_id);
     let next = outdated.iter().max_by_key(|node| (!leader(node), node.ordinal));
@@ -118,7 +133,8 @@ fn fails(node: &Node, why: &str, outdated: &[&Node]) -> Step {
 
 fn stopped(why: &str, outdated: &[&Node]) -> Step {
     let kept: Vec<&str> = outdated.iter().map(|node| node.name.as_str()).collect();
-    Step::Stopped { reason: format!("{why}; {} keep the earlier one until the cause is corrected", kept.join(", ")) }
+    let verb = if kept.len() == 1 { "keeps" } else { "keep" };
+    Step::Stopped { reason: format!("{why}; {} {verb} the earlier one until the cause is corrected", kept.join(", ")) }
 }
 
 fn is_current(node: &Node, revision: &str) -> bool {
@@ -132,6 +148,12 @@ fn is_stuck(node: &Node) -> bool {
 fn is_unready_long(node: &Node, now: Timestamp) -> bool {
     let since = node.pod.as_ref().and_then(|pod| pod.unready_since);
     since.is_some_and(|since| now.duration_since(since) > UNREADY_LIMIT)
+}
+
+/// Returns whether the pod has been ready for this time. A pod for which no time is known counts.
+fn is_ready_long(node: &Node, time: SignedDuration, now: Timestamp) -> bool {
+    let since = node.pod.as_ref().and_then(|pod| pod.ready_since);
+    since.is_none_or(|since| now.duration_since(since) >= time)
 }
 
 fn wait(reason: impl Into<String>) -> Step {
@@ -150,8 +172,10 @@ mod tests {
     use super::super::node_samples::{NOW, at, fail, node, nodes};
     use super::*;
 
+    const TERMS: Terms = Terms { is_formed: true, min_ready: SignedDuration::from_secs(10) };
+
     fn decide(nodes: &[Node]) -> Step {
-        next(nodes, Some("new"), at(NOW))
+        next(nodes, Some("new"), TERMS, at(NOW))
     }
 
     fn replaced(nodes: &[Node]) -> Option<(u32, bool)> {
@@ -174,7 +198,7 @@ mod tests {
     #[test]
     fn nothing_happens_when_every_pod_is_current() {
         assert_eq!(decide(&nodes(["new", "new", "new"])), Step::Idle);
-        assert!(matches!(next(&nodes(["new", "new", "new"]), None, at(NOW)), Step::Wait { .. }));
+        assert!(matches!(next(&nodes(["new", "new", "new"]), None, TERMS, at(NOW)), Step::Wait { .. }));
     }
 
     #[test]
@@ -351,6 +375,29 @@ mod tests {
         assert_eq!(replaced(&nodes), Some((0, false)));
         fail(&mut nodes[1], 61, None);
         assert!(waits(&nodes), "all are cut off: none is replaced before the others are back");
+    }
+
+    #[test]
+    fn a_pod_of_the_new_template_must_stay_ready_before_the_next_one_goes() {
+        let mut nodes = nodes(["old", "new", "old"]);
+        nodes[1].pod.as_mut().unwrap().ready_since = Some(at(NOW - 9));
+        let Step::Wait { reason } = decide(&nodes) else { panic!("it has been ready for 9 s only") };
+        assert_eq!(reason, "mosaic-1 must be ready for 10 s before the next pod is evicted");
+        nodes[1].pod.as_mut().unwrap().ready_since = Some(at(NOW - 10));
+        assert_eq!(replaced(&nodes), Some((0, true)));
+        nodes[0].pod.as_mut().unwrap().ready_since = Some(at(NOW - 1));
+        assert_eq!(replaced(&nodes), Some((0, true)), "how long a pod of the earlier template is ready says nothing");
+    }
+
+    #[test]
+    fn before_the_cluster_is_formed_a_template_that_hangs_is_replaced_after_its_correction() {
+        let mut nodes = nodes(["broken", "broken", "broken"]);
+        for node in &mut nodes {
+            fail(node, 61, None);
+        }
+        assert!(waits(&nodes), "a formed cluster may only be out of reach");
+        let step = next(&nodes, Some("new"), Terms { is_formed: false, ..TERMS }, at(NOW));
+        assert!(matches!(step, Step::Replace { ordinal: 0, serving: false, .. }), "{step:?}");
     }
 
     #[test]

@@ -134,6 +134,13 @@ fn pending(observed: &Observed<'_>) -> Vec<String> {
     outdated.into_iter().map(|node| node.name.clone()).collect()
 }
 
+/// Returns which pods run an earlier template, as the beginning of a message.
+fn run_an_earlier_template(observed: &Observed<'_>) -> String {
+    let pending = pending(observed);
+    let verb = if pending.len() == 1 { "runs" } else { "run" };
+    format!("{} {verb} an earlier template", pending.join(", "))
+}
+
 fn quorum(observed: &Observed<'_>) -> Quorum {
     let nodes = observed.nodes;
     let reports: Vec<_> = nodes.iter().filter_map(|node| node.report.as_ref()).collect();
@@ -371,8 +378,7 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     match (observed.phase, observed.step) {
         (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
         _ if observed.paused && !pending(observed).is_empty() => {
-            let pending = pending(observed).join(", ");
-            draft(false, reason::PAUSED, format!("{pending} run an earlier template; spec.paused is true"))
+            draft(false, reason::PAUSED, format!("{}; spec.paused is true", run_an_earlier_template(observed)))
         }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why } | Step::Refused { reason: why }) => {
@@ -387,7 +393,7 @@ fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
         }
         _ if !pending(observed).is_empty() => {
             let (why, held) = held(observed);
-            draft(false, why, format!("{} run an earlier template; {held}", pending(observed).join(", ")))
+            draft(false, why, format!("{}; {held}", run_an_earlier_template(observed)))
         }
         _ => draft(false, reason::SETTLED, "every pod runs the current template".into()),
     }

@@ -130,11 +130,16 @@ func watchOuts(s *scenario) func() int {
 			var out []string
 			for _, pod := range items {
 				if c := pod.condition("Ready"); c.Status != "True" {
-					out = append(out, fmt.Sprintf("%s (%s, Ready=%s %s)", pod.Metadata.Name, pod.Status.Phase, c.Status, c.Reason))
+					out = append(out, pod.Metadata.Name)
 				}
 			}
 			if count := len(out) + 5 - len(items); count > 1 && count > most {
 				s.Logf("unavailable at the same time: %d pods missing, not ready: %q", 5-len(items), out)
+				for _, name := range out {
+					// A pod whose broker has not started has no log.
+					text, err := try(tool("kubectl", "-n", s.namespace, "logs", name, "--since=20s", "--tail=60"))
+					s.Logf("log of %s: %v\n%s", name, err, text)
+				}
 			}
 			most = max(most, len(out)+5-len(items))
 		}

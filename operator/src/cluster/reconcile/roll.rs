@@ -8,10 +8,11 @@ use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt};
 
 use super::super::nodes::Node;
-use super::super::rollout::{self, Step};
+use super::super::rollout::{self, Step, Terms};
 use super::super::status::Phase;
 use super::super::trial::{self, Answer};
-use super::super::{build, dereference, nodes};
+use super::super::validate::MIN_READY_DEFAULT;
+use super::super::{build, dereference, form, nodes};
 use super::{Applied, Error, Pass};
 use crate::context::Memory;
 
@@ -64,7 +65,7 @@ impl Pass<'_> {
     /// Decides the next step. While no pod of the new template exists, the API server is asked first whether it would
     /// admit one in place of an earlier one.
     pub(super) async fn next_step(&self, nodes: &[Node], revision: Option<&str>, memory: &mut Memory) -> Step {
-        let step = rollout::next(nodes, revision, Timestamp::now());
+        let step = rollout::next(nodes, revision, self.terms(), Timestamp::now());
         let (Ok(cluster), Some(revision), None) = (&self.work, revision, self.held()) else { return step };
         let outdated = rollout::outdated(nodes, revision);
         let pods = nodes.iter().filter(|node| node.pod.is_some()).count();
@@ -93,7 +94,12 @@ impl Pass<'_> {
         let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
         let nodes = self.nodes(&pods, memory).await;
-        Ok(rollout::next(&nodes, revision, Timestamp::now()))
+        Ok(rollout::next(&nodes, revision, self.terms(), Timestamp::now()))
+    }
+
+    fn terms(&self) -> Terms {
+        let min_ready = self.work.as_ref().map_or(MIN_READY_DEFAULT, |cluster| cluster.min_ready);
+        Terms { is_formed: form::is_formed(&self.facts.cluster), min_ready: min_ready.try_into().unwrap_or_default() }
     }
 
     /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together

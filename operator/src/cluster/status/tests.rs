@@ -299,7 +299,7 @@ fn a_pause_with_pods_of_an_earlier_template_is_not_called_settled() {
     let status = case.status();
     let progressing = status.conditions.iter().find(|condition| condition.type_ == "Progressing").unwrap();
     assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "Paused"));
-    assert!(progressing.message.contains("mosaic-1 run an earlier template"), "{}", progressing.message);
+    assert!(progressing.message.contains("mosaic-1 runs an earlier template"), "{}", progressing.message);
 }
 
 #[test]
@@ -376,6 +376,6 @@ fn a_rollout_that_is_held_up_is_not_called_settled() {
     assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", reason::NAME_TAKEN));
     assert_eq!(
         progressing.message,
-        "mosaic-2 run an earlier template; no pod is replaced until every object is applied"
+        "mosaic-2 runs an earlier template; no pod is replaced until every object is applied"
     );
 }
