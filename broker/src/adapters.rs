@@ -23,9 +23,9 @@ use crate::readiness::Readiness;
 
 /// Access control for connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Door(pub(crate) Access);
+pub(crate) struct AccessGuard(pub(crate) Access);
 
-impl connection::Guard for Door {
+impl connection::Guard for AccessGuard {
     type Principal = Principal;
 
     async fn authenticate(
@@ -63,9 +63,9 @@ impl connection::Principal for Principal {
 
 /// Counts the events of connections, the node and access control in the metrics.
 #[derive(Debug, Clone)]
-pub(crate) struct Counting(pub(crate) Arc<Metrics>);
+pub(crate) struct MetricsObserver(pub(crate) Arc<Metrics>);
 
-impl connection::Observer for Counting {
+impl connection::Observer for MetricsObserver {
     fn opened(&self) {
         self.0.clients.opened.inc();
     }
@@ -145,7 +145,7 @@ fn kind(packet: &Packet) -> PacketType {
     }
 }
 
-impl access::Observer for Counting {
+impl access::Observer for MetricsObserver {
     fn authenticated(&self, result: AuthResult) {
         self.0.access.auth.get(result).inc();
     }
@@ -181,7 +181,7 @@ impl access::Observer for Counting {
     }
 }
 
-impl node::Observer for Counting {
+impl node::Observer for MetricsObserver {
     fn dropped_unreachable(&self) {
         self.0.messages.dropped.get(QoS::AtMostOnce).get(DropReason::PeerUnreachable).inc();
     }
@@ -195,9 +195,9 @@ impl node::Observer for Counting {
     }
 }
 
-/// Facts for the admin service that do not come from the node.
+/// The part of the status that does not come from the node.
 #[derive(Debug, Clone)]
-pub(crate) struct NodeFacts {
+pub(crate) struct NodeStatusSource {
     /// Enforced access rules.
     pub(crate) access: Access,
     /// Readiness checks.
@@ -206,7 +206,7 @@ pub(crate) struct NodeFacts {
     pub(crate) data: PathBuf,
 }
 
-impl admin::Facts for NodeFacts {
+impl admin::StatusSource for NodeStatusSource {
     fn failing_checks(&self) -> Vec<String> {
         self.readiness.failing().iter().map(|check| check.text().to_owned()).collect()
     }
@@ -223,8 +223,8 @@ impl admin::Facts for NodeFacts {
         Box::pin(self.access.apply(document))
     }
 
-    fn space(&self) -> (u64, u64) {
-        Space::read(&self.data).map_or((0, 0), |space| (space.free, space.capacity))
+    fn space(&self) -> Option<Space> {
+        Space::read(&self.data).ok()
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn what_access_control_reports_is_in_its_series() {
         let metrics = Metrics::new("0", "0").unwrap();
-        let observer: &dyn access::Observer = &Counting(metrics.clone());
+        let observer: &dyn access::Observer = &MetricsObserver(metrics.clone());
         observer.authenticated(AuthResult::RateLimit);
         observer.checked(AuthMethod::Argon2id, Duration::from_millis(2));
         observer.decided(Action::Publish, Decision::Denied(1));

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use covey_contract::proto::admin_server::AdminServer;
 use covey_contract::proto::{self, admin_server::Admin};
+use covey_log::space::Space;
 use covey_node::{Membership, Node};
 use covey_raft::MAX_MESSAGE;
 use covey_types::{GroupId, NodeId};
 use tonic::{Request, Response, Status};
 
 /// Parts of the status that do not come from the node.
-pub trait Facts: Send + Sync + 'static {
+pub trait StatusSource: Send + Sync + 'static {
     /// Returns the names of the readiness checks that fail.
     fn failing_checks(&self) -> Vec<String>;
     /// Returns whether the broker is disconnecting its clients in order to stop.
@@ -20,8 +21,8 @@ pub trait Facts: Send + Sync + 'static {
     fn access(&self) -> proto::AccessStatus;
     /// Enforces a JSON document if its revision is higher than the one in force. Returns the resulting status.
     fn apply_access(&self, document: bytes::Bytes) -> futures::future::BoxFuture<'_, proto::AccessStatus>;
-    /// Returns the free and the total bytes of the data volume; zeros if they cannot be read.
-    fn space(&self) -> (u64, u64);
+    /// Returns the space on the data volume; `None` if it cannot be read.
+    fn space(&self) -> Option<Space>;
 }
 
 /// Implementation of the admin service.
@@ -30,8 +31,8 @@ pub struct AdminService {
     pub node: Arc<Node>,
     /// Membership of the node, which `Initialize` changes.
     pub membership: Arc<Membership>,
-    /// Facts from outside the node.
-    pub facts: Arc<dyn Facts>,
+    /// The rest of the status.
+    pub source: Arc<dyn StatusSource>,
 }
 
 impl std::fmt::Debug for AdminService {
@@ -48,8 +49,8 @@ impl AdminService {
 
     fn status_now(&self) -> proto::StatusReply {
         let (node, identity) = (&self.node, &self.membership.identity);
-        let failing_checks = self.facts.failing_checks();
-        let (storage_free_bytes, storage_capacity_bytes) = self.facts.space();
+        let failing_checks = self.source.failing_checks();
+        let space = self.source.space();
         let meta_leader = node.cluster.leadership(GroupId::META).borrow().leader;
         let totals = node.durable_totals();
         let behind = node.voters_behind();
@@ -62,13 +63,13 @@ impl AdminService {
             ready: failing_checks.is_empty(),
             failing_checks,
             member: node.is_member(),
-            draining: self.facts.is_draining(),
-            access: Some(self.facts.access()),
+            draining: self.source.is_draining(),
+            access: Some(self.source.access()),
             connections: node.sessions_here() as u64,
             sessions: (totals.online + totals.offline) as u64,
             retained: node.retained_size().0 as u64,
-            storage_free_bytes,
-            storage_capacity_bytes,
+            storage_free_bytes: space.as_ref().map_or(0, |space| space.free),
+            storage_capacity_bytes: space.as_ref().map_or(0, |space| space.capacity),
             meta_leader: meta_leader.map(|node| node.to_string()).unwrap_or_default(),
             groups_out_of_sync: count(behind.len()),
             voters_behind: behind
@@ -112,7 +113,7 @@ impl Admin for AdminService {
         &self,
         request: Request<proto::ApplyAccessRequest>,
     ) -> Result<Response<proto::ApplyAccessReply>, Status> {
-        let access = self.facts.apply_access(request.into_inner().document).await;
+        let access = self.source.apply_access(request.into_inner().document).await;
         Ok(Response::new(proto::ApplyAccessReply { access: Some(access) }))
     }
 

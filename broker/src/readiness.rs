@@ -88,7 +88,6 @@ impl Judge {
         self.readiness.set(Check::Joined, member);
         self.readiness.set(Check::Lease, leased);
         self.readiness.set(Check::Access, self.access.is_loaded());
-        self.readiness.set(Check::Certificate, true);
         self.metrics.node.fenced.set(i64::from(member && !leased));
     }
 }

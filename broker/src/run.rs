@@ -28,7 +28,7 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::access::{self, Access};
-use crate::adapters::{Counting, Door, NodeFacts};
+use crate::adapters::{AccessGuard, MetricsObserver, NodeStatusSource};
 use crate::admin::AdminService;
 use crate::http;
 use crate::metrics::{Check, Metrics, StorageKind};
@@ -115,6 +115,8 @@ impl Host {
         self.spawn("HTTP port", complain("HTTP", serving));
         let opened = opening.await?;
         self.readiness.set(Check::Disk, true);
+        // A node whose certificate cannot be loaded does not open.
+        self.readiness.set(Check::Certificate, true);
         Ok(opened)
     }
 }
@@ -222,7 +224,7 @@ async fn open_node(opening: Opening) -> Result<Opened, Error> {
         data: config.paths.data.clone(),
         mount: config.paths.access.clone(),
         anonymous: config.anonymous,
-        observer: Arc::new(Counting(metrics.clone())),
+        observer: Arc::new(MetricsObserver(metrics.clone())),
     });
     let (node, membership) = node::start(Parts {
         config: config.clone(),
@@ -230,7 +232,7 @@ async fn open_node(opening: Opening) -> Result<Opened, Error> {
         log: log.clone(),
         dir: config.paths.data.clone(),
         pool,
-        observer: Arc::new(Counting(metrics)),
+        observer: Arc::new(MetricsObserver(metrics)),
         tuning: Tuning::default(),
         fatal: Arc::new(|group, reason| end_process(&format!("group {group} cannot go on: {reason}"))),
         supervisor,
@@ -301,8 +303,8 @@ impl Broker {
         host.spawn("event loop lag", host.metrics.clone().measure_lag(host.stop.clone()));
         let context = Context::new(
             Arc::new(NodeSessions(self.node.clone())),
-            Arc::new(Door(access.clone())),
-            Arc::new(Counting(host.metrics.clone())),
+            Arc::new(AccessGuard(access.clone())),
+            Arc::new(MetricsObserver(host.metrics.clone())),
             Limits::from_config(config),
             self.drain.clone(),
         );
@@ -347,9 +349,12 @@ impl Broker {
         data: &Path,
     ) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let facts =
-            NodeFacts { access: access.clone(), readiness: self.host.readiness.clone(), data: PathBuf::from(data) };
-        let service = AdminService { node: self.node.clone(), membership, facts: Arc::new(facts) };
+        let source = NodeStatusSource {
+            access: access.clone(),
+            readiness: self.host.readiness.clone(),
+            data: PathBuf::from(data),
+        };
+        let service = AdminService { node: self.node.clone(), membership, source: Arc::new(source) };
         let routes = service.into_routes();
         let serving = peer::serve(listener, tls.clone(), Role::Operator, routes, self.host.stop.clone());
         self.host.spawn("admin port", complain("admin", serving));
@@ -405,7 +410,13 @@ mod tests {
 
     use super::*;
 
+    /// Requests a path. Panics without an answer within five seconds.
     async fn get(address: SocketAddr, path: &str) -> String {
+        let limit = Duration::from_secs(5);
+        tokio::time::timeout(limit, answer(address, path)).await.expect("the HTTP port answers")
+    }
+
+    async fn answer(address: SocketAddr, path: &str) -> String {
         let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();

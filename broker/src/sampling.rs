@@ -54,10 +54,10 @@ impl Sampling {
         self.metrics.cluster.members_configured.set(gauge_value(members));
         let durable = self.node.durable_totals();
         let sessions = &self.metrics.sessions;
-        sessions.sessions.get(SessionState::Online).get(SessionKind::Persistent).set(gauge_value(durable.online));
-        sessions.sessions.get(SessionState::Offline).get(SessionKind::Persistent).set(gauge_value(durable.offline));
+        sessions.sessions.get(SessionState::Online).get(SessionKind::Durable).set(gauge_value(durable.online));
+        sessions.sessions.get(SessionState::Offline).get(SessionKind::Durable).set(gauge_value(durable.offline));
         let transient = self.node.transient_sessions();
-        sessions.sessions.get(SessionState::Online).get(SessionKind::Clean).set(gauge_value(transient));
+        sessions.sessions.get(SessionState::Online).get(SessionKind::Transient).set(gauge_value(transient));
         sessions.subscriptions.get(SubscriptionKind::Plain).set(gauge_value(durable.subscriptions));
         let messages = &self.metrics.messages;
         messages.queued.set(gauge_value(durable.queued));

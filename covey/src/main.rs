@@ -89,6 +89,18 @@ async fn cancel_on_signal(shutdown: CancellationToken) {
 
 #[expect(clippy::print_stderr, reason = "the error that ends the program is printed even if logging does not work")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("covey: {error:#}");
+    eprintln!("covey: {}", with_causes(error));
     ExitCode::FAILURE
+}
+
+/// Returns the text of an error, followed by those causes that it does not contain. Errors that are logged by their text
+/// alone quote their cause.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

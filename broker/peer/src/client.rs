@@ -23,7 +23,7 @@ use super::stream::Stream;
 use super::tls::Tls;
 
 /// Timeout of name resolution, TCP and TLS together.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval of HTTP/2 pings.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Time to wait for the reply to a ping before the connection is closed.
@@ -68,7 +68,7 @@ pub(super) async fn connect(tls: &Tls, host: String, port: u16) -> Result<(Chann
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let connecting = endpoint.connect_with_connector(connector);
-    let channel = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| ConnectError::TimedOut)??;
+    let channel = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ConnectError::TimedOut)??;
     Ok((channel, over))
 }
 

@@ -30,7 +30,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause after repeated failures.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Timeout of `Hello`.
-const HELLO: Duration = Duration::from_secs(1);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends `Hello` to the peer with the given ordinal over a new connection, and returns its reply.
 pub type Greet = dyn Fn(Ordinal, Channel) -> BoxFuture<'static, Result<HelloReply, Status>> + Send + Sync;
@@ -192,7 +192,8 @@ impl Inner {
         let host = self.peers.host_of(ordinal.get());
         let port = self.peers.port_of(self.peers.port, ordinal.get());
         let (channel, over) = client::connect(&self.tls, host, port).await?;
-        let reply = timeout(HELLO, (self.greet)(ordinal, channel.clone())).await.map_err(|_| Error::HelloTimedOut)?;
+        let reply =
+            timeout(HELLO_TIMEOUT, (self.greet)(ordinal, channel.clone())).await.map_err(|_| Error::HelloTimedOut)?;
         let reply = reply.map_err(|status| Error::Hello(Box::new(status)))?;
         if !reply.refused.is_empty() {
             return Err(Error::Refused(reply.refused));

@@ -29,7 +29,7 @@ use super::tls::Tls;
 /// HTTP/2 streams that a peer may reset before they are accepted.
 const PENDING_RESETS: usize = 4096;
 /// TLS handshake timeout.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Concurrent handshakes. Further connections wait in the listener's queue.
 const HANDSHAKES: usize = 64;
 /// Pause after a failed accept, for example for want of file descriptors.
@@ -147,7 +147,7 @@ async fn accept(listener: TcpListener, tls: Tls, role: Role, sender: mpsc::Sende
         };
         let (tls, sender) = (tls.clone(), sender.clone());
         tokio::spawn(async move {
-            match timeout(HANDSHAKE, handshake(socket, &tls, role)).await {
+            match timeout(HANDSHAKE_TIMEOUT, handshake(socket, &tls, role)).await {
                 Ok(Ok(io)) => {
                     // Fails only if the server has stopped.
                     sender.send(Ok(Stream { io, held: Caller::new(address) })).await.ok();

@@ -20,7 +20,7 @@ use super::machine::{Progress, StateMachine};
 use super::network::client::Factory;
 use super::network::rate::Rate;
 use super::raft::{Answer, Command, Raft, Written};
-use super::snapshot::Shelf;
+use super::snapshot::SnapshotStore;
 use super::state_store::GroupStore;
 use super::types::{Fatal, Leadership, Machine, ProposeError, ReadError, Response, StartError};
 use covey_contract::config::Raft as Timing;
@@ -39,7 +39,7 @@ pub(super) struct Group {
     /// Applied rows.
     pub(super) store: Arc<GroupStore>,
     /// Snapshot files.
-    pub(super) shelf: Arc<Shelf>,
+    pub(super) snapshots: Arc<SnapshotStore>,
     /// How far the group has applied.
     pub(super) progress: Arc<Progress>,
     /// Leader of the group, as known by this node.
@@ -117,19 +117,19 @@ impl Group {
         id: GroupId,
         machine: Box<dyn Machine>,
         store: GroupStore,
-        shelf: Shelf,
+        snapshots: SnapshotStore,
         log: LogStore,
     ) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::Group { group: id, reason };
-        let (store, shelf) = (Arc::new(store), Arc::new(shelf));
+        let (store, snapshots) = (Arc::new(store), Arc::new(snapshots));
         let fatal = Arc::clone(&node.options.fatal);
-        let opened = StateMachine::open(id, machine, Arc::clone(&store), Arc::clone(&shelf), log.clone(), fatal);
+        let opened = StateMachine::open(id, machine, Arc::clone(&store), Arc::clone(&snapshots), log.clone(), fatal);
         let (machine, progress) = opened.map_err(|error| failed(chain(&error)))?;
         let factory = Factory {
             node: node.options.node,
             group: id,
             channels: Arc::clone(&node.options.channels),
-            shelf: Arc::clone(&shelf),
+            snapshots: Arc::clone(&snapshots),
             rate: Arc::clone(&node.rate),
         };
         let raft = Raft::new(node.options.node, Arc::clone(&node.config), factory, log, machine);
@@ -150,7 +150,7 @@ impl Group {
             Arc::clone(&node.options),
         );
         node.tracker.spawn(supervisor.clone().ending("leadership", never, watch));
-        Ok(Self { id, raft, store, shelf, progress, leadership, resigned, proposals })
+        Ok(Self { id, raft, store, snapshots, progress, leadership, resigned, proposals })
     }
 
     /// Queues a command at once; the future resolves to its result.

@@ -50,7 +50,7 @@ use tokio_util::task::TaskTracker;
 use group::{Group, Node, Shared};
 use log_store::LogStore;
 use network::rate::Rate;
-use snapshot::Shelf;
+use snapshot::SnapshotStore;
 use state_store::StateStore;
 
 pub use network::MAX_MESSAGE;
@@ -176,10 +176,10 @@ impl Cluster {
         let store = open(&dir, alive).map_err(failed)?;
         let mut groups = BTreeMap::new();
         for (id, machine) in machines {
-            let shelf = Shelf::open(&dir.join("snapshots"), id).map_err(failed)?;
+            let snapshots = SnapshotStore::open(&dir.join("snapshots"), id).map_err(failed)?;
             let state = store.group(id).map_err(failed)?;
             let log = LogStore::new(log.clone(), id.get());
-            groups.insert(id, Arc::new(Group::start(&node, id, machine, state, shelf, log).await?));
+            groups.insert(id, Arc::new(Group::start(&node, id, machine, state, snapshots, log).await?));
         }
         let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop.clone());
         tracker.spawn(supervisor.lasting("log upkeep", stop, upkeep));

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::log_store::LogStore;
 use super::raft::{LeaderId, LogId, SnapshotMeta, StoredMembership, Types, command_len};
-use super::snapshot::{Shelf, SnapshotFile};
+use super::snapshot::{SnapshotFile, SnapshotStore};
 use super::state_store::{GroupStore, Mark, View};
 use super::types::{Fatal, Machine, Rows, StoreError};
 
@@ -84,7 +84,7 @@ struct Shared {
     /// Applied rows.
     store: Arc<GroupStore>,
     /// Snapshot files.
-    shelf: Arc<Shelf>,
+    snapshots: Arc<SnapshotStore>,
     /// The group's log.
     log: LogStore,
     /// Watched state.
@@ -110,12 +110,12 @@ impl StateMachine {
         group: GroupId,
         machine: Box<dyn Machine>,
         store: Arc<GroupStore>,
-        shelf: Arc<Shelf>,
+        snapshots: Arc<SnapshotStore>,
         log: LogStore,
         fatal: Fatal,
     ) -> Result<(Self, Arc<Progress>), StoreError> {
         let mark = store.mark()?;
-        let covered = shelf.current().and_then(|file| file.index()).unwrap_or(0);
+        let covered = snapshots.current().and_then(|file| file.index()).unwrap_or(0);
         let progress = Arc::new(Progress {
             applied: watch::Sender::new(0),
             leader: watch::Sender::new(None),
@@ -127,7 +127,7 @@ impl StateMachine {
         load(&mut applier, &store)?;
         progress.publish(applier.mark.applied);
         let applier = Mutex::new(applier);
-        let shared = Shared { group, store, shelf, log, progress: Arc::clone(&progress), fatal, applier };
+        let shared = Shared { group, store, snapshots, log, progress: Arc::clone(&progress), fatal, applier };
         Ok((Self { shared: Arc::new(shared) }, progress))
     }
 }
@@ -179,7 +179,7 @@ impl Shared {
     fn install(&self, snapshot: &Arc<SnapshotFile>) -> Result<(), StoreError> {
         let _guard = PanicGuard { fatal: &self.fatal, group: self.group };
         // The file is renamed first: after a crash in between, the restart installs it again.
-        let snapshot = self.shelf.shelve(snapshot)?;
+        let snapshot = self.snapshots.publish(snapshot)?;
         let mut applier = self.applier.lock();
         let mark = Mark { applied: snapshot.meta.last_log_id, membership: snapshot.meta.last_membership.clone() };
         self.store.install(&mut snapshot.rows()?, &mark)?;
@@ -193,13 +193,17 @@ impl Shared {
 
     fn builder(&self) -> Builder {
         self.progress.unsaved.store(0, Ordering::Relaxed);
-        Builder { view: Some(self.store.view()), store: Arc::clone(&self.store), shelf: Arc::clone(&self.shelf) }
+        Builder {
+            view: Some(self.store.view()),
+            store: Arc::clone(&self.store),
+            snapshots: Arc::clone(&self.snapshots),
+        }
     }
 
     /// Returns the newest snapshot. Makes one if there is none, or if it does not cover the purged part of the log.
     fn current(&self) -> Result<Option<Arc<SnapshotFile>>, StoreError> {
         let purged = self.log.purged().map_err(|error| StoreError::Decode(error.into()))?;
-        let current = self.shelf.current();
+        let current = self.snapshots.current();
         let covers = current.as_ref().and_then(|file| file.meta.last_log_id) >= purged;
         if covers {
             return Ok(current);
@@ -260,7 +264,7 @@ impl RaftStateMachine<Types> for StateMachine {
 pub(super) struct Builder {
     view: Option<View>,
     store: Arc<GroupStore>,
-    shelf: Arc<Shelf>,
+    snapshots: Arc<SnapshotStore>,
 }
 
 impl Builder {
@@ -270,8 +274,8 @@ impl Builder {
         self.store.persist()?;
         let mark = view.mark()?;
         let meta = SnapshotMeta { last_log_id: mark.applied, last_membership: mark.membership };
-        let file = self.shelf.write(meta, view.rows())?;
-        self.shelf.shelve(&file)
+        let file = self.snapshots.write(meta, view.rows())?;
+        self.snapshots.publish(&file)
     }
 }
 
@@ -279,7 +283,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Arc<SnapshotFile>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let mut taken = Self { view: self.view.take(), store: Arc::clone(&self.store), shelf: Arc::clone(&self.shelf) };
+        let mut taken =
+            Self { view: self.view.take(), store: Arc::clone(&self.store), snapshots: Arc::clone(&self.snapshots) };
         let file = blocking(move || taken.build()).await?;
         Ok(Snapshot { meta: file.meta.clone(), snapshot: file })
     }

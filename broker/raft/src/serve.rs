@@ -72,7 +72,7 @@ impl Cluster {
     {
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("the stream has no chunk"))??;
         let group = self.served(first.to, first.group)?;
-        server::snapshot(&group.raft, &group.shelf, first.header, chunks).await
+        server::snapshot(&group.raft, &group.snapshots, first.header, chunks).await
     }
 
     /// Handles gRPC `Propose`: a command that another node forwards to the leader.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A file is written under a temporary name, fsynced and renamed, so a file with its final name is complete. Every
-//! frame is checked whenever it is read, so a flipped bit is neither installed nor sent. Invariant: [`Shelf::current`]
-//! never returns to an older snapshot. A file that the shelf does not hold is removed with its last handle.
+//! frame is checked whenever it is read, so a flipped bit is neither installed nor sent. Invariant: [`SnapshotStore::current`]
+//! never returns to an older snapshot. A file that was replaced is removed with its last handle.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -248,7 +248,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Fsyncs the file. It keeps its temporary name, and is removed with its handle unless it is shelved.
+    /// Fsyncs the file. It keeps its temporary name, and is removed with its handle unless it is published.
     pub(super) fn finish(self) -> Result<Arc<SnapshotFile>, StoreError> {
         let Self { out, path, bytes, ended, meta, .. } = self;
         let file = SnapshotFile { meta: meta.unwrap_or_default(), bytes, path, removed: AtomicBool::new(true) };
@@ -263,7 +263,7 @@ impl Writer {
 
 /// Snapshot files of one group.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct SnapshotStore {
     /// Directory of the files of all groups.
     dir: PathBuf,
     /// Id of the group.
@@ -277,7 +277,7 @@ pub(super) struct Shelf {
 }
 
 /// Marks, until it is dropped, that a snapshot is being sent to a peer.
-pub(super) struct Sending(Arc<Shelf>);
+pub(super) struct Sending(Arc<SnapshotStore>);
 
 impl Drop for Sending {
     fn drop(&mut self) {
@@ -285,7 +285,7 @@ impl Drop for Sending {
     }
 }
 
-impl Shelf {
+impl SnapshotStore {
     /// Marks that a snapshot is being sent.
     pub(super) fn sending(self: &Arc<Self>) -> Sending {
         self.sending.fetch_add(1, Ordering::Relaxed);
@@ -376,7 +376,7 @@ impl Shelf {
 
     /// Renames a finished file durably and makes it the current snapshot. If the current one is as new or newer,
     /// returns that one, and the file is dropped.
-    pub(super) fn shelve(&self, file: &Arc<SnapshotFile>) -> Result<Arc<SnapshotFile>, StoreError> {
+    pub(super) fn publish(&self, file: &Arc<SnapshotFile>) -> Result<Arc<SnapshotFile>, StoreError> {
         let mut current = self.current.lock();
         if let Some(current) = current.as_ref().filter(|current| current.index() >= file.index()) {
             return Ok(Arc::clone(current));
@@ -385,13 +385,13 @@ impl Shelf {
         fs::rename(&file.path, &path).map_err(io("rename", &file.path))?;
         file.removed.store(false, Ordering::Relaxed);
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("fsync", &self.dir))?;
-        let shelved =
+        let published =
             SnapshotFile { meta: file.meta.clone(), bytes: file.bytes, path, removed: AtomicBool::new(false) };
-        let shelved = Arc::new(shelved);
-        if let Some(older) = current.replace(Arc::clone(&shelved)) {
+        let published = Arc::new(published);
+        if let Some(older) = current.replace(Arc::clone(&published)) {
             older.removed.store(true, Ordering::Relaxed);
         }
-        Ok(shelved)
+        Ok(published)
     }
 
     /// Removes a snapshot with a damaged file; the next reader makes a new one.

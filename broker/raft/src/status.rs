@@ -33,7 +33,7 @@ impl Group {
             commit: index(metrics.cluster_committed.max(metrics.local_committed)),
             applied: *self.progress.applied.borrow(),
             last,
-            snapshot: self.shelf.current().and_then(|file| file.index()).unwrap_or(0),
+            snapshot: self.snapshots.current().and_then(|file| file.index()).unwrap_or(0),
             purged: index(metrics.purged),
             voters: named(membership.voter_ids().collect()),
             learners: named(membership.learner_ids().collect()),

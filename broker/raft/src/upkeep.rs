@@ -19,7 +19,7 @@ use super::raft::Types;
 use super::types::Tuning;
 
 /// Time that a round waits for a snapshot; a later round continues.
-const PATIENCE: Duration = Duration::from_mins(10);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Runs until the token is cancelled.
 pub(super) async fn run(groups: Vec<Arc<Group>>, log: Log, tuning: Tuning, stop: CancellationToken) {
@@ -44,14 +44,14 @@ pub(super) async fn run(groups: Vec<Arc<Group>>, log: Log, tuning: Tuning, stop:
 /// Makes a snapshot of one group and purges its log, if due.
 async fn look_after(group: &Group, tuning: &Tuning, pinned: bool) -> Result<(), Fatal<Types>> {
     let applied = *group.progress.applied.borrow();
-    let current = group.shelf.current();
+    let current = group.snapshots.current();
     let covered = current.as_ref().and_then(|file| file.index());
     let new = applied.saturating_sub(covered.unwrap_or(0));
     let size = tuning.snapshot_bytes.max(current.map_or(0, |file| file.bytes));
     let unsaved = group.progress.unsaved.load(std::sync::atomic::Ordering::Relaxed);
     let due = new >= tuning.snapshot_entries || unsaved >= size || pinned;
     // A peer that receives a snapshot needs the log above it, unless the disk needs the space.
-    let held = group.shelf.is_sending() && !pinned;
+    let held = group.snapshots.is_sending() && !pinned;
     if !due || held || (applied == 0 && covered.is_none()) {
         return Ok(());
     }
@@ -75,7 +75,7 @@ async fn snapshot(group: &Group, at_least: u64) -> Result<(), Fatal<Types>> {
             }
         }
     };
-    if timeout(PATIENCE, covered).await.is_err() {
+    if timeout(SNAPSHOT_TIMEOUT, covered).await.is_err() {
         tracing::warn!(group = %group.id, "snapshot not completed in time; a later round continues");
     }
     Ok(())
@@ -83,7 +83,7 @@ async fn snapshot(group: &Group, at_least: u64) -> Result<(), Fatal<Types>> {
 
 /// Purges the log below the snapshot, except the last `keep` entries.
 async fn purge(group: &Group, keep: u64) -> Result<(), Fatal<Types>> {
-    let covered = group.shelf.current().and_then(|file| file.index());
+    let covered = group.snapshots.current().and_then(|file| file.index());
     match covered.and_then(|index| index.checked_sub(keep)) {
         Some(up_to) => group.raft.trigger().purge_log(up_to).await,
         None => Ok(()),

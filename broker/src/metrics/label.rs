@@ -124,10 +124,10 @@ label!(
 label!(
     /// Whether a session outlives its connection.
     SessionKind, "kind", {
-    /// A transient session, which ends with its connection.
-    Clean = "clean",
-    /// A durable session.
-    Persistent = "persistent",
+    /// A session that ends with its connection.
+    Transient = "transient",
+    /// A session that outlives its connection.
+    Durable = "durable",
 });
 
 label!(

@@ -125,14 +125,14 @@ impl Sessions {
         Ok(Self {
             sessions: make.gauges2(
                 "sessions",
-                "Number of sessions: clean ones of this node, and persistent ones of the shards that it leads.",
+                "Number of sessions: transient ones of this node, and durable ones of the shards that it leads.",
             )?,
             kicked: make
                 .counters("sessions_kicked_total", "Connections closed by a takeover or a change of access rules.")?,
             events: make.counters("session_events_total", "Sessions created, resumed or discarded.")?,
             subscriptions: make.gauges(
                 "subscriptions",
-                "Number of subscriptions of the persistent sessions of the shards that this node leads.",
+                "Number of subscriptions of the durable sessions of the shards that this node leads.",
             )?,
         })
     }
@@ -183,11 +183,11 @@ impl Messages {
             )?,
             queued: make.gauge(
                 "queued_messages",
-                "Number of messages queued in the persistent sessions of the shards that this node leads.",
+                "Number of messages queued in the durable sessions of the shards that this node leads.",
             )?,
             queued_bytes: make.gauge(
                 "queued_bytes",
-                "Bytes of messages queued in the persistent sessions of the shards that this node leads.",
+                "Bytes of messages queued in the durable sessions of the shards that this node leads.",
             )?,
             inflight: make.gauges(
                 "inflight_messages",

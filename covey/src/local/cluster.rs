@@ -305,13 +305,13 @@ impl Cluster {
         let member =
             |member: &covey_crds::FormationMember| Member { ordinal: member.ordinal, node_id: member.node_id.clone() };
         let members: Vec<Member> = formation.members.iter().map(member).collect();
-        let told = self
+        let initialized = self
             .brokers
             .iter_mut()
             .filter(|broker| broker.status.as_ref().is_some_and(|status| ordinals.contains(&status.ordinal)));
-        let told =
-            told.map(|broker| broker.client.initialize(&formation.cluster_id, members.clone(), INITIALIZE_TIMEOUT));
-        for answer in join_all(told).await {
+        let initialized = initialized
+            .map(|broker| broker.client.initialize(&formation.cluster_id, members.clone(), INITIALIZE_TIMEOUT));
+        for answer in join_all(initialized).await {
             if let Err(error) = answer {
                 tracing::warn!(%error, "failed to form the cluster on a broker, it is retried");
             }

@@ -221,6 +221,9 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
 
 /// Applies the disruption budget alone, if it exists: it must protect nodes that the cluster needs even while nothing
 /// else is applied.
+///
+/// # Errors
+/// If a request fails.
 pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &mut Known) -> Result<(), Error> {
     let child = Child::new(client, "PodDisruptionBudget", wanted);
     let live = child.live().await?;

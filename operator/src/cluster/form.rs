@@ -133,7 +133,7 @@ async fn initialize(cluster: &MqttCluster, nodes: &[Node], memory: &mut Memory, 
         .iter()
         .map(|member| Member { ordinal: member.ordinal, node_id: member.node_id.clone() })
         .collect();
-    let told: Vec<_> = nodes
+    let initialized: Vec<_> = nodes
         .iter()
         .filter(|node| ordinals.contains(&node.ordinal))
         .map(|node| {
@@ -148,7 +148,7 @@ async fn initialize(cluster: &MqttCluster, nodes: &[Node], memory: &mut Memory, 
             }
         })
         .collect();
-    let problems: Vec<String> = join_all(told).await.into_iter().flatten().collect();
+    let problems: Vec<String> = join_all(initialized).await.into_iter().flatten().collect();
     if problems.is_empty() { "waiting for the nodes to form the cluster".into() } else { problems.join("; ") }
 }
 

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_swapped_before_the_birth_does_not_leave_a_cluster_without_majority() {
+    fn a_disk_swapped_before_the_formation_does_not_leave_a_cluster_without_majority() {
         let mut nodes = answers(&["", "", ""]);
         nodes[1].node_id = "swapped".into();
         let Decision::Record(formation) = go_on(None, &nodes) else { panic!("not recorded anew") };

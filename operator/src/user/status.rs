@@ -39,7 +39,7 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
     MqttUserStatus {
         observed_generation: user.metadata.generation,
         secret: Some(credentials::secret_name(user)),
-        acl_revision: present.then(|| anchor_text(observed, &before)),
+        acl_revision: present.then(|| since_text(observed, &before)),
         synced_nodes: present.then(|| format!("{enforcing}/{}", nodes.len())),
         connected_clients: Some(if present { nodes.iter().map(clients).sum() } else { 0 }),
         conditions: merge(&before.conditions, vec![draft], user.metadata.generation, observed.now),
@@ -48,7 +48,7 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
 
 /// Returns the revision since which the user is unchanged, with its hash. The hash of an earlier revision is taken from
 /// the previous status.
-fn anchor_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
+fn since_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
     if observed.since_revision == observed.document.revision {
         return display_revision(observed.since_revision, &observed.document.hash());
     }

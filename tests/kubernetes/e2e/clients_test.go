@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -123,8 +124,10 @@ func (s *scenario) probe(broker string, who login, args ...string) answers {
 // login is a user name and a password.
 type login struct{ user, password string }
 
-// args returns the credentials as options of a client.
-func (l login) args() []string { return []string{"-user", l.user, "-password", l.password} }
+// client returns the arguments of a client that connects with these credentials; see `clients <command> -h`.
+func (l login) client(command string, options ...string) []string {
+	return slices.Concat([]string{command, "-user", l.user, "-password", l.password}, options)
+}
 
 // user applies an MqttUser and returns its generated credentials once every node enforces them.
 func (s *scenario) user(name, spec string) login {

@@ -81,7 +81,7 @@ func deletedUser(s *scenario) {
 	gone := s.user("leaver", insider)
 	brokers := s.addresses()
 	journal := filepath.Join(s.TempDir(), "leaver.json")
-	stays := s.start(journal, append([]string{"probe", "-broker", brokers[1], "-id", "leaver", "-stay", "60s"}, gone.args()...)...)
+	stays := s.start(journal, gone.client("probe", "-broker", brokers[1], "-id", "leaver", "-stay", "60s")...)
 	s.eventually(10*time.Second, "the client connected", func() error {
 		o, err := s.get("mqttuser", "leaver")
 		if err == nil && s.probe(brokers[0], gone, "-id", "leaver-2").Connack != 0 {

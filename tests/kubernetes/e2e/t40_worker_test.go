@@ -89,8 +89,8 @@ func (s *scenario) story(topic string, count, perSecond int, worker, dispatcher 
 	dir := s.TempDir()
 	run := &story{scenario: s, topic: "jobs/" + topic, received: filepath.Join(dir, "worker.jsonl"), sent: filepath.Join(dir, "publisher.jsonl"), count: count, who: worker}
 	run.work()
-	run.publisher = s.start(run.sent, append([]string{"publisher", "-brokers", s.serviceAddress(), "-topic", run.topic,
-		"-count", fmt.Sprint(count), "-rate", fmt.Sprint(perSecond)}, dispatcher.args()...)...)
+	run.publisher = s.start(run.sent, dispatcher.client("publisher", "-brokers", s.serviceAddress(), "-topic", run.topic,
+		"-count", fmt.Sprint(count), "-rate", fmt.Sprint(perSecond))...)
 	return run
 }
 
@@ -98,7 +98,7 @@ func (s *scenario) story(topic string, count, perSecond int, worker, dispatcher 
 func (s *story) work() {
 	s.Helper()
 	before := len(entries(s.received, "subscribed"))
-	s.worker = s.start(s.received, append([]string{"worker", "-brokers", s.serviceAddress(), "-topic", s.topic}, s.who.args()...)...)
+	s.worker = s.start(s.received, s.who.client("worker", "-brokers", s.serviceAddress(), "-topic", s.topic)...)
 	s.reached(30*time.Second, s.received, "subscribed", before+1)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,8 +27,8 @@ func TestIncident(t *testing.T) {
 	running, cut := filepath.Join(dir, "running"), filepath.Join(dir, "cut")
 	touch(s, running)
 	report := filepath.Join(dir, "report.txt")
-	check := s.start(report, append([]string{"incident", "-brokers", strings.Join(s.addresses(), ","), "-count", "10000",
-		"-rate", "80", "-min-cut", "2000", "-while", running, "-cut", cut, "-out", filepath.Join(dir, "incident.jsonl")}, checker.args()...)...)
+	check := s.start(report, checker.client("incident", "-brokers", strings.Join(s.addresses(), ","), "-count", "10000",
+		"-rate", "80", "-min-cut", "2000", "-while", running, "-cut", cut, "-out", filepath.Join(dir, "incident.jsonl"))...)
 	for ordinal := range 3 {
 		if !s.Run(fmt.Sprintf("broker %d", ordinal), func(s *scenario) { cutOff(s, ordinal, checker, cut) }) {
 			break
@@ -55,14 +56,16 @@ func cutOff(s *scenario, ordinal int, who login, cut string) {
 	// A worker that starts at the broker and may reconnect to others, and a client that waits until it is closed.
 	dir := s.TempDir()
 	received, sent, waits := filepath.Join(dir, "worker.jsonl"), filepath.Join(dir, "publisher.jsonl"), filepath.Join(dir, "closed.json")
-	elsewhere := append(append([]string{}, brokers[ordinal+1:]...), brokers[:ordinal]...)
+	elsewhere := slices.Concat(brokers[ordinal+1:], brokers[:ordinal])
+	everywhere := append([]string{brokers[ordinal]}, elsewhere...)
 	topic := fmt.Sprintf("jobs/cut%d", ordinal)
-	worker := s.start(received, append([]string{"worker", "-brokers", strings.Join(append([]string{brokers[ordinal]}, elsewhere...), ","),
-		"-id", fmt.Sprintf("traveller-%d", ordinal), "-topic", topic}, who.args()...)...)
+	worker := s.start(received, who.client("worker", "-brokers", strings.Join(everywhere, ","), "-topic", topic,
+		"-id", fmt.Sprintf("traveller-%d", ordinal))...)
 	s.reached(15*time.Second, received, "subscribed", 1)
-	publisher := s.start(sent, append([]string{"publisher", "-brokers", strings.Join(elsewhere, ","), "-topic", topic,
-		"-id", fmt.Sprintf("dispatcher-%d", ordinal), "-count", "300", "-rate", "5"}, who.args()...)...)
-	waiting := s.start(waits, append([]string{"probe", "-broker", brokers[ordinal], "-id", fmt.Sprintf("waits-%d", ordinal), "-stay", "5m"}, who.args()...)...)
+	publisher := s.start(sent, who.client("publisher", "-brokers", strings.Join(elsewhere, ","), "-topic", topic,
+		"-id", fmt.Sprintf("dispatcher-%d", ordinal), "-count", "300", "-rate", "5")...)
+	waiting := s.start(waits, who.client("probe", "-broker", brokers[ordinal], "-stay", "5m",
+		"-id", fmt.Sprintf("waits-%d", ordinal))...)
 	s.reached(10*time.Second, sent, "acknowledged", 5)
 
 	if _, err := try(clusterScript("cut-port", ip, "7883")); err != nil {

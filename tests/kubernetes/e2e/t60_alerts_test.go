@@ -25,10 +25,10 @@ func TestAlerts(t *testing.T) {
   - {allow: [Publish, Subscribe], topics: ["traffic"]}
 `)
 	dir := s.TempDir()
-	worker := s.start(filepath.Join(dir, "worker.jsonl"), append([]string{"worker", "-brokers", s.serviceAddress(), "-id", "traffic-in",
-		"-topic", "traffic"}, who.args()...)...)
-	publisher := s.start(filepath.Join(dir, "publisher.jsonl"), append([]string{"publisher", "-brokers", s.serviceAddress(), "-id", "traffic-out",
-		"-topic", "traffic", "-count", "1000000", "-rate", "5"}, who.args()...)...)
+	worker := s.start(filepath.Join(dir, "worker.jsonl"), who.client("worker", "-brokers", s.serviceAddress(), "-id", "traffic-in",
+		"-topic", "traffic")...)
+	publisher := s.start(filepath.Join(dir, "publisher.jsonl"), who.client("publisher", "-brokers", s.serviceAddress(), "-id", "traffic-out",
+		"-topic", "traffic", "-count", "1000000", "-rate", "5")...)
 	defer worker.stop(s, syscall.SIGTERM)
 	defer publisher.stop(s, syscall.SIGTERM)
 

@@ -17,8 +17,8 @@ use crate::wire::{Reader, UserPropertyPolicy};
 mod ack;
 mod connack;
 mod connect;
+mod disconnect;
 mod publish;
-mod session;
 mod subscribe;
 
 /// The control packet types (2.1.2).
@@ -245,8 +245,8 @@ impl Decoder {
             kind::UNSUBACK => Packet::UnsubAck(subscribe::unsuback(body, version)?),
             kind::PINGREQ => Packet::PingReq,
             kind::PINGRESP => Packet::PingResp,
-            kind::DISCONNECT => Packet::Disconnect(session::disconnect(body, context)?),
-            kind::AUTH => Packet::Auth(session::auth(body, self.sender)?),
+            kind::DISCONNECT => Packet::Disconnect(disconnect::disconnect(body, context)?),
+            kind::AUTH => Packet::Auth(disconnect::auth(body, self.sender)?),
             _ => return Err(malformed("2.1.2", "packet type is reserved")),
         };
         Ok(packet)

@@ -13,8 +13,8 @@ use crate::wire::{Count, Sink};
 
 mod connect;
 mod delivery;
+mod disconnect;
 mod publish;
-mod session;
 mod subscribe;
 
 pub use delivery::{Delivery, EncodedPublish};
@@ -112,7 +112,7 @@ fn body<S: Sink>(packet: &Packet, version: ProtocolVersion, out: &mut S) {
         Packet::Unsubscribe(unsubscribe) => subscribe::unsubscribe(unsubscribe, version, out),
         Packet::UnsubAck(ack) => subscribe::unsuback(ack, version, out),
         Packet::PingReq | Packet::PingResp => {}
-        Packet::Disconnect(disconnect) => session::disconnect(disconnect, version, out),
-        Packet::Auth(auth) => session::auth(auth, out),
+        Packet::Disconnect(disconnect) => disconnect::disconnect(disconnect, version, out),
+        Packet::Auth(auth) => disconnect::auth(auth, out),
     }
 }

@@ -7,14 +7,14 @@ use std::num::NonZeroU16;
 
 mod ack;
 mod connect;
+mod disconnect;
 mod publish;
-mod session;
 mod subscribe;
 
 pub use ack::{Ack, AckProperties};
 pub use connect::{ConnAck, ConnAckProperties, Connect, ConnectProperties, Will, WillProperties};
+pub use disconnect::{Auth, AuthProperties, Disconnect, DisconnectProperties};
 pub use publish::{PayloadFormat, Publish, PublishProperties};
-pub use session::{Auth, AuthProperties, Disconnect, DisconnectProperties};
 pub use subscribe::{
     RetainHandling, SubAck, Subscribe, SubscribeProperties, Subscription, SubscriptionOptions, UnsubAck, Unsubscribe,
     UnsubscribeProperties,

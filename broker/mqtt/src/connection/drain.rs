@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Interval at which permits are added while draining.
-const TICK: Duration = Duration::from_millis(50);
+const DRAIN_TICK: Duration = Duration::from_millis(50);
 
 /// Handle that ends listeners and connections; cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl Drain {
         self.tasks.close();
         let begin = Instant::now();
         let mut released: u64 = 0;
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(DRAIN_TICK);
         let mut done = std::pin::pin!(self.tasks.wait());
         loop {
             tokio::select! {

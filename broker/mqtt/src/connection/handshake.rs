@@ -34,7 +34,7 @@ pub(super) async fn accept<IO, N, G>(
     io: &mut IO,
     peer: IpAddr,
     context: &Arc<Context<N, G>>,
-) -> Result<Box<Open<N, G>>, Box<Refused>>
+) -> Result<Box<Open<N, G>>, Box<RefusedClient>>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     N: Sessions,
@@ -66,7 +66,7 @@ where
 }
 
 /// Queues the CONNACK of a refusal, if there is one.
-fn refuse(refusal: Refusal, mut output: Output) -> Refused {
+fn refuse(refusal: Refusal, mut output: Output) -> RefusedClient {
     if let Some((code, _)) = refusal.answer {
         let packet = Packet::ConnAck(Box::new(ConnAck::new(false, code)));
         // If the version has no such return code, the socket is closed without CONNACK ([MQTT-3.2.2-6] of 3.1.1).
@@ -74,11 +74,11 @@ fn refuse(refusal: Refusal, mut output: Output) -> Refused {
             debug!(?unsent, "client refused without connack");
         }
     }
-    Refused { refusal, output }
+    RefusedClient { refusal, output }
 }
 
 /// A refused handshake.
-pub(super) struct Refused {
+pub(super) struct RefusedClient {
     /// Why the client is refused.
     pub(super) refusal: Refusal,
     /// Bytes that are still to be written.
@@ -99,13 +99,13 @@ fn open<N: Sessions, G: Guard>(
     mut input: Input,
     mut output: Output,
     context: &Arc<Context<N, G>>,
-) -> Result<Box<Open<N, G>>, Box<Refused>> {
+) -> Result<Box<Open<N, G>>, Box<RefusedClient>> {
     input.open();
     let Admitted { parts, connack } = admitted;
     let packet = Packet::ConnAck(Box::new(connack));
     if output.push(&packet).is_err() {
         let refusal = Refusal::silent(Rejected::BadProtocol, "connack exceeds the client's maximum packet size");
-        return Err(Box::new(Refused { refusal, output }));
+        return Err(Box::new(RefusedClient { refusal, output }));
     }
     context.observer.sent(&packet);
     context.observer.opened();

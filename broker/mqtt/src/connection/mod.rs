@@ -200,7 +200,7 @@ where
             }
         }
         Ok(Err(refused)) => {
-            let handshake::Refused { refusal, output } = *refused;
+            let handshake::RefusedClient { refusal, output } = *refused;
             context.observer.rejected(refusal.rejected);
             info!(reason = refusal.rejected.text(), detail = %refusal.detail, "connection refused");
             wire::say_goodbye(io, output).await;

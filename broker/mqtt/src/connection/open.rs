@@ -34,7 +34,7 @@ const EVENTS_PER_TURN: usize = 64;
 /// Unanswered requests other than publishes above which a client is not read.
 const HELD_REQUESTS_MAX: usize = 256;
 /// Duration of the timer while there is no deadline.
-const FAR: Duration = Duration::from_hours(24);
+const NO_DEADLINE: Duration = Duration::from_hours(24);
 
 /// Result of a successful handshake; [`Open`] documents the fields.
 pub(super) struct Parts<N: Sessions, G: Guard> {
@@ -185,7 +185,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         self.revoke_subscriptions();
         let mut leave = pin!(context.drain.turn());
         let mut rules = pin!(changed(self.revision.clone()));
-        let mut timer = pin!(sleep_until(Instant::now() + FAR));
+        let mut timer = pin!(sleep_until(Instant::now() + NO_DEADLINE));
         loop {
             if let Err(ending) = self.turn(io).await {
                 return ending;
@@ -300,7 +300,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
         let stall = self.stalled.map(|since| since + limits.stall_timeout);
         let silence = self.keep_alive.deadline().filter(|_| self.is_readable());
         let earliest = [write, stall, silence].into_iter().flatten().min();
-        earliest.unwrap_or_else(|| Instant::now() + FAR)
+        earliest.unwrap_or_else(|| Instant::now() + NO_DEADLINE)
     }
 
     /// Ends the connection if a deadline has passed.

@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::super::raft::{Append, Types, Vote, decode, encode, encode_append};
-use super::super::snapshot::{Shelf, SnapshotFile};
+use super::super::snapshot::{SnapshotFile, SnapshotStore};
 use super::super::types::{Channels, Member, Purpose, StoreError};
 use super::pipeline::{Appended, Closing, Outgoing, Window, incoming};
 use super::rate::Rate;
@@ -51,7 +51,7 @@ pub(in super::super) struct Factory {
     /// Connections to the other nodes.
     pub(in super::super) channels: Arc<dyn Channels>,
     /// Snapshot files of the group.
-    pub(in super::super) shelf: Arc<Shelf>,
+    pub(in super::super) snapshots: Arc<SnapshotStore>,
     /// Limits the bytes per second of sent snapshots.
     pub(in super::super) rate: Arc<Rate>,
 }
@@ -154,7 +154,7 @@ impl Client {
         vote: Vote,
         snapshot: SnapshotOf<Types, Arc<SnapshotFile>>,
     ) -> Result<SnapshotResponse<Types>, RpcError> {
-        let _sending = self.factory.shelf.sending();
+        let _sending = self.factory.snapshots.sending();
         let header = encode(&(vote, snapshot.meta)).map_err(|error| network(&error))?;
         let mut peer = self.peer(Purpose::Snapshot).await?;
         let (sender, receiver) = mpsc::channel(SNAPSHOT_AHEAD);
@@ -189,7 +189,7 @@ impl Client {
             Ok(Err(error)) => {
                 // The next attempt makes a new file.
                 tracing::error!(group = %self.factory.group, %error, "failed to read the snapshot; discarding it");
-                self.factory.shelf.discard(&file);
+                self.factory.snapshots.discard(&file);
                 return Err(network(&error));
             }
             Err(error) => return Err(network(&error)),

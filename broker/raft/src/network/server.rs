@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::super::raft::{Append, DecodeError, Raft, SnapshotMeta, Types, Vote, decode, decode_append, encode};
-use super::super::snapshot::{Frame, Shelf, SnapshotFile, Writer};
+use super::super::snapshot::{Frame, SnapshotFile, SnapshotStore, Writer};
 use super::super::types::StoreError;
 use super::{KIND_APPEND, KIND_PRE_VOTE, KIND_TRANSFER, KIND_VOTE};
 
@@ -86,7 +86,7 @@ fn decode_next(request: Result<proto::RaftRequest, Status>, group: u32, to: u64)
 /// Receives a snapshot and installs it.
 pub(in super::super) async fn snapshot<S>(
     raft: &Raft,
-    shelf: &Arc<Shelf>,
+    snapshots: &Arc<SnapshotStore>,
     header: Bytes,
     mut chunks: S,
 ) -> Result<proto::RaftReply, Status>
@@ -95,7 +95,7 @@ where
 {
     let (vote, meta): (Vote, SnapshotMeta) = decode(&header).map_err(|error| malformed(&error))?;
     let (sender, receiver) = mpsc::channel::<Bytes>(SNAPSHOT_QUEUE);
-    let writer = shelf.writer().map_err(|error| Status::internal(error.to_string()))?;
+    let writer = snapshots.writer().map_err(|error| Status::internal(error.to_string()))?;
     let writing = tokio::task::spawn_blocking(move || write_frames(writer, receiver));
     while let Some(chunk) = chunks.next().await {
         // A broken stream leaves a file without its end, which `finish` refuses.
