@@ -21,6 +21,10 @@ pub(crate) struct Arguments {
     /// Factor on the time for which a condition must hold before a built-in alert fires; tests use a small one.
     #[arg(long, env = "COVEY_ALERT_FOR_SCALE", default_value_t = 1.0)]
     alert_for_scale: f64,
+    /// Number of clusters whose pods are replaced at the same time, at least 1.
+    #[arg(long, env = "COVEY_MAX_ROLLING_CLUSTERS", default_value_t = 1,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    max_rolling_clusters: usize,
     /// Image of brokers whose MqttCluster names none. The chart sets the operator's own image.
     #[arg(long, env = "COVEY_DEFAULT_IMAGE", default_value = DEFAULT_IMAGE)]
     default_image: String,
@@ -31,8 +35,15 @@ pub(crate) struct Arguments {
 
 /// Runs the operator until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Arguments { http, namespace, instance, alert_for_scale, default_image, image_pull_secrets } = arguments;
-    let image = ImageDefaults { image: default_image, pull_secrets: image_pull_secrets };
-    covey_operator::run::run(Options { http, namespace, instance, alert_for_scale, image }, shutdown).await?;
+    let image = ImageDefaults { image: arguments.default_image, pull_secrets: arguments.image_pull_secrets };
+    let options = Options {
+        http: arguments.http,
+        namespace: arguments.namespace,
+        instance: arguments.instance,
+        alert_for_scale: arguments.alert_for_scale,
+        max_rolling_clusters: arguments.max_rolling_clusters,
+        image,
+    };
+    covey_operator::run::run(options, shutdown).await?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::format::{OBJECT, PORT};
 use crate::placement::Placement;
 use crate::pod::{Image, Resources};
+use crate::rollout::Rollout;
 use crate::rule::AclRule;
 use crate::status::MqttClusterStatus;
 use crate::value::{Percent, QUANTITY, Quantity, TIME, Time, at_least, between, fits};
@@ -98,7 +99,7 @@ pub struct MqttClusterSpec {
     pub fence: Fence,
     /// The volume of each node.
     pub storage: Storage,
-    /// How pods are stopped and replaced.
+    /// When and how pods are stopped and replaced.
     pub rollout: Rollout,
     /// Access of clients that connect without a user name.
     pub acl: Acl,
@@ -371,48 +372,6 @@ pub enum DeletionPolicy {
     #[default]
     Retain,
     Delete,
-}
-
-/// Default of `rollout.minReadySeconds`.
-pub const MIN_READY_SECONDS: u32 = 10;
-
-/// How pods are stopped and replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Rollout {
-    /// Seconds that a pod of a new template must have been ready before the next pod is evicted, 0 to 3600; default 10. Choose more if a broker that fails may run that long. A change does not restart pods.
-    #[schemars(range(min = 0, max = 3600))]
-    pub min_ready_seconds: u32,
-    /// How a stopping node disconnects its clients. A change rolls the pods.
-    pub drain: Drain,
-}
-
-impl Default for Rollout {
-    fn default() -> Self {
-        Self { min_ready_seconds: MIN_READY_SECONDS, drain: Drain::default() }
-    }
-}
-
-/// How a stopping node disconnects its clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = json!([
-    {"rule": between("self.deadline", "0s", "1h"),
-     "message": "rollout.drain.deadline must not exceed 1h: rollouts and drains of machines wait for it"}
-])))]
-pub struct Drain {
-    /// Clients disconnected per second, 1 to 100000; default 200.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub rate: u32,
-    /// Time after which the remaining clients are disconnected at once; default 30s. The pod gets 60s more to stop.
-    pub deadline: Time,
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        let broker = config::Drain::default();
-        Self { rate: broker.rate, deadline: broker.deadline.into() }
-    }
 }
 
 /// Access of clients that connect without a user name.

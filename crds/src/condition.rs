@@ -14,6 +14,8 @@ pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
 pub const ACL_SYNCED: &str = "AclSynced";
 /// At least one built-in alert is firing.
 pub const ALERTING: &str = "Alerting";
+/// Pods run an earlier template, and their replacement is postponed.
+pub const UPGRADE_PENDING: &str = "UpgradePending";
 /// Changes are not applied because `spec.paused` is set.
 pub const PAUSED: &str = "Paused";
 
@@ -59,6 +61,14 @@ pub mod reason {
     pub const STARTING: &str = "Starting";
     /// A pod of the new template does not start. The rollout stops and keeps the other pods.
     pub const NEW_TEMPLATE_FAILS: &str = "NewTemplateFails";
+    /// The template is new, and `rollout.policy` is Manual. The message has the command that approves it.
+    pub const APPROVAL_NEEDED: &str = "ApprovalNeeded";
+    /// It is none of the times in `rollout.windows`. The message has the next one.
+    pub const OUTSIDE_WINDOWS: &str = "OutsideWindows";
+    /// As many other clusters as the operator permits replace pods now. The message names them.
+    pub const OTHER_CLUSTERS_ROLL: &str = "OtherClustersRoll";
+    /// No replacement of a pod is postponed.
+    pub const NOTHING_POSTPONED: &str = "NothingPostponed";
     /// The image of a broker cannot be pulled.
     pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
     /// The container of a broker cannot be created or started.

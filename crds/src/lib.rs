@@ -9,18 +9,20 @@ mod definition;
 pub mod format;
 mod placement;
 mod pod;
+mod rollout;
 mod rule;
 mod status;
 mod user;
 mod value;
 
 pub use cluster::{
-    AccessMode, Acl, Alerts, DeletionPolicy, Drain, ExternalTrafficPolicy, Fence, Listener, MIN_READY_SECONDS, Mqtt,
-    MqttCluster, MqttClusterSpec, Protocol, QueueFullPolicy, Rollout, Service, ServiceType, Sessions, Storage,
+    AccessMode, Acl, Alerts, DeletionPolicy, ExternalTrafficPolicy, Fence, Listener, Mqtt, MqttCluster,
+    MqttClusterSpec, Protocol, QueueFullPolicy, Service, ServiceType, Sessions, Storage,
 };
 pub use definition::{Error, all, file_name, to_yaml};
 pub use placement::{Placement, Spread, TaintEffect, Toleration, TolerationOperator};
 pub use pod::{Image, PullPolicy, ResourceList, Resources};
+pub use rollout::{Day, Drain, MIN_READY_SECONDS, Rollout, RolloutPolicy, Window};
 pub use rule::{AclRule, Action};
 pub use status::{
     AccessStatus, AlertStatus, Formation, FormationMember, MqttClusterStatus, NodeStatus, Quorum, Totals, Version,

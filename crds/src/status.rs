@@ -46,7 +46,7 @@ pub struct MqttClusterStatus {
     pub alerts_firing: i32,
     /// Firing alerts, at most 20.
     pub alerts: Vec<AlertStatus>,
-    /// Conditions Ready, Available, Progressing, Degraded, QuorumHealthy, AclSynced, Alerting and Paused.
+    /// Conditions Ready, Available, Progressing, Degraded, QuorumHealthy, AclSynced, Alerting, UpgradePending and Paused.
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
 }

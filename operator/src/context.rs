@@ -17,6 +17,7 @@ use crate::cluster::alerting::Alerting;
 use crate::cluster::apply;
 use crate::cluster::trial::Trial;
 use crate::cluster::validate::ImageDefaults;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::options::Options;
 
@@ -30,6 +31,8 @@ pub struct Context {
     pub(crate) alert_for_scale: f64,
     /// Image of the brokers of clusters that name none.
     pub(crate) image: ImageDefaults,
+    /// The clusters that replace pods now.
+    pub fleet: Fleet,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
@@ -75,6 +78,7 @@ impl Context {
             metrics,
             alert_for_scale: options.alert_for_scale,
             image: options.image.clone(),
+            fleet: Fleet::new(options.max_rolling_clusters),
             recorder,
             memories: Mutex::default(),
         }
@@ -91,6 +95,7 @@ impl Context {
             let keep = exists(key);
             if !keep {
                 self.metrics.forget(&key.0, &key.1);
+                self.fleet.leave(key);
             }
             keep
         });

@@ -15,6 +15,7 @@ pub mod alerts;
 pub mod cluster;
 pub mod conditions;
 pub mod context;
+pub mod fleet;
 pub mod http;
 pub mod metrics;
 pub mod options;

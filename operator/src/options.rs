@@ -17,6 +17,8 @@ pub struct Options {
     pub instance: Option<String>,
     /// Factor on the `for` of every built-in alert; 1.0 in production.
     pub alert_for_scale: f64,
+    /// Number of clusters whose pods may be replaced at the same time.
+    pub max_rolling_clusters: usize,
     /// Image of the brokers of clusters that name none.
     pub image: ImageDefaults,
 }
@@ -28,6 +30,7 @@ impl Default for Options {
             namespace: None,
             instance: None,
             alert_for_scale: 1.0,
+            max_rolling_clusters: 1,
             image: ImageDefaults::default(),
         }
     }

@@ -9,6 +9,8 @@ pub const FIELD_MANAGER: &str = "covey-operator";
 pub const LABEL_CLUSTER: &str = "covey.io/cluster";
 /// Label on a Secret with the name of the `MqttUser` for which the operator may read it.
 pub const LABEL_USER: &str = "covey.io/user";
+/// Annotation of an `MqttCluster` that approves a rollout under policy Manual. Its value is the revision of the template.
+pub const ANNOTATION_APPROVE_ROLLOUT: &str = "covey.io/approve-rollout";
 
 /// Client port of the default `mqtt` listener.
 pub const PORT_MQTT: u16 = 1883;

@@ -63,8 +63,8 @@ mod tests {
     use super::*;
 
     fn decided(nodes: &[Node]) -> Evictions {
-        let terms = Terms { is_formed: true, min_ready: SignedDuration::ZERO };
-        decide(nodes, true, &rollout::next(nodes, Some("new"), terms, at(NOW)))
+        let terms = Terms { is_formed: true, min_ready: SignedDuration::ZERO, postponement: None };
+        decide(nodes, true, &rollout::next(nodes, Some("new"), &terms, at(NOW)))
     }
 
     /// Makes a node unready, and has the others report that it is behind.

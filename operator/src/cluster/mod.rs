@@ -21,6 +21,7 @@ pub mod identity;
 mod node_samples;
 pub mod nodes;
 pub mod ownership;
+pub mod postponement;
 pub mod problem;
 pub mod reconcile;
 pub mod rollout;

@@ -12,7 +12,7 @@
 //!                                                                     earlier template and the others can serve
 //!                                                                     without it
 //!  a pod of the new template has not been ready for long enough ----> Wait
-//!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last
+//!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last; or Postponed
 //! ```
 //!
 //! The second line must come before the third to prevent an outage: if the new template fails, a pod of the earlier one
@@ -22,6 +22,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::nodes::{self, Node, can_spare, is_settled};
+use super::postponement::Postponement;
 use super::problem::{Cause, Problem};
 
 /// Time that a pod may be unready before it counts as failed instead of starting. A restart takes seconds.
@@ -39,17 +40,21 @@ pub enum Step {
     /// The API server would refuse a pod of the new template ([`super::trial`]). No pod of the earlier one may be evicted,
     /// because it could not be created again. [`next`] does not return it.
     Refused { reason: String },
+    /// The next pod could be replaced, but not now.
+    Postponed(Postponement),
     /// Evict this pod; the StatefulSet controller creates it again. If `serving`, move its leaderships away first.
     Replace { ordinal: u32, pod: String, uid: String, serving: bool },
 }
 
 /// What a rollout depends on besides the nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Whether the cluster is formed. Before that no node holds data, and none is needed by the others.
     pub is_formed: bool,
     /// Time that a pod of the new template must have been ready before the next pod is evicted.
     pub min_ready: SignedDuration,
+    /// Why no pod may be replaced now that runs its broker.
+    pub postponement: Option<Postponement>,
 }
 
 /// Returns the nodes whose pod runs another template than `revision`.
@@ -58,7 +63,7 @@ pub fn outdated<'a>(nodes: &'a [Node], revision: &str) -> Vec<&'a Node> {
 }
 
 /// Decides the next step. `revision` is the StatefulSet's update revision, once its controller has seen the last change.
-pub fn next(nodes: &[Node], revision: Option<&str>, terms: Terms, now: Timestamp) -> Step {
+pub fn next(nodes: &[Node], revision: Option<&str>, terms: &Terms, now: Timestamp) -> Step {
     let Some(revision) = revision else {
         return wait("the StatefulSet's controller has not seen the last change");
     };
@@ -94,7 +99,7 @@ pub fn next(nodes: &[Node], revision: Option<&str>, terms: Terms, now: Timestamp
     if let Some(first) = unready.first() {
         let has_failed = !is_current(first, revision) && is_unready_long(first, now);
         if has_failed && (!terms.is_formed || members.len() == 1 || can_spare(&members, first)) {
-            return replace(first, false);
+            return unless_postponed(terms, replace(first, false));
         }
         return wait(format!("node {} is not ready", first.name));
     }
@@ -109,7 +114,11 @@ pub fn next(nodes: &[Node], revision: Option<&str>, terms: Terms, now: Timestamp
     let leader = |node: &Node| node.report.as_ref().is_some_and(|report| report.meta_leader == report.node_id);
     let next = outdated.iter().max_by_key(|node| (!leader(node), node.ordinal));
     // A newcomer that does not answer leads no group.
-    next.map_or(Step::Idle, |node| replace(node, node.report.is_some()))
+    next.map_or(Step::Idle, |node| unless_postponed(terms, replace(node, node.report.is_some())))
+}
+
+fn unless_postponed(terms: &Terms, step: Step) -> Step {
+    terms.postponement.clone().filter(|_| terms.is_formed).map_or(step, Step::Postponed)
 }
 
 /// Returns the step if the broker of a pod of the new template does not answer. `None` if it answers, or if the pod of
@@ -172,10 +181,10 @@ mod tests {
     use super::super::node_samples::{NOW, at, fail, node, nodes};
     use super::*;
 
-    const TERMS: Terms = Terms { is_formed: true, min_ready: SignedDuration::from_secs(10) };
+    const TERMS: Terms = Terms { is_formed: true, min_ready: SignedDuration::from_secs(10), postponement: None };
 
     fn decide(nodes: &[Node]) -> Step {
-        next(nodes, Some("new"), TERMS, at(NOW))
+        next(nodes, Some("new"), &TERMS, at(NOW))
     }
 
     fn replaced(nodes: &[Node]) -> Option<(u32, bool)> {
@@ -198,7 +207,7 @@ mod tests {
     #[test]
     fn nothing_happens_when_every_pod_is_current() {
         assert_eq!(decide(&nodes(["new", "new", "new"])), Step::Idle);
-        assert!(matches!(next(&nodes(["new", "new", "new"]), None, TERMS, at(NOW)), Step::Wait { .. }));
+        assert!(matches!(next(&nodes(["new", "new", "new"]), None, &TERMS, at(NOW)), Step::Wait { .. }));
     }
 
     #[test]
@@ -390,13 +399,27 @@ mod tests {
     }
 
     #[test]
+    fn only_pods_that_run_their_broker_are_postponed() {
+        let approval = Postponement::Approval { revision: "new".into() };
+        let terms = Terms { postponement: Some(approval.clone()), ..TERMS };
+        let decide = |nodes: &[Node]| next(nodes, Some("new"), &terms, at(NOW));
+        let mut nodes = nodes(["old", "old", "old"]);
+        assert_eq!(decide(&nodes), Step::Postponed(approval.clone()));
+        fail(&mut nodes[0], 61, None);
+        assert_eq!(decide(&nodes), Step::Postponed(approval), "it may serve again with its own template");
+        fail(&mut nodes[0], 61, Some(Cause::CrashLoop));
+        assert!(matches!(decide(&nodes), Step::Replace { ordinal: 0, .. }), "it serves nothing");
+        assert_eq!(decide(&[node(0, "new")]), Step::Idle);
+    }
+
+    #[test]
     fn before_the_cluster_is_formed_a_template_that_hangs_is_replaced_after_its_correction() {
         let mut nodes = nodes(["broken", "broken", "broken"]);
         for node in &mut nodes {
             fail(node, 61, None);
         }
         assert!(waits(&nodes), "a formed cluster may only be out of reach");
-        let step = next(&nodes, Some("new"), Terms { is_formed: false, ..TERMS }, at(NOW));
+        let step = next(&nodes, Some("new"), &Terms { is_formed: false, ..TERMS }, at(NOW));
         assert!(matches!(step, Step::Replace { ordinal: 0, serving: false, .. }), "{step:?}");
     }
 

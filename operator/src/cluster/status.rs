@@ -1,5 +1,7 @@
 //! Fifth step of a reconcile: builds the status. Pure; the caller writes it if it differs.
 
+mod rollout;
+
 use covey_contract::access::display_revision;
 use covey_crds::condition::{self, reason};
 use covey_crds::{
@@ -9,7 +11,7 @@ use jiff::Timestamp;
 
 use super::build;
 use super::nodes::{self, Node};
-use super::rollout::{self, Step};
+use super::rollout::{Step, outdated};
 use crate::access::Projection;
 use crate::conditions::{Draft, merge};
 
@@ -130,15 +132,8 @@ fn version(observed: &Observed<'_>) -> Version {
 
 /// Returns the names of the pods that do not run the current template.
 fn pending(observed: &Observed<'_>) -> Vec<String> {
-    let outdated = observed.revision.map(|revision| rollout::outdated(observed.nodes, revision)).unwrap_or_default();
+    let outdated = observed.revision.map(|revision| outdated(observed.nodes, revision)).unwrap_or_default();
     outdated.into_iter().map(|node| node.name.clone()).collect()
-}
-
-/// Returns which pods run an earlier template, as the beginning of a message.
-fn run_an_earlier_template(observed: &Observed<'_>) -> String {
-    let pending = pending(observed);
-    let verb = if pending.len() == 1 { "runs" } else { "run" };
-    format!("{} {verb} an earlier template", pending.join(", "))
 }
 
 fn quorum(observed: &Observed<'_>) -> Quorum {
@@ -285,11 +280,12 @@ fn drafts(observed: &Observed<'_>, ready: usize, quorum: &Quorum) -> Vec<Draft> 
     vec![
         ready_draft(observed, ready),
         available,
-        progressing(observed, ready),
+        rollout::progressing(observed, ready),
         degraded(observed, ready, &quorum),
         quorum,
         acl_synced(observed),
         alerting(observed),
+        rollout::upgrade_pending(observed),
         paused,
     ]
 }
@@ -370,41 +366,6 @@ fn why(node: &Node) -> String {
         }
         (None, None) if node.report.is_none() => format!("{name} does not answer"),
         (None, None) => format!("{name} is not ready yet"),
-    }
-}
-
-fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
-    let draft = |status, reason, message: String| Draft::new(condition::PROGRESSING, Some(status), reason, message);
-    match (observed.phase, observed.step) {
-        (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
-        _ if observed.paused && !pending(observed).is_empty() => {
-            draft(false, reason::PAUSED, format!("{}; spec.paused is true", run_an_earlier_template(observed)))
-        }
-        (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
-        (_, Step::Stopped { reason: why } | Step::Refused { reason: why }) => {
-            draft(false, reason::NEW_TEMPLATE_FAILS, why.clone())
-        }
-        (_, Step::Replace { pod, .. }) => draft(true, reason::ROLLING, format!("replacing pod {pod}")),
-        (Phase::Formed, _) if is_out_of_reach(observed.nodes) => {
-            draft(false, reason::OPERATOR_CANNOT_REACH_NODES, out_of_reach(observed.nodes))
-        }
-        _ if ready < observed.nodes.len() => {
-            draft(true, reason::STARTING, format!("{ready} of {} nodes are ready", observed.nodes.len()))
-        }
-        _ if !pending(observed).is_empty() => {
-            let (why, held) = held(observed);
-            draft(false, why, format!("{}; {held}", run_an_earlier_template(observed)))
-        }
-        _ => draft(false, reason::SETTLED, "every pod runs the current template".into()),
-    }
-}
-
-/// Returns why pods of an earlier template are not replaced although no step of a rollout is due.
-fn held(observed: &Observed<'_>) -> (&'static str, &'static str) {
-    match (observed.blocked, &observed.apply_error) {
-        (Some(blocked), _) => (blocked.reason, "nothing is applied until the spec is corrected"),
-        (None, Some((reason, _))) => (reason, "no pod is replaced until every object is applied"),
-        (None, None) => (reason::ROLLING, "no pod is replaced while the volumes are not those of the cluster"),
     }
 }
 

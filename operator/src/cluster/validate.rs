@@ -3,6 +3,7 @@
 //! Repeats the checks of the CRD's schema, because the manifests of `covey local` do not pass through an API server.
 
 mod placement;
+mod rollout;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,13 +15,11 @@ use covey_crds::{
 };
 
 pub use placement::ValidatedPlacement;
+pub use rollout::ValidatedRollout;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The brokers' image if neither the manifest nor the operator's options name one.
 pub const DEFAULT_IMAGE: &str = concat!("covey:", env!("CARGO_PKG_VERSION"));
-
-/// Time that a pod must be ready before the next one is evicted, if the spec is invalid or says nothing.
-pub const MIN_READY_DEFAULT: Duration = Duration::from_secs(covey_crds::MIN_READY_SECONDS as u64);
 
 /// Image settings of brokers whose manifest names none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +103,7 @@ pub struct ValidatedCluster {
     pub fence: config::Fence,
     pub storage: ValidatedStorage,
     pub drain: config::Drain,
-    /// Time that a pod of a new template must have been ready before the next one is evicted.
-    pub min_ready: Duration,
+    pub rollout: ValidatedRollout,
     /// Rules of anonymous clients. Absent if anonymous clients are not admitted.
     pub anonymous: Option<Vec<access::Rule>>,
     pub placement: ValidatedPlacement,
@@ -204,8 +202,8 @@ pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<Valid
         sessions: sessions(spec, &mut problems),
         fence: fence(spec, &mut problems),
         storage: storage(spec, &mut problems),
-        drain: drain(spec, &mut problems),
-        min_ready: min_ready(spec, &mut problems),
+        drain: rollout::drain(&spec.rollout, &mut problems),
+        rollout: rollout::validate(&spec.rollout, &mut problems),
         anonymous: anonymous(spec, &mut problems),
         placement: placement::validate(&spec.placement, &mut problems),
         requests: requests(spec, &mut problems),
@@ -349,20 +347,6 @@ fn fence(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Fence {
     let lease = problems.time("fence.lease", &spec.fence.lease);
     problems.expect(lease <= Duration::from_mins(1), "fence.lease must be between 3s and 60s");
     config::Fence { lease, close_clients_after }
-}
-
-fn drain(spec: &MqttClusterSpec, problems: &mut Problems) -> config::Drain {
-    let drain = &spec.rollout.drain;
-    let deadline = problems.time("rollout.drain.deadline", &drain.deadline);
-    problems.expect(deadline <= Duration::from_hours(1), "rollout.drain.deadline must not exceed 1h");
-    problems.range("rollout.drain.rate", drain.rate, 100_000);
-    config::Drain { rate: drain.rate, deadline }
-}
-
-fn min_ready(spec: &MqttClusterSpec, problems: &mut Problems) -> Duration {
-    let seconds = spec.rollout.min_ready_seconds;
-    problems.expect(seconds <= 3600, "rollout.minReadySeconds must not exceed 3600");
-    Duration::from_secs(seconds.into())
 }
 
 fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage {

@@ -1,13 +1,15 @@
 //! What happens before the first pod of a new template is evicted.
 
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{LimitRange, Pod, ResourceQuota};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::passes::{condition, context, create_cluster, pass};
-use super::{broker, started, until};
+use super::{broker, clusters, started, until};
 
 /// Forms a cluster of one node, whose pod then runs an earlier template.
 async fn outdated(client: &Client) -> broker::Node {
@@ -82,4 +84,56 @@ async fn a_quota_that_the_earlier_pod_fills_does_not_hold_up_its_replacement() {
     })
     .await;
     until("the eviction", async || count("1").await.message.contains("does not allow the eviction")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_rollout_waits_for_its_approval_its_window_and_other_clusters() {
+    let server = started().await;
+    let client = &server.client;
+    let _node = outdated(client).await;
+    let before = Api::<Pod>::namespaced(client.clone(), "default").get("prod-0").await.unwrap().uid();
+    let asked = context(client);
+    let clusters = clusters(client);
+    let set = async |change: Value| {
+        clusters.patch("prod", &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+        pass(&asked).await;
+        let pending = condition(client, "UpgradePending").await;
+        assert_eq!(pending.status == "True", pending.reason != "NothingPostponed");
+        (pending.reason, pending.message)
+    };
+
+    let (reason, message) = set(json!({"spec": {"rollout": {"policy": "Manual"}}})).await;
+    assert_eq!(reason, "ApprovalNeeded");
+    let command = "kubectl annotate mqttcluster prod -n default covey.io/approve-rollout=next --overwrite";
+    assert!(message.starts_with("prod-0 runs an earlier template") && message.ends_with(command), "{message}");
+    let approve = |revision: &str| json!({"metadata": {"annotations": {"covey.io/approve-rollout": revision}}});
+    assert_eq!(set(approve("earlier")).await.0, "ApprovalNeeded", "an earlier template was approved");
+
+    // No window is open now: it begins in 12 hours and is a minute long.
+    let from = Timestamp::now().to_zoned(TimeZone::UTC).checked_add(12.hours()).unwrap().strftime("%H:%M").to_string();
+    let windows = json!([{"from": from, "duration": "1m"}]);
+    let (reason, message) = set(json!({"spec": {"rollout": {"policy": "Auto", "windows": windows}}})).await;
+    assert_eq!(reason, "OutsideWindows");
+    assert!(message.ends_with(&format!("{from} UTC")), "{message}");
+
+    let other = ("iot".to_owned(), "other".to_owned());
+    asked.fleet.enter(&other).unwrap();
+    let open = json!([{"from": "00:00", "duration": "24h"}]);
+    let (reason, message) = set(json!({"spec": {"rollout": {"policy": "Manual", "windows": open}}})).await;
+    assert_eq!(reason, "ApprovalNeeded", "{message}");
+    let (reason, message) = set(approve("next")).await;
+    assert_eq!(reason, "OtherClustersRoll");
+    assert!(message.ends_with("when these clusters are done: iot/other"), "{message}");
+    let after = Api::<Pod>::namespaced(client.clone(), "default").get("prod-0").await.unwrap();
+    assert_eq!((after.uid(), after.metadata.deletion_timestamp), (before, None));
+
+    asked.fleet.leave(&other);
+    assert_eq!(set(json!({})).await.0, "NothingPostponed");
+    until("the eviction, which the budget refuses because no controller has counted it", async || {
+        pass(&asked).await;
+        condition(client, "Progressing").await.message.contains("the disruption budget does not allow the eviction")
+    })
+    .await;
+    assert!(asked.fleet.enter(&other).is_err(), "this cluster replaces pods now");
 }

@@ -68,7 +68,9 @@ func (s *scenario) scaleOperator(replicas int) {
 // install installs the chart, with the image of COVEY_TEST_IMAGE if it is set.
 func (s *scenario) install() {
 	s.Helper()
-	args := []string{"upgrade", "--install", release, chart, "-n", systemNamespace, "--wait", "--timeout", "2m"}
+	// Scenarios that run side by side roll out their changes independently.
+	args := []string{"upgrade", "--install", release, chart, "-n", systemNamespace, "--wait", "--timeout", "2m",
+		"--set", "maxRollingClusters=4"}
 	if image := os.Getenv("COVEY_TEST_IMAGE"); image != "" {
 		repository, tag := splitImage(image)
 		args = append(args, "--set", "image.repository="+repository, "--set-string", "image.tag="+tag)

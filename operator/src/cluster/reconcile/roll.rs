@@ -1,5 +1,7 @@
 //! A step of the rollout: carries out what [`super::super::rollout`] decides.
 
+use covey_contract::names::ANNOTATION_APPROVE_ROLLOUT;
+use covey_crds::RolloutPolicy;
 use covey_crds::condition::reason;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,13 +10,14 @@ use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt};
 
 use super::super::nodes::Node;
+use super::super::postponement::{self, Postponement};
 use super::super::rollout::{self, Step, Terms};
 use super::super::status::Phase;
 use super::super::trial::{self, Answer};
-use super::super::validate::MIN_READY_DEFAULT;
+use super::super::validate::ValidatedRollout;
 use super::super::{build, dereference, form, nodes};
 use super::{Applied, Error, Pass};
-use crate::context::Memory;
+use crate::context::{Key, Memory};
 
 /// HTTP status of an eviction that the disruption budget does not allow.
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -40,7 +43,13 @@ impl Pass<'_> {
         }
         let revision = self.revision(applied);
         let step = self.next_step(nodes, revision.as_deref(), memory).await;
+        if matches!(step, Step::Idle | Step::Postponed(_) | Step::Stopped { .. } | Step::Refused { .. }) {
+            self.context.fleet.leave(&self.key());
+        }
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
+        if *serving && let Err(others) = self.context.fleet.enter(&self.key()) {
+            return Ok(Step::Postponed(Postponement::Fleet { others }));
+        }
         if *serving && self.basics.replicas > 1 {
             let node = nodes.iter().find(|node| node.ordinal == *ordinal);
             let client = node.and_then(|node| nodes::client(memory, node));
@@ -65,7 +74,7 @@ impl Pass<'_> {
     /// Decides the next step. While no pod of the new template exists, the API server is asked first whether it would
     /// admit one in place of an earlier one.
     pub(super) async fn next_step(&self, nodes: &[Node], revision: Option<&str>, memory: &mut Memory) -> Step {
-        let step = rollout::next(nodes, revision, self.terms(), Timestamp::now());
+        let step = rollout::next(nodes, revision, &self.terms(revision), Timestamp::now());
         let (Ok(cluster), Some(revision), None) = (&self.work, revision, self.held()) else { return step };
         let outdated = rollout::outdated(nodes, revision);
         let pods = nodes.iter().filter(|node| node.pod.is_some()).count();
@@ -94,12 +103,31 @@ impl Pass<'_> {
         let pods = dereference::pods(&self.context.client, &self.basics.namespace, &self.basics.name).await;
         let pods = pods.map_err(|error| Error::Roll(Box::new(error)))?;
         let nodes = self.nodes(&pods, memory).await;
-        Ok(rollout::next(&nodes, revision, self.terms(), Timestamp::now()))
+        Ok(rollout::next(&nodes, revision, &self.terms(revision), Timestamp::now()))
     }
 
-    fn terms(&self) -> Terms {
-        let min_ready = self.work.as_ref().map_or(MIN_READY_DEFAULT, |cluster| cluster.min_ready);
-        Terms { is_formed: form::is_formed(&self.facts.cluster), min_ready: min_ready.try_into().unwrap_or_default() }
+    fn terms(&self, revision: Option<&str>) -> Terms {
+        // While the spec is invalid nothing is replaced.
+        let rollout = self.work.as_ref().ok().map(|cluster| &cluster.rollout);
+        Terms {
+            is_formed: form::is_formed(&self.facts.cluster),
+            min_ready: rollout.and_then(|rollout| rollout.min_ready.try_into().ok()).unwrap_or_default(),
+            postponement: rollout.zip(revision).and_then(|(rollout, revision)| self.postponement(rollout, revision)),
+        }
+    }
+
+    /// Returns why pods that run their broker are not replaced now, by the spec.
+    fn postponement(&self, rollout: &ValidatedRollout, revision: &str) -> Option<Postponement> {
+        let approval = self.facts.cluster.annotations().get(ANNOTATION_APPROVE_ROLLOUT);
+        let approved = approval.is_some_and(|approved| approved == revision);
+        if rollout.policy == RolloutPolicy::Manual && !approved {
+            return Some(Postponement::Approval { revision: revision.to_owned() });
+        }
+        postponement::outside(&rollout.windows, Timestamp::now())
+    }
+
+    fn key(&self) -> Key {
+        (self.basics.namespace.clone(), self.basics.name.clone())
     }
 
     /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together

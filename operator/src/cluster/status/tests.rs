@@ -2,6 +2,7 @@ use covey_contract::access::{Document, FORMAT};
 use covey_contract::proto::{AccessStatus as Enforced, GroupReplica, StatusReply};
 
 use super::super::nodes::PodFacts;
+use super::super::postponement::Postponement;
 use super::super::problem::{Cause, Problem};
 use super::*;
 use crate::conditions::status_of;
@@ -105,6 +106,7 @@ fn a_healthy_cluster_says_so_in_every_condition() {
             "QuorumHealthy=True/Quorum",
             "AclSynced=True/AllNodesEnforce",
             "Alerting=False/NoAlerts",
+            "UpgradePending=False/NothingPostponed",
             "Paused=False/NotPaused",
         ]
     );
@@ -215,7 +217,7 @@ fn an_invalid_spec_is_named_and_everything_else_is_said_as_ever() {
         assert_eq!(condition.message, "replicas must not be 2");
     }
     assert_eq!(status_of(&status.conditions, "AclSynced"), Some("True"));
-    assert_eq!((status.conditions.len(), status.nodes.len()), (8, 3));
+    assert_eq!((status.conditions.len(), status.nodes.len()), (9, 3));
     assert!(is_news(Some(&before), &status));
     let unwritten = Case {
         blocked: Some(blocked),
@@ -259,6 +261,35 @@ fn a_stopped_rollout_is_degraded_and_does_not_progress() {
     assert!(table.contains(&"Available=True/Serving".to_owned()), "{table:?}");
     let text = "2 of 3 nodes are ready; mosaic-2 cannot pull image covey:9 (ErrImagePull: no)";
     assert_eq!(status.conditions[0].message, text);
+}
+
+#[test]
+fn a_postponed_rollout_is_named_with_what_ends_the_postponement() {
+    let mut nodes = nodes();
+    for node in &mut nodes[..2] {
+        node.pod.as_mut().unwrap().revision = Some("earlier".into());
+    }
+    let others = vec!["iot/a".to_owned(), "iot/b".to_owned()];
+    for (postponement, reason, end) in [
+        (
+            Postponement::Approval { revision: "r".into() },
+            "ApprovalNeeded",
+            "after: kubectl annotate mqttcluster mosaic -n floor covey.io/approve-rollout=r --overwrite",
+        ),
+        (Postponement::Windows { next: "Sat 22:00 UTC".into() }, "OutsideWindows", "from Sat 22:00 UTC"),
+        (Postponement::Fleet { others }, "OtherClustersRoll", "when these clusters are done: iot/a, iot/b"),
+    ] {
+        let case = Case { nodes: nodes.clone(), step: Step::Postponed(postponement), ..Case::default() };
+        let status = case.status();
+        for (type_, value) in [("UpgradePending", "True"), ("Progressing", "False")] {
+            let condition = status.conditions.iter().find(|one| one.type_ == type_).unwrap();
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), (value, reason));
+            let pods = "mosaic-0, mosaic-1 run an earlier template; one pod after the other is replaced ";
+            assert_eq!(condition.message, format!("{pods}{end}"));
+        }
+        assert_eq!(status_of(&status.conditions, "Ready"), Some("True"));
+        assert_eq!(status_of(&status.conditions, "Degraded"), Some("False"));
+    }
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! Limits how many clusters replace pods at the same time, so that a new operator, which may change the image of all
+//! clusters, does not take a node of each at once.
+
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
+
+use crate::context::Key;
+
+/// The clusters that replace pods now. The operator forgets them when it restarts: a cluster is counted again when its
+/// next pod is replaced.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Number of clusters that may replace pods at the same time.
+    most: usize,
+    rolling: Mutex<BTreeSet<Key>>,
+}
+
+impl Fleet {
+    /// Creates a fleet in which `most` clusters may replace pods at the same time.
+    pub fn new(most: usize) -> Self {
+        Self { most, rolling: Mutex::default() }
+    }
+
+    /// Counts a cluster as one that replaces pods, until [`Fleet::leave`].
+    ///
+    /// # Errors
+    /// The other clusters, as `namespace/name`, if they are as many as may replace pods.
+    pub fn enter(&self, key: &Key) -> Result<(), Vec<String>> {
+        let mut rolling = self.rolling.lock();
+        if !rolling.contains(key) && rolling.len() >= self.most {
+            return Err(rolling.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect());
+        }
+        rolling.insert(key.clone());
+        Ok(())
+    }
+
+    /// Ends the counting of a cluster.
+    pub fn leave(&self, key: &Key) {
+        self.rolling.lock().remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        ("iot".into(), name.into())
+    }
+
+    #[test]
+    fn a_cluster_waits_for_the_others_and_goes_on_with_its_own_rollout() {
+        let fleet = Fleet::new(2);
+        assert_eq!(fleet.enter(&key("a")), Ok(()));
+        assert_eq!(fleet.enter(&key("b")), Ok(()));
+        assert_eq!(fleet.enter(&key("c")), Err(vec!["iot/a".to_owned(), "iot/b".to_owned()]));
+        assert_eq!(fleet.enter(&key("a")), Ok(()));
+        fleet.leave(&key("a"));
+        assert_eq!(fleet.enter(&key("c")), Ok(()));
+        assert!(fleet.enter(&key("a")).is_err());
+    }
+}
