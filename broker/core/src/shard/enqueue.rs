@@ -120,8 +120,7 @@ impl Machine {
         matches
     }
 
-    /// Records the index of a live retained message per topic, for subscriptions that still await their retained
-    /// messages.
+    /// Notes a live copy of a retained message, for subscriptions that still await their retained messages.
     fn note_live_copy(&mut self, id: SessionId, name: &Name, index: u64) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // Without a holder no retained messages are read for the session; the read after the next claim includes this
@@ -129,9 +128,9 @@ impl Machine {
         if session.profile.holder.is_none() {
             return;
         }
-        for (filter, newest) in &mut session.awaiting {
-            if filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name)) {
-                newest.insert(name.as_str().into(), index);
+        for (filter, live) in &mut session.awaiting {
+            let matches = filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name));
+            if matches && live.note(name.as_str(), index) {
                 self.dirty.awaiting.insert(id);
             }
         }
@@ -192,8 +191,7 @@ impl Machine {
             self.dirty.awaiting.insert(id);
         }
         for message in messages {
-            let newer = live.get(&message.topic).is_some_and(|index| Some(*index) >= message.retained_index);
-            if !newer {
+            if live.is_newer(&message.topic, message.retained_index) {
                 let mut matched = Match::default();
                 matched.add(options);
                 // [MQTT-3.3.1-8] of MQTT 3.1.1: a retained message for a new subscription is sent with the retain flag.

@@ -11,6 +11,7 @@ use super::session::{Awaiting, Receiving};
 use super::*;
 use crate::dedup::Window;
 use crate::format::{Samples, stored};
+use crate::live_copies::LiveCopies;
 
 const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
 const LIMITS: Limits = Limits { messages: 1000, bytes: 1_000_000, subscriptions: 1001 };
@@ -226,7 +227,9 @@ fn rows(samples: &mut Samples) {
     let body = Body { topic: "a/b".into(), arrived: 1064, expiry: Some(1065), data: Bytes::from_static(b"body") };
     samples.add("row.b", &body);
     samples.add("row.q", &Receiving { last: 1066, numbers: BTreeMap::from([(1067, 1068), (1069, 1070)]) });
-    let awaiting = Awaiting::from([("a/+".into(), BTreeMap::from([("a/b".into(), 1071)]))]);
+    let mut live = LiveCopies::default();
+    live.note("a/b", 1071);
+    let awaiting = Awaiting::from([("a/+".into(), live)]);
     samples.add("row.a", &awaiting);
     samples.add(
         "row.p",

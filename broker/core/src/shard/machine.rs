@@ -10,6 +10,7 @@ use super::bodies::Bodies;
 use super::command::{Claim, Claimed, End, Entry, Operation, Outcome, Subscribed, Subscription, WantRetained, Will};
 use super::session::{Holder, Profile, Session, SessionId, Slot, slot_key};
 use crate::dedup::Window;
+use crate::live_copies::LiveCopies;
 use crate::rows::{self, Rows};
 use crate::subscriptions::{Options, QosCounts};
 use crate::topic::{Filter, Tree};
@@ -342,7 +343,7 @@ impl Machine {
             WantRetained::Never => false,
         };
         if awaits_retained {
-            session.awaiting.insert(wanted.filter.clone(), BTreeMap::new());
+            session.awaiting.insert(wanted.filter.clone(), LiveCopies::default());
             self.dirty.awaiting.insert(id);
         }
         self.dirty.profiles.insert(id);

@@ -7,6 +7,7 @@ use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::command::Will;
+use crate::live_copies::LiveCopies;
 use crate::rows;
 use crate::subscriptions::Options;
 
@@ -115,9 +116,9 @@ pub(super) struct Receiving {
     pub(super) numbers: BTreeMap<u16, u64>,
 }
 
-/// Value of a row `a`: filters whose retained messages are still to come. For each, the highest retained index of a
-/// live copy per topic, so that an older retained copy never follows a newer live one.
-pub(super) type Awaiting = BTreeMap<Box<str>, BTreeMap<Box<str>, u64>>;
+/// Value of a row `a`: filters whose retained messages are still to come, each with the live copies that were delivered
+/// meanwhile.
+pub(super) type Awaiting = BTreeMap<Box<str>, LiveCopies>;
 
 /// A session. Only durable sessions have subscriptions and an inbox here.
 #[derive(Debug)]

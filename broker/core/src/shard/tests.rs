@@ -275,6 +275,20 @@ fn an_older_retained_copy_never_follows_a_newer_live_one() {
     assert_eq!(shard.apply(snapshot), Outcome::Known(false), "the subscription no longer awaits retained messages");
 }
 
+#[test]
+fn a_live_copy_that_arrives_late_does_not_hide_a_newer_one() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", QoS::AtLeastOnce);
+    let retained = |index| Publication { retained_index: Some(index), ..publication("a", "retained".into()) };
+    // Live copies of two publishers arrive in another order than the retained group stored them.
+    shard.apply(Operation::Enqueue(Enqueue { sender: sender(8, 1), publication: retained(9) }));
+    shard.apply(Operation::Enqueue(Enqueue { sender: sender(9, 1), publication: retained(7) }));
+    let messages = vec![retained(8)];
+    shard.apply(Operation::Snapshot { client: "c".into(), owner, filter: "a".into(), messages, last: true });
+    assert_eq!(shard.queued("c").len(), 2, "the retained copy is older than the live copy with index 9");
+}
+
 fn any_qos() -> impl Strategy<Value = QoS> {
     prop::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
 }
