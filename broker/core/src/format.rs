@@ -91,15 +91,19 @@ fn meta_entries(samples: &mut Samples) {
 fn meta_rows(samples: &mut Samples) {
     let member = meta::Member {
         ordinal: Ordinal::new(1010),
-        incarnation: 1011,
+        incarnation: Some(1011),
         epoch: Some(NodeEpoch::new(1012)),
         ended: Some(NodeEpoch::new(1013)),
         removed: true,
     };
     samples.add("meta.row.n", &member);
     samples.add("meta.row.n.new", &meta::Member { ordinal: Ordinal::new(1014), ..meta::Member::default() });
-    let header =
-        meta::Header { cluster: "c2".into(), shards: 303, last_epoch: Some(NodeEpoch::new(1015)), routes_index: 1016 };
+    let header = meta::Header {
+        cluster: "c2".into(),
+        shards: 303,
+        last_epoch: Some(NodeEpoch::new(1015)),
+        routes_index: Some(1016),
+    };
     samples.add("meta.row.m", &header);
     let (mut machine, mut rows) = (meta::Machine::default(), BTreeMap::new());
     machine.apply(400, form(), &mut rows);

@@ -73,8 +73,9 @@ pub enum Answer {
 pub struct Member {
     /// Ordinal of the node's pod.
     pub ordinal: Ordinal,
-    /// Incarnation (number of the process start) to which the last epoch was given; 0 for none.
-    pub incarnation: u64,
+    /// Incarnation (number of the process start, from 1) to which the last epoch was given; `None` before the first.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub incarnation: Option<u64>,
     /// Last epoch that was given to the node.
     #[serde(with = "covey_types::zero_is_none")]
     pub epoch: Option<NodeEpoch>,
@@ -95,8 +96,9 @@ pub struct Header {
     /// Last epoch that was given to any node.
     #[serde(with = "covey_types::zero_is_none")]
     pub last_epoch: Option<NodeEpoch>,
-    /// Log index of the last change of routes; 0 for none.
-    pub routes_index: u64,
+    /// Log index of the last change of routes; `None` before the first.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub routes_index: Option<u64>,
 }
 
 /// State of the meta group.
@@ -205,6 +207,7 @@ impl Machine {
 
     fn node_up(&mut self, node: NodeId, incarnation: u64, former: Option<NodeEpoch>, rows: &mut dyn Rows) -> Answer {
         let Some(member) = self.members.get_mut(&node) else { return Answer::Refused };
+        let incarnation = Some(incarnation);
         if member.removed || incarnation < member.incarnation {
             return Answer::Refused;
         }
@@ -268,7 +271,7 @@ impl Machine {
                 self.routes.remove(&(shard, filter));
             }
         }
-        self.header.routes_index = index;
+        self.header.routes_index = Some(index);
         self.write_header(rows);
         Answer::Done
     }

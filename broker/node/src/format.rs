@@ -69,7 +69,7 @@ fn to_shard(samples: &mut Samples) {
     samples.add("ToShard.Enqueue", &ToShard::Enqueue(enqueue));
     let volatile = ToShard::Volatile {
         topic: "a/b".into(),
-        publisher: "publisher".into(),
+        publisher: Some("publisher".into()),
         retain: true,
         below: 3,
         expiry: Some(1012),
@@ -137,7 +137,7 @@ fn publication() -> Publication {
         topic: "a/b".into(),
         qos: QoS::ExactlyOnce,
         retain: true,
-        publisher: "publisher".into(),
+        publisher: Some("publisher".into()),
         expiry: Some(1038),
         retained_index: Some(1037),
         once: Some(once()),

@@ -219,7 +219,7 @@ impl Registry {
         let Ok(name) = message.topic.parse::<Name>() else { return 0 };
         let own = {
             let sessions = self.sessions.lock();
-            sessions.clients.get(&message.publisher).map(|held| held.connection)
+            message.publisher.as_ref().and_then(|client| sessions.clients.get(client)).map(|held| held.connection)
         };
         let matches = self.filters.matches(&name, |connection| own == Some(connection));
         let mut matched = 0;

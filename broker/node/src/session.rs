@@ -81,7 +81,7 @@ impl NodeSession {
             topic: message.topic.as_str().into(),
             qos: message.qos,
             retain: message.retain,
-            publisher: self.held.client.clone(),
+            publisher: Some(self.held.client.clone()),
             expiry: message.properties.message_expiry_interval,
             retained_index,
             once,

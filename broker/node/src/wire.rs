@@ -27,7 +27,15 @@ pub(super) enum ToShard {
     /// A QoS 0 message, sent once and not logged. Matched against the applied state; delivered to sessions whose
     /// matching subscriptions all have a QoS below `below`. `expiry` is in seconds; `publisher` is a client id, for No
     /// Local. Not answered.
-    Volatile { topic: Box<str>, publisher: Box<str>, retain: bool, below: u8, expiry: Option<u32>, body: Bytes },
+    Volatile {
+        topic: Box<str>,
+        #[serde(with = "covey_types::zero_is_none")]
+        publisher: Option<Box<str>>,
+        retain: bool,
+        below: u8,
+        expiry: Option<u32>,
+        body: Bytes,
+    },
     /// The client acknowledged these deliveries, or they need no acknowledgement: inbox sequence numbers. Sent once
     /// and committed later; if that is lost, the next leader delivers them again and the node repeats the
     /// acknowledgement. Not answered.
@@ -165,7 +173,8 @@ pub(super) struct Numbered {
 #[serde(remote = "Publication")]
 struct Transported {
     topic: Box<str>,
-    publisher: Box<str>,
+    #[serde(with = "covey_types::zero_is_none")]
+    publisher: Option<Box<str>>,
     qos: QoS,
     retain: bool,
     #[serde(with = "covey_types::zero_is_none")]

@@ -219,8 +219,9 @@ pub struct Publication {
     pub qos: QoS,
     /// Retain flag of the PUBLISH.
     pub retain: bool,
-    /// Client id of the publisher, for No Local. Empty for wills and retained messages.
-    pub publisher: Box<str>,
+    /// Client id of the publisher, for No Local; `None` for wills and retained messages.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub publisher: Option<Box<str>>,
     /// Message expiry in seconds, counted from the arrival in the shard; `None` for none.
     pub expiry: Option<u32>,
     /// Log index at which the retained group stored the message; `None` for a message that is not retained.

@@ -109,7 +109,7 @@ impl Machine {
     /// Returns the sessions with a match at QoS 1 or 2, each once.
     fn matching(&mut self, message: &Publication) -> BTreeMap<SessionId, Match> {
         let Ok(name) = message.topic.parse::<Name>() else { return BTreeMap::new() };
-        let mut matches = subscriptions::matching(&self.tree, &name, |id| self.is_of(id, &message.publisher));
+        let mut matches = subscriptions::matching(&self.tree, &name, |id| self.is_of(id, message.publisher.as_deref()));
         // QoS 0 is not logged: those subscriptions are served by `volatile_matches`.
         matches.retain(|_, matched| matched.qos.min(message.qos) > QoS::AtMostOnce);
         if let Some(index) = message.retained_index {
@@ -209,7 +209,7 @@ impl Machine {
     pub fn volatile_matches(
         &self,
         topic: &str,
-        publisher: &str,
+        publisher: Option<&str>,
         below: u8,
         mut visit: impl FnMut(SessionId, bool, &[u32]),
     ) {
@@ -222,9 +222,9 @@ impl Machine {
         }
     }
 
-    /// Returns whether the session is that of the client.
-    fn is_of(&self, id: SessionId, client: &str) -> bool {
-        self.sessions.get(&id).is_some_and(|session| &*session.profile.client == client)
+    /// Returns whether the session is that of the client; `false` without a client.
+    fn is_of(&self, id: SessionId, client: Option<&str>) -> bool {
+        client.is_some() && self.sessions.get(&id).map(|session| &*session.profile.client) == client
     }
 }
 

@@ -193,7 +193,7 @@ impl Machine {
         profile.holder = Some(holder(&claim));
         profile.present = true;
         profile.expiry = claim.expiry;
-        profile.offline_since = 0;
+        profile.offline_since = None;
         profile.will = claim.will;
         profile.limits = claim.limits;
         let answer = claimed(session, session.inbox.counters.missed);
@@ -223,7 +223,7 @@ impl Machine {
             present: false,
             durable: claim.expiry > 0,
             expiry: claim.expiry,
-            offline_since: 0,
+            offline_since: None,
             will: claim.will,
             limits: claim.limits,
             subscriptions: BTreeMap::new(),
@@ -245,7 +245,7 @@ impl Machine {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let profile = &mut session.profile;
         if let Some(holder) = profile.holder.take() {
-            profile.offline_since = now;
+            profile.offline_since = Some(now).filter(|now| *now > 0);
             profile.dup_below = session.inbox.counters.next;
             self.effects.push(Effect::Lost { client: profile.client.clone(), owner: profile.owner, holder });
             self.dirty.profiles.insert(id);

@@ -87,7 +87,7 @@ fn publication(topic: &str, body: String) -> Publication {
         topic: topic.into(),
         qos: QoS::AtLeastOnce,
         retain: false,
-        publisher: "".into(),
+        publisher: None,
         expiry: None,
         retained_index: None,
         once: None,
@@ -325,7 +325,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         (1_u64..40, topic, client.clone()).prop_map(|(number, topic, publisher)| {
             let once = (number % 4 == 0).then(|| Once { key: publisher.into(), number, floor: number / 2 });
             let body = format!("body {number}");
-            let publication = Publication { publisher: publisher.into(), once, ..publication(topic, body) };
+            let publication = Publication { publisher: Some(publisher.into()), once, ..publication(topic, body) };
             Operation::Enqueue(Enqueue { sender: SenderSeq { floor: number / 3, ..sender(9, number) }, publication })
         }),
         (client.clone(), owner.clone(), 0_u64..8, 0_u64..3).prop_map(|(client, owner, low, length)| {

@@ -230,7 +230,7 @@ impl Leader {
             ToShard::Volatile { topic, publisher, retain, below, expiry, body } => {
                 let machine = self.state.machine.lock();
                 let mut output = Vec::new();
-                machine.volatile_matches(&topic, &publisher, below, |id, retain_as_published, identifiers| {
+                machine.volatile_matches(&topic, publisher.as_deref(), below, |id, kept, identifiers| {
                     let Some((link, owner)) = term.deliveries.link_of(id) else { return };
                     let Some(session) = machine.session(id) else { return };
                     output.push((
@@ -238,7 +238,7 @@ impl Leader {
                         FromShard::Volatile {
                             client: session.profile.client.clone(),
                             owner,
-                            retain: retain && retain_as_published,
+                            retain: retain && kept,
                             identifiers: identifiers.to_vec(),
                             expiry,
                             body: body.clone(),

@@ -163,7 +163,7 @@ mod tests {
             topic: topic.into(),
             qos: QoS::AtLeastOnce,
             retain: true,
-            publisher: "".into(),
+            publisher: None,
             expiry: None,
             retained_index: Some(index),
             once: None,
