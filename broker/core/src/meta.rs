@@ -49,7 +49,7 @@ pub enum Command {
     ///
     /// Proposed by the shard's new leader before it serves. Answer: [`Answer::Done`], also for a repetition;
     /// [`Answer::Refused`] if a later leader was here before.
-    Fence { shard: ShardId, index: u64 },
+    FenceShard { shard: ShardId, index: u64 },
     /// Changes routes of a shard: filters whose highest QoS changed; `None` removes the route.
     ///
     /// Proposed by the shard's leader, one change at a time, with increasing `index`. Answer: [`Answer::Done`], also
@@ -103,7 +103,7 @@ pub struct Header {
 
 /// State of the meta group.
 #[derive(Debug, Default)]
-pub struct Machine {
+pub struct MetaState {
     /// Cluster id and counters.
     header: Header,
     /// All nodes that ever were members.
@@ -150,7 +150,7 @@ impl Member {
     }
 }
 
-impl Machine {
+impl MetaState {
     /// Applies the command of the log entry at `index`.
     pub fn apply(&mut self, index: u64, command: Command, rows: &mut dyn Rows) -> Answer {
         match command {
@@ -158,7 +158,7 @@ impl Machine {
             Command::Join { node, ordinal } => self.join(node, ordinal, rows),
             Command::NodeUp { node, incarnation, former } => self.node_up(node, incarnation, former, rows),
             Command::NodeDown { node, epoch } => self.node_down(node, epoch, rows),
-            Command::Fence { shard, index: fence } => self.fence(shard, fence, rows),
+            Command::FenceShard { shard, index: fence } => self.fence(shard, fence, rows),
             Command::Routes { shard, index: at, changes } => self.change_routes(index, shard, at, changes, rows),
         }
     }
@@ -382,16 +382,16 @@ mod tests {
 
     const FIRST: Ordinal = Ordinal::new(0);
 
-    fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
+    fn routes(machine: &mut MetaState, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
         let command = Command::Routes { shard: ShardId::new(1), index: at, changes: vec![(filter.into(), qos)] };
         machine.apply(at, command, &mut Stored::new())
     }
 
     #[test]
     fn a_former_leaders_late_word_is_void() {
-        let mut machine = Machine::default();
+        let mut machine = MetaState::default();
         assert_eq!(routes(&mut machine, 10, "a/b", Some(QoS::AtLeastOnce)), Answer::Done);
-        machine.apply(11, Command::Fence { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
+        machine.apply(11, Command::FenceShard { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
         assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
         assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), QoS::AtLeastOnce)]));
         assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
-        let (mut machine, mut rows) = (Machine::default(), Stored::new());
+        let (mut machine, mut rows) = (MetaState::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
         machine.apply(1, form, &mut rows);
         let epoch = |number| Answer::Epoch(NodeEpoch::new(number));
@@ -410,14 +410,14 @@ mod tests {
         assert_eq!(machine.apply(4, up(2), &mut rows), epoch(2));
         assert_eq!(machine.member(NodeId::new(7)).unwrap().ended, Some(NodeEpoch::new(1)));
         assert_eq!(machine.apply(5, up(1), &mut rows), Answer::Refused);
-        let back = Machine::restore(rows).unwrap();
+        let back = MetaState::restore(rows).unwrap();
         assert_eq!(back.member(NodeId::new(7)), machine.member(NodeId::new(7)));
         assert_eq!(back.header(), machine.header());
     }
 
     #[test]
     fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
-        let (mut machine, mut rows) = (Machine::default(), Stored::new());
+        let (mut machine, mut rows) = (MetaState::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
         machine.apply(1, form, &mut rows);
         assert_eq!(machine.apply(2, Command::Join { node: NodeId::new(8), ordinal: FIRST }, &mut rows), Answer::Done);

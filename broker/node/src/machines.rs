@@ -41,7 +41,7 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreErr
 #[derive(Debug)]
 pub(super) struct Shard {
     /// The state machine.
-    pub machine: Mutex<shard::Machine>,
+    pub machine: Mutex<shard::ShardState>,
     /// To the shard's leader: effects of entries whose rows are written.
     effects: mpsc::UnboundedSender<Vec<Effect>>,
 }
@@ -75,7 +75,7 @@ impl Machine for ShardMachine {
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
         // Bodies are read when they are sent, so that a backlog need not fit into memory.
         let mut but_bodies = rows.filter(|row| !matches!(row, Ok((key, _)) if key.first() == Some(&b'b')));
-        let machine = shard::Machine::restore(collect(&mut but_bodies)?).map_err(unreadable)?;
+        let machine = shard::ShardState::restore(collect(&mut but_bodies)?).map_err(unreadable)?;
         *self.0.machine.lock() = machine;
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Machine for ShardMachine {
 #[derive(Debug)]
 pub(super) struct Meta {
     /// The state machine.
-    pub machine: RwLock<meta::Machine>,
+    pub machine: RwLock<meta::MetaState>,
     /// Incremented after each entry.
     version: watch::Sender<u64>,
 }
@@ -116,7 +116,7 @@ impl Machine for MetaMachine {
     }
 
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
-        let machine = meta::Machine::restore(collect(rows)?).map_err(unreadable)?;
+        let machine = meta::MetaState::restore(collect(rows)?).map_err(unreadable)?;
         *self.0.machine.write() = machine;
         self.written();
         Ok(())
@@ -127,14 +127,14 @@ impl Machine for MetaMachine {
 #[derive(Debug)]
 pub(super) struct Retained {
     /// The state machine.
-    pub machine: RwLock<retained::Machine>,
+    pub machine: RwLock<retained::RetainedState>,
     /// Most bytes of retained messages.
     limit: u64,
 }
 
 impl Retained {
     pub(super) fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { machine: RwLock::new(retained::Machine::new(limit)), limit })
+        Arc::new(Self { machine: RwLock::new(retained::RetainedState::new(limit)), limit })
     }
 }
 
@@ -152,7 +152,7 @@ impl Machine for RetainedMachine {
     fn written(&mut self) {}
 
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
-        let machine = retained::Machine::restore(self.0.limit, collect(rows)?).map_err(unreadable)?;
+        let machine = retained::RetainedState::restore(self.0.limit, collect(rows)?).map_err(unreadable)?;
         *self.0.machine.write() = machine;
         Ok(())
     }

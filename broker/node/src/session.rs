@@ -175,10 +175,10 @@ impl NodeSession {
             return Some(if session.receive(packet) { Received::Once(None) } else { Received::Again });
         }
         let operation =
-            Operation::Receive { client: self.held.client.clone(), owner: self.held.owner, packet: packet.get() };
+            Operation::BeginQos2 { client: self.held.client.clone(), owner: self.held.owner, packet: packet.get() };
         match self.shard().call(operation).await.ok()? {
-            Outcome::Receiving { number, floor, incarnation } => {
-                let key = format!("q:{}:{incarnation}", self.held.client).into_boxed_str();
+            Outcome::Qos2Begun { number, floor, created_by } => {
+                let key = format!("q:{}:{created_by}", self.held.client).into_boxed_str();
                 Some(Received::Once(Some(Once { key, number, floor })))
             }
             _ => None,
@@ -407,7 +407,7 @@ impl Session for NodeSession {
                 Err(known) => known,
                 Ok(sequence) => {
                     let (client, owner) = (session.held.client.clone(), session.held.owner);
-                    match session.shard().call(Operation::Received { client, owner, sequence }).await {
+                    match session.shard().call(Operation::Pubrec { client, owner, sequence }).await {
                         Ok(Outcome::Known(known)) => session.when_leased(known).await,
                         _ => std::future::pending().await,
                     }

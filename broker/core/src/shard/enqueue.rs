@@ -8,8 +8,8 @@ use covey_types::OwnerEpoch;
 
 use super::bodies::Body;
 use super::command::{Enqueue, Once, Outcome, Publication, SenderSeq};
-use super::machine::{Effect, Machine};
 use super::session::{SessionId, Slot, slot_key};
+use super::state::{Effect, ShardState};
 use crate::rows::{self, Rows};
 use crate::subscriptions::{self, Match};
 use crate::topic::{Filter, Name};
@@ -20,11 +20,11 @@ const ONCE_KEPT: u64 = 168 * 3600 * 1000;
 /// Bytes that a queued message is charged besides its body and topic.
 const SLOT_BYTES: usize = 64;
 
-impl Machine {
+impl ShardState {
     /// Applies [`Operation::Enqueue`](super::command::Operation::Enqueue).
     pub(super) fn enqueue(&mut self, enqueue: Enqueue, rows: &mut dyn Rows) -> Outcome {
         let Enqueue { sender, publication } = enqueue;
-        if let Some(answer) = self.number(sender) {
+        if let Some(answer) = self.check_number(sender) {
             return answer;
         }
         if let Some(once) = &publication.once
@@ -52,7 +52,7 @@ impl Machine {
 
     /// Checks the sequence number. Returns the outcome for a duplicate, a gap or an ended epoch; `None` if this is the
     /// next message of its sender.
-    fn number(&mut self, next: SenderSeq) -> Option<Outcome> {
+    fn check_number(&mut self, next: SenderSeq) -> Option<Outcome> {
         let epoch = Some(next.epoch);
         let sender = self.senders.entry(next.node).or_default();
         if epoch <= sender.ended || epoch < sender.epoch {
@@ -97,7 +97,7 @@ impl Machine {
 
     /// Drops state that is older than [`ONCE_KEPT`], at most 16 keys per call, to bound the work of an entry.
     fn forget_seen(&mut self, now: u64, rows: &mut dyn Rows) {
-        let old = |seen: &super::machine::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
+        let old = |seen: &super::state::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
         let gone: Vec<Box<str>> =
             self.seen.iter().filter(|(_, seen)| old(seen)).map(|(key, _)| key.clone()).take(16).collect();
         for key in gone {
@@ -110,7 +110,7 @@ impl Machine {
     fn matching(&mut self, message: &Publication) -> BTreeMap<SessionId, Match> {
         let Ok(name) = message.topic.parse::<Name>() else { return BTreeMap::new() };
         let mut matches = subscriptions::matching(&self.tree, &name, |id| self.is_of(id, message.publisher.as_deref()));
-        // QoS 0 is not logged: those subscriptions are served by `volatile_matches`.
+        // QoS 0 is not logged: those subscriptions are served by `qos0_matches`.
         matches.retain(|_, matched| matched.qos.min(message.qos) > QoS::AtMostOnce);
         if let Some(index) = message.retained_index {
             for id in matches.keys() {
@@ -172,9 +172,9 @@ impl Machine {
         accepted
     }
 
-    /// Applies [`Operation::Snapshot`](super::command::Operation::Snapshot): skips copies that are not newer than a
+    /// Applies [`Operation::DeliverRetained`](super::command::Operation::DeliverRetained): skips copies that are not newer than a
     /// live copy of the same topic.
-    pub(super) fn snapshot(
+    pub(super) fn deliver_retained(
         &mut self,
         client: &str,
         owner: OwnerEpoch,
@@ -206,7 +206,7 @@ impl Machine {
     /// Calls `visit` for each online session that gets the message at QoS 0, outside the log: sessions whose matching
     /// subscriptions all have a QoS below `below`. The others receive it as an `Enqueue`. The arguments of `visit` are
     /// the session, whether any matching subscription has Retain As Published, and the subscription identifiers.
-    pub fn volatile_matches(
+    pub fn qos0_matches(
         &self,
         topic: &str,
         publisher: Option<&str>,

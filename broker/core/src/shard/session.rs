@@ -69,7 +69,7 @@ pub struct Profile {
     pub dup_below: InboxSeq,
     /// Owner epoch of the claim that created the session. Distinguishes its QoS 2 numbers from those of an earlier
     /// session with the same client id.
-    pub incarnation: OwnerEpoch,
+    pub created_by: OwnerEpoch,
 }
 
 /// Value of a row `i`: a message in an inbox.

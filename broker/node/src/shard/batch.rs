@@ -134,7 +134,7 @@ fn size(operation: &Operation) -> usize {
             subscriptions.iter().map(|wanted| wanted.filter.len() + 32).sum::<usize>() + 64
         }
         Operation::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 8).sum::<usize>() + 64,
-        Operation::Snapshot { messages, .. } => messages.iter().map(|message| message.body.len() + 64).sum(),
+        Operation::DeliverRetained { messages, .. } => messages.iter().map(|message| message.body.len() + 64).sum(),
         Operation::Claim(claim) => claim.will.as_ref().map_or(0, |will| will.body.len()) + 128,
         _ => 64,
     }

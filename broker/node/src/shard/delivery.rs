@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use covey_core::shard::{Body, Machine, SessionId, Slot};
+use covey_core::shard::{Body, SessionId, ShardState, Slot};
 use covey_raft::RowReader;
 use covey_types::{InboxSeq, OwnerEpoch};
 
@@ -59,7 +59,7 @@ impl Deliveries {
 
     /// Starts deliveries to a holder. The returned frames are its first deliveries, or `Lost` if it no longer holds
     /// the session.
-    pub(super) fn open(&mut self, link: LinkId, held: Held, machine: &Machine, rows: &RowReader) -> Vec<Output> {
+    pub(super) fn open(&mut self, link: LinkId, held: Held, machine: &ShardState, rows: &RowReader) -> Vec<Output> {
         let Some((id, session)) = machine.session_of(&held.client) else {
             return vec![(link, FromShard::Lost { client: held.client, owner: held.owner })];
         };
@@ -101,7 +101,7 @@ impl Deliveries {
         client: Box<str>,
         owner: OwnerEpoch,
         sequences: Vec<InboxSeq>,
-        machine: &Machine,
+        machine: &ShardState,
         rows: &RowReader,
     ) -> Vec<Output> {
         let id = machine.session_of(&client).map(|(id, _)| id);
@@ -135,7 +135,7 @@ impl Deliveries {
     }
 
     /// Returns the deliveries that the window allows now.
-    pub(super) fn pump(&mut self, id: SessionId, machine: &Machine, rows: &RowReader) -> Vec<Output> {
+    pub(super) fn pump(&mut self, id: SessionId, machine: &ShardState, rows: &RowReader) -> Vec<Output> {
         let (Some(outgoing), Some(session)) = (self.sessions.get_mut(&id), machine.session(id)) else {
             return Vec::new();
         };
@@ -185,7 +185,7 @@ fn item(
     slot: &Slot,
     dup_below: InboxSeq,
     now: u64,
-    machine: &Machine,
+    machine: &ShardState,
     rows: &RowReader,
 ) -> Result<Option<Item>, ()> {
     let mut item = Item {
@@ -204,7 +204,7 @@ fn item(
     let body = if let Some(body) = machine.cached_body(slot.body) {
         body
     } else {
-        let row = rows.get(&Machine::body_key(slot.body)).map_err(|_| ())?.ok_or(())?;
+        let row = rows.get(&ShardState::body_key(slot.body)).map_err(|_| ())?.ok_or(())?;
         stored = Body::decode(&row).map_err(|_| ())?;
         &stored
     };

@@ -230,7 +230,7 @@ impl Leader {
             ToShard::Volatile { topic, publisher, retain, below, expiry, body } => {
                 let machine = self.state.machine.lock();
                 let mut output = Vec::new();
-                machine.volatile_matches(&topic, publisher.as_deref(), below, |id, kept, identifiers| {
+                machine.qos0_matches(&topic, publisher.as_deref(), below, |id, kept, identifiers| {
                     let Some((link, owner)) = term.deliveries.link_of(id) else { return };
                     let Some(session) = machine.session(id) else { return };
                     output.push((
@@ -456,8 +456,13 @@ fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
         }
     }
     let last = chunks.pop().unwrap_or_default();
-    let operation =
-        |messages, last| Operation::Snapshot { client: client.clone(), owner, filter: filter.clone(), messages, last };
+    let operation = |messages, last| Operation::DeliverRetained {
+        client: client.clone(),
+        owner,
+        filter: filter.clone(),
+        messages,
+        last,
+    };
     for chunk in chunks {
         term.batch.push(operation(chunk, false), Origin::Nobody);
     }
@@ -474,7 +479,7 @@ fn note_settled(term: &mut Term) {
 fn flush_settled(term: &mut Term) {
     term.settle_at = None;
     for (client, owner, ranges) in term.deliveries.take_settled() {
-        term.batch.push(Operation::Settle { client, owner, ranges }, Origin::Nobody);
+        term.batch.push(Operation::Acknowledge { client, owner, ranges }, Origin::Nobody);
     }
 }
 

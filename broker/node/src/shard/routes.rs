@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use covey_codec::QoS;
 use covey_core::meta::Command;
-use covey_core::shard::{Machine, Outcome};
+use covey_core::shard::{Outcome, ShardState};
 use covey_types::{OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -85,7 +85,7 @@ impl Routes {
     pub(super) fn new(shard: ShardId, term: u64, last: u64, services: Arc<dyn Services>) -> Self {
         let order = (term << 32).max(last + 1);
         let steps: FuturesUnordered<BoxFuture<'static, Step>> = FuturesUnordered::new();
-        let fence = services.propose_meta(Command::Fence { shard, index: order });
+        let fence = services.propose_meta(Command::FenceShard { shard, index: order });
         steps.push(Box::pin(async move { fence.await.map_or(Step::Refused, |_| Step::Fenced) }));
         Self {
             shard,
@@ -130,7 +130,7 @@ impl Routes {
     }
 
     /// Handles a step. Call [`publish`](Self::publish) and [`ready`](Self::ready) afterwards.
-    pub(super) fn on_step(&mut self, step: Step, machine: &Machine, meta: &Meta) {
+    pub(super) fn on_step(&mut self, step: Step, machine: &ShardState, meta: &Meta) {
         match step {
             Step::Fenced => {
                 self.serving = true;
@@ -176,14 +176,14 @@ impl Routes {
     }
 
     /// Proposes the routes that differ from meta, unless a change is in progress.
-    pub(super) fn publish(&mut self, machine: &Machine) {
+    pub(super) fn publish(&mut self, machine: &ShardState) {
         if self.publishing || self.dirty.is_empty() {
             return;
         }
         let changes: Changes = std::mem::take(&mut self.dirty)
             .into_iter()
             .filter_map(|filter| {
-                let wanted = machine.route(&filter);
+                let wanted = machine.route_qos(&filter);
                 (wanted != self.published.get(&filter).map(|published| published.qos)).then_some((filter, wanted))
             })
             .collect();
@@ -226,10 +226,10 @@ impl Routes {
     }
 
     /// Removes and returns what no longer waits.
-    pub(super) fn ready(&mut self, machine: &Machine) -> Vec<Waiting> {
+    pub(super) fn ready(&mut self, machine: &ShardState) -> Vec<Waiting> {
         let confirmed = &self.confirmed;
         // A filter without subscription needs no route.
-        let settled = |filter: &str| match machine.route(filter) {
+        let settled = |filter: &str| match machine.route_qos(filter) {
             Some(wanted) => confirmed.get(filter).is_some_and(|qos| *qos >= wanted),
             None => true,
         };
@@ -321,7 +321,7 @@ mod tests {
 
     /// A shard with one session, and the routes of its leader.
     struct Shard {
-        machine: Machine,
+        machine: ShardState,
         owner: OwnerEpoch,
         routes: Routes,
         world: Arc<World>,
@@ -329,7 +329,7 @@ mod tests {
 
     impl Shard {
         fn led(world: &Arc<World>, last: u64) -> Self {
-            let mut machine = Machine::default();
+            let mut machine = ShardState::default();
             let claim = Claim {
                 client: "c".into(),
                 principal: "p".into(),
@@ -392,7 +392,7 @@ mod tests {
         }
     }
 
-    fn apply(machine: &mut Machine, operation: Operation) -> Outcome {
+    fn apply(machine: &mut ShardState, operation: Operation) -> Outcome {
         machine.apply(Entry { time: 0, operations: vec![operation] }, &mut Rows::new()).remove(0)
     }
 
@@ -436,7 +436,7 @@ mod tests {
         let mut former = Shard::led(&world, 0);
         former.commit();
         former.subscribe("a");
-        let later = Command::Fence { shard: ShardId::new(0), index: 2 << 32 };
+        let later = Command::FenceShard { shard: ShardId::new(0), index: 2 << 32 };
         world.meta.machine.write().apply(9, later, &mut Rows::new());
         world.commit();
         let step = former.routes.steps.next().now_or_never().flatten();

@@ -72,7 +72,7 @@ pub enum Effect {
 
 /// State of one shard. Its fields are rebuilt from rows at start, except `effects` and `dirty`.
 #[derive(Debug, Default)]
-pub struct Machine {
+pub struct ShardState {
     /// Shard time and last numbers.
     pub(super) header: Header,
     /// All sessions, transient ones included.
@@ -112,7 +112,7 @@ pub(super) struct Dirty {
     pub(super) senders: BTreeSet<NodeId>,
 }
 
-impl Machine {
+impl ShardState {
     /// Applies an entry and returns one outcome per operation, in their order.
     pub fn apply(&mut self, entry: Entry, rows: &mut dyn Rows) -> Vec<Outcome> {
         self.header.time = self.header.time.max(entry.time);
@@ -128,12 +128,12 @@ impl Machine {
             Operation::Subscribe { client, owner, subscriptions } => self.subscribe(&client, owner, subscriptions),
             Operation::Unsubscribe { client, owner, filters } => self.unsubscribe(&client, owner, &filters),
             Operation::Enqueue(enqueue) => self.enqueue(enqueue, rows),
-            Operation::Settle { client, owner, ranges } => self.settle(&client, owner, &ranges, rows),
-            Operation::Received { client, owner, sequence } => self.received(&client, owner, sequence, rows),
-            Operation::Receive { client, owner, packet } => self.receive(&client, owner, packet),
+            Operation::Acknowledge { client, owner, ranges } => self.acknowledge(&client, owner, &ranges, rows),
+            Operation::Pubrec { client, owner, sequence } => self.pubrec(&client, owner, sequence, rows),
+            Operation::BeginQos2 { client, owner, packet } => self.begin_qos2(&client, owner, packet),
             Operation::Release { client, owner, packet } => self.release(&client, owner, packet),
-            Operation::Snapshot { client, owner, filter, messages, last } => {
-                self.snapshot(&client, owner, &filter, messages, last, rows)
+            Operation::DeliverRetained { client, owner, filter, messages, last } => {
+                self.deliver_retained(&client, owner, &filter, messages, last, rows)
             }
             Operation::NodeDown { node, epoch } => self.node_down(node, epoch, rows),
             Operation::Expire { client, owner } => self.expire(&client, owner, rows),
@@ -228,7 +228,7 @@ impl Machine {
             limits: claim.limits,
             subscriptions: BTreeMap::new(),
             dup_below: InboxSeq::FIRST,
-            incarnation: owner,
+            created_by: owner,
         });
         let answer = claimed(&session, 0);
         self.clients.insert(claim.client, id);
@@ -375,7 +375,7 @@ impl Machine {
         Outcome::Unsubscribed(existed)
     }
 
-    fn settle(
+    fn acknowledge(
         &mut self,
         client: &str,
         owner: OwnerEpoch,
@@ -399,7 +399,7 @@ impl Machine {
         Outcome::Done
     }
 
-    fn received(&mut self, client: &str, owner: OwnerEpoch, sequence: InboxSeq, rows: &mut dyn Rows) -> Outcome {
+    fn pubrec(&mut self, client: &str, owner: OwnerEpoch, sequence: InboxSeq, rows: &mut dyn Rows) -> Outcome {
         let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
         let Some(slot) = session.inbox.get_mut(sequence) else { return Outcome::Known(false) };
         if !slot.received {
@@ -411,7 +411,7 @@ impl Machine {
         Outcome::Known(true)
     }
 
-    fn receive(&mut self, client: &str, owner: OwnerEpoch, packet: u16) -> Outcome {
+    fn begin_qos2(&mut self, client: &str, owner: OwnerEpoch, packet: u16) -> Outcome {
         let Some((id, session)) = self.held(client, owner) else { return Outcome::Stale };
         let receiving = &mut session.receiving;
         let number = if let Some(number) = receiving.numbers.get(&packet) {
@@ -422,9 +422,9 @@ impl Machine {
             receiving.last
         };
         let floor = receiving.numbers.values().min().copied().unwrap_or(number);
-        let incarnation = session.profile.incarnation;
+        let created_by = session.profile.created_by;
         self.dirty.receiving.insert(id);
-        Outcome::Receiving { number, floor, incarnation }
+        Outcome::Qos2Begun { number, floor, created_by }
     }
 
     fn release(&mut self, client: &str, owner: OwnerEpoch, packet: u16) -> Outcome {
