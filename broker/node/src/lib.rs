@@ -4,8 +4,8 @@
 //! connection ── session ─┬─ publish ── routes (meta), peers' filters, local filters
 //!                        │      └── shard::Client ══ shard::Leader (on this node or another one)
 //!                        │      └── transient::Outgoing ══ transient::Incoming (on other nodes)
-//!                        └─ registry of local sessions ── outbox
-//! lease::Holder ── renews at ── lease::Keeper (meta leader)     membership ── formation, joining, voters
+//!                        └─ registry of local sessions ── state
+//! lease::Holder ── renews at ── lease::Grantor (meta leader)     membership ── formation, joining, voters
 //! ```
 //! Invariant: nothing is acknowledged to a client unless the node held its lease after the work was done.
 //!
@@ -13,24 +13,24 @@
 //! (`covey-mqtt`, whose traits it implements), replication (`covey-raft`) or the replicated state machines
 //! (`covey-core`). Start reading at [`start`](fn@start) and [`NodeSessions`].
 
+mod channel;
 mod clock;
 #[cfg(test)]
 mod format;
-mod held;
+mod inflight;
 mod lease;
-mod links;
-mod machines;
 mod membership;
 mod message;
-mod outbox;
+mod network;
 mod publish;
+mod registry;
 mod retained;
-mod say;
 mod server;
 mod services;
 mod session;
 mod shard;
 mod start;
+mod state;
 mod transient;
 mod wire;
 
@@ -56,17 +56,17 @@ pub use membership::{FormError, Identity, Membership};
 pub use session::NodeSession;
 pub use start::{Parts, peer_routes, start};
 
-use held::{EVENTS, Held, Outbox, Registry};
+use inflight::Inflight;
 use lease::Lease;
-use machines::{Meta, Retained};
-use outbox::Durable;
+use registry::{EVENT_CAPACITY, LocalSession, Registry, SessionState};
 use shard::{Inbound, LinkId};
+use state::{SharedMeta, SharedRetained};
 use transient::{Filters, Incoming, Peers, TransientSession};
 
 /// A replica that lacks at most this many entries counts as in sync.
-const IN_SYNC: u64 = 100;
+const IN_SYNC_LAG: u64 = 100;
 /// Time that a CONNECT waits for its shard.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Counts events of the node. Methods may be called from any task and must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -95,19 +95,19 @@ pub struct Node {
     /// This node's epoch and lease.
     pub lease: Arc<Lease>,
     /// Applied state of the meta group: members, epochs and routes.
-    meta: Arc<Meta>,
+    meta: Arc<SharedMeta>,
     /// Applied state of the retained group.
-    retained: Arc<Retained>,
+    retained: Arc<SharedRetained>,
     /// Numbers and commits this node's retained messages.
     writer: Arc<retained::Writer>,
     /// Client of each shard, by shard number.
     shards: Vec<Arc<shard::Client>>,
     /// Applied state of each shard, by shard number; without meaning where this node has no replica.
-    states: Vec<Arc<machines::Shard>>,
+    states: Vec<Arc<state::SharedShard>>,
     /// Inputs of the leader tasks of this node, by shard number.
     leaders: Vec<mpsc::UnboundedSender<Inbound>>,
-    /// Input of the lease keeper, which answers while this node leads meta.
-    keeper: mpsc::Sender<lease::Request>,
+    /// Input of the lease grantor, which answers while this node leads meta.
+    grantor: mpsc::Sender<lease::Request>,
     /// Sessions whose connections are on this node.
     registry: Arc<Registry>,
     /// Subscriptions of the transient sessions on this node.
@@ -164,7 +164,7 @@ impl Node {
     }
 
     /// Waits until the change of this node's transient filters is known on every node that may hold a lease.
-    async fn known_everywhere(&self, epoch: NodeEpoch, change: u64) -> Result<(), lease::Lapsed> {
+    async fn known_everywhere(&self, epoch: NodeEpoch, change: u64) -> Result<(), lease::EpochOver> {
         let mut leased = self.lease.leased_from_now(epoch).await?;
         leased.retain(|node| *node != self.id);
         let patience = self.config.fence.lease / 6;
@@ -184,7 +184,7 @@ impl Node {
     /// at once.
     async fn claim(self: &Arc<Self>, claim: Claim) -> Option<Outcome> {
         let client = claim.client.clone();
-        let until = tokio::time::Instant::now() + CONNECT_PATIENCE;
+        let until = tokio::time::Instant::now() + CLAIM_TIMEOUT;
         let mut answer = self.shard_of(&client).call_until(Operation::Claim(claim), Some(until));
         tokio::select! {
             outcome = &mut answer => outcome.ok(),
@@ -229,32 +229,32 @@ impl Node {
         epoch: NodeEpoch,
         connection: ConnectionId,
     ) -> Connected<NodeSession> {
-        let (events, receiver) = mpsc::channel(EVENTS);
-        let outbox = if claimed.durable {
-            Outbox::Durable(Durable::default())
+        let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+        let state = if claimed.durable {
+            SessionState::Durable(Inflight::default())
         } else {
-            Outbox::Transient(TransientSession::new(connection, request.receive_maximum))
+            SessionState::Transient(TransientSession::new(connection, request.receive_maximum))
         };
         let client: Box<str> = request.client_id.as_str().into();
-        let held = Arc::new(Held {
+        let local = Arc::new(LocalSession {
             client: client.clone(),
             principal: request.principal.clone(),
             owner: claimed.owner,
             epoch,
             connection,
             events: Mutex::new(Some(events)),
-            outbox: Mutex::new(outbox),
+            state: Mutex::new(state),
         });
-        self.registry.insert(held.clone());
+        self.registry.insert(local.clone());
         if !self.lease.is_valid(epoch) && self.lease.epoch() != Some(epoch) {
-            self.registry.close(&held, Close::Fenced);
+            self.registry.close(&local, Close::Fenced);
         }
         let window = request.receive_maximum;
-        self.shard_of(&client).hold(wire::Held { client, owner: claimed.owner, window });
+        self.shard_of(&client).hold(wire::HeldSession { client, owner: claimed.owner, window });
         Connected {
             session_present: claimed.present,
             filters: claimed.filters.iter().map(|filter| message::text(filter)).collect(),
-            session: NodeSession { node: self.clone(), held, queue: Arc::default() },
+            session: NodeSession { node: self.clone(), local, queue: Arc::default() },
             events: receiver,
         }
     }
@@ -346,13 +346,13 @@ impl Node {
         self.meta.machine.read().member(self.id).is_some_and(|member| !member.removed)
     }
 
-    /// Returns the voters that lack more than `IN_SYNC` entries or are not heard, for each group that this node leads and
+    /// Returns the voters that lack more than `IN_SYNC_LAG` entries or are not heard, for each group that this node leads and
     /// that has such voters.
     pub fn voters_behind(&self) -> BTreeMap<GroupId, Vec<NodeId>> {
         let behind = |group: GroupId| {
             let status = self.cluster.status(group);
             let is_behind = |node: &NodeId, lag: Option<u64>| {
-                status.voters.contains_key(node) && lag.is_none_or(|lag| lag > IN_SYNC)
+                status.voters.contains_key(node) && lag.is_none_or(|lag| lag > IN_SYNC_LAG)
             };
             let voters: Vec<NodeId> =
                 status.lag.iter().filter(|(node, lag)| is_behind(node, **lag)).map(|(node, _)| *node).collect();

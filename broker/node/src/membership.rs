@@ -28,9 +28,9 @@ use super::Node;
 use super::lease::Request;
 
 /// Interval at which a node tries to join, or checks the voters of the groups that it leads.
-const LOOK: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Voters of a shard.
-pub(super) const REPLICAS: usize = 3;
+pub(super) const SHARD_VOTERS: usize = 3;
 
 /// Identity of this node: its data directory, and what is known of other processes.
 #[derive(Debug)]
@@ -222,7 +222,7 @@ impl Membership {
         let mut alive = 0;
         for (node, _) in &members {
             let (answer, receiver) = oneshot::channel();
-            self.node.keeper.send(Request::IsAlive(*node, answer)).await.ok()?;
+            self.node.grantor.send(Request::IsAlive(*node, answer)).await.ok()?;
             if receiver.await.unwrap_or(true) {
                 if *node == former {
                     return Some(format!("ordinal {} is held by node {former}, which may be alive", join.ordinal));
@@ -237,7 +237,7 @@ impl Membership {
     /// until shutdown.
     pub async fn run(self: Arc<Self>) {
         let shutdown = self.node.shutdown.clone();
-        while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
             if self.identity.cluster().is_none() {
                 self.try_join().await;
             } else {
@@ -295,13 +295,13 @@ impl Membership {
 
 type Members = BTreeMap<NodeId, Member>;
 
-/// Returns voters and learners of a group. A shard has [`REPLICAS`] voters, chosen in turn by shard number, and no
+/// Returns voters and learners of a group. A shard has [`SHARD_VOTERS`] voters, chosen in turn by shard number, and no
 /// learners. Meta and retained have an odd number of voters, at most five; the other members are learners.
 pub(super) fn placement(group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> (Members, Members) {
     let all: Vec<(NodeId, Member)> =
         members.iter().map(|(ordinal, node)| (*node, Member { ordinal: *ordinal })).collect();
     if let Some(shard) = group.as_shard() {
-        let voters = all.iter().cycle().skip(shard.index() % all.len().max(1)).take(REPLICAS.min(all.len()));
+        let voters = all.iter().cycle().skip(shard.index() % all.len().max(1)).take(SHARD_VOTERS.min(all.len()));
         return (voters.copied().collect(), Members::new());
     }
     let odd = if all.len().is_multiple_of(2) { all.len().saturating_sub(1) } else { all.len() };

@@ -6,12 +6,12 @@ use covey_codec::{Decoder, MqttStr, Packet, ProtocolVersion, QoS};
 use covey_mqtt::session::Message;
 
 /// Largest stored message in bytes, larger than any `maxPacketSize`.
-const MAX: usize = 32 << 20;
+const MAX_ENCODED: usize = 32 << 20;
 
 /// Encodes topic, payload and properties. QoS and flags are not part of the body.
 #[expect(
     clippy::expect_used,
-    reason = "texts and data were decoded from fields of 65,535 bytes, the packet is within MAX"
+    reason = "texts and data were decoded from fields of 65,535 bytes, the packet is within MAX_ENCODED"
 )]
 pub(super) fn encode(message: &Message) -> Bytes {
     let publish = Publish {
@@ -32,7 +32,8 @@ pub(super) fn encode(message: &Message) -> Bytes {
 /// [`encode`] did not write.
 pub(super) fn decode(body: &Bytes, qos: QoS, retain: bool, expiry: Option<u32>) -> Option<Message> {
     let mut bytes = BytesMut::from(&body[..]);
-    let Ok(Some(Packet::Publish(publish))) = Decoder::client(ProtocolVersion::V5, MAX).decode(&mut bytes) else {
+    let Ok(Some(Packet::Publish(publish))) = Decoder::client(ProtocolVersion::V5, MAX_ENCODED).decode(&mut bytes)
+    else {
         return None;
     };
     let mut properties = publish.properties;

@@ -73,7 +73,7 @@ impl Node {
         let Some(client) = self.shards.get(shard.index()) else { return };
         // QoS 0 needs no commit.
         if qos.min(message.qos) == QoS::AtMostOnce {
-            if !client.tell(volatile(message, ALL)) {
+            if !client.tell(qos0(message, ALL)) {
                 self.metrics.dropped_unreachable();
             }
             pending.matched += 1;
@@ -81,14 +81,14 @@ impl Node {
         }
         pending.shards.push(client.enqueue(epoch, message.clone()));
         // Sessions that match at QoS 0 only are served from the applied state.
-        client.tell(volatile(message, ABOVE_QOS_0));
+        client.tell(qos0(message, ABOVE_QOS_0));
     }
 }
 
 /// Returns the frame of a message that is not logged, for the sessions whose matching subscriptions all have a QoS below
 /// `below`.
-fn volatile(message: &Publication, below: u8) -> ToShard {
-    ToShard::Volatile {
+fn qos0(message: &Publication, below: u8) -> ToShard {
+    ToShard::Qos0 {
         topic: message.topic.clone(),
         publisher: message.publisher.clone(),
         retain: message.retain,

@@ -11,18 +11,20 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::machines::Retained;
-use super::say::{reply, tell};
+use super::channel::{reply, tell};
+use super::state::SharedRetained;
 use crate::clock;
 
 /// Most writes in one entry.
-const BATCH: usize = 128;
+const MAX_BATCH: usize = 128;
 /// Most bytes in one entry, unless a single message is larger: an entry that exceeds the message limit between nodes
 /// would block the group.
-const BYTES: usize = 1 << 20;
+const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Timeout of a proposal: the leader may have lost its majority, so the next one is asked. Repetitions are
 /// deduplicated.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a batch is proposed again.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// A numbered write, and the receiver of its log index and outcome.
 pub(super) type Job = (Write, oneshot::Sender<(u64, Outcome)>);
@@ -68,7 +70,7 @@ pub(super) async fn run(
     mut jobs: mpsc::UnboundedReceiver<Job>,
     writer: Arc<Writer>,
     cluster: Cluster,
-    retained: Arc<Retained>,
+    retained: Arc<SharedRetained>,
     shutdown: CancellationToken,
 ) {
     let mut clock = GroupClock { retained, seen: (0, clock::now()) };
@@ -78,9 +80,9 @@ pub(super) async fn run(
         let mut bytes = first.0.body.len();
         let mut batch = vec![first];
         // Of one epoch only: a batch whose epoch is over is dropped whole.
-        while batch.len() < BATCH && next.is_none() {
+        while batch.len() < MAX_BATCH && next.is_none() {
             match jobs.try_recv() {
-                Ok(job) if job.0.epoch == epoch && bytes + job.0.body.len() <= BYTES => {
+                Ok(job) if job.0.epoch == epoch && bytes + job.0.body.len() <= MAX_BATCH_BYTES => {
                     bytes += job.0.body.len();
                     batch.push(job);
                 }
@@ -96,14 +98,14 @@ pub(super) async fn run(
             let writes: Vec<Write> = batch.iter().map(|(write, _)| write.clone()).collect();
             let entry = Entry { time: clock.now(), writes }.encode();
             let proposed = cluster.propose_at_leader(GroupId::RETAINED, entry);
-            if let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, proposed).await {
+            if let Ok(Ok(response)) = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await {
                 let outcomes: Vec<Outcome> = postcard::from_bytes(&response.bytes).unwrap_or_default();
                 for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
                     reply(answer, (response.index, outcome));
                 }
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
         if next.is_none() {
             next = jobs.recv().await;
@@ -114,7 +116,7 @@ pub(super) async fn run(
 /// Group time as this node can tell: that of the last applied entry plus the time since then.
 #[derive(Debug)]
 struct GroupClock {
-    retained: Arc<Retained>,
+    retained: Arc<SharedRetained>,
     /// Group time (milliseconds) of the newest entry seen, and the boot-time clock then.
     seen: (u64, Duration),
 }

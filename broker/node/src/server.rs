@@ -10,10 +10,10 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Node;
+use super::channel::tell;
 use super::lease;
-use super::links::LinkEnd;
 use super::membership::Membership;
-use super::say::tell;
+use super::network::LinkEnd;
 use super::shard::Inbound;
 use super::wire::{self, FromShard, ToShard};
 
@@ -80,9 +80,9 @@ impl Peer for PeerService {
     }
 
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
-        let (from, answers) = mpsc::unbounded_channel::<FromShard>();
+        let (replies, answers) = mpsc::unbounded_channel::<FromShard>();
         // Answered before the first frame is read: the caller sends frames only after the response.
-        self.node.spawn("shard link", serve_shard(self.node.clone(), request.into_inner(), from));
+        self.node.spawn("shard link", serve_shard(self.node.clone(), request.into_inner(), replies));
         let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(wire::frame(&answer)));
         Ok(Response::new(Box::pin(answers)))
     }
@@ -91,7 +91,7 @@ impl Peer for PeerService {
         let renewal = wire::read(request.get_ref())?;
         let (answer, receiver) = oneshot::channel();
         let unavailable = || Status::unavailable("not the meta leader");
-        self.node.keeper.send(lease::Request::Renew(renewal, answer)).await.map_err(|_| unavailable())?;
+        self.node.grantor.send(lease::Request::Renew(renewal, answer)).await.map_err(|_| unavailable())?;
         let grant = receiver.await.map_err(|_| unavailable())?;
         Ok(Response::new(wire::frame(&grant)))
     }
@@ -117,22 +117,22 @@ impl Peer for PeerService {
         let (answer, receiver) = oneshot::channel();
         let unavailable = || Status::unavailable("not the meta leader");
         let index = request.into_inner().index;
-        self.node.keeper.send(lease::Request::AwaitRoute(index, answer)).await.map_err(|_| unavailable())?;
+        self.node.grantor.send(lease::Request::AwaitRoute(index, answer)).await.map_err(|_| unavailable())?;
         receiver.await.map_err(|_| unavailable())?;
         Ok(Response::new(proto::AwaitRouteReply::default()))
     }
 }
 
 /// Forwards frames of another node to the shard's leader here, until either side ends the link. The leader drops
-/// `from` if it does not lead.
-async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, from: mpsc::UnboundedSender<FromShard>) {
+/// `replies` if it does not lead.
+async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, replies: mpsc::UnboundedSender<FromShard>) {
     let Some(Ok(first)) = frames.next().await else { return };
     let Ok(attach) = wire::read::<ToShard>(&first) else { return };
     let ToShard::Attach { shard, .. } = &attach else { return };
     let Some(leader) = node.leaders.get(shard.index()).cloned() else { return };
     let link = node.next_link();
     let end = LinkEnd { link, leader };
-    let mut sent = end.leader.send(Inbound::Opened { link, from });
+    let mut sent = end.leader.send(Inbound::Opened { link, replies });
     let mut next = Some(attach);
     while let (Ok(()), Some(frame)) = (&sent, next.take()) {
         sent = end.leader.send(Inbound::Frame { link, frame });

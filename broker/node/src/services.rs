@@ -14,33 +14,33 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Node;
-use super::lease::Surroundings;
+use super::lease::LeaseTransport;
 use super::message;
-use super::shard::{Events, Services};
+use super::shard::{DeliverySink, LeaderContext};
 use super::transient::Tasks;
 use super::wire::{FromShard, Grant, Renewal, ToShard};
 
 /// Pause between two attempts at something that must succeed.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 /// Timeout of a proposal in meta: the leader may have lost its majority, so the next one is asked.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The node, as the tasks that it starts use it.
 #[derive(Debug, Clone)]
 pub(super) struct Handle(pub Arc<Node>);
 
-impl Services for Handle {
+impl LeaderContext for Handle {
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>> {
         let (cluster, command) = (self.0.cluster.clone(), command.encode());
         Box::pin(async move {
             loop {
                 let proposed = cluster.propose_at_leader(GroupId::META, command.clone());
-                if let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, proposed).await {
+                if let Ok(Ok(response)) = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await {
                     cluster.await_applied(GroupId::META, response.index).await;
                     let done = Answer::decode(&response.bytes) == Some(Answer::Done);
                     return done.then_some(response.index);
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         })
     }
@@ -49,7 +49,7 @@ impl Services for Handle {
         let node = self.0.clone();
         Box::pin(async move {
             while !node.await_route_once(index).await {
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         })
     }
@@ -83,7 +83,7 @@ impl Node {
                 self.cluster.await_applied(GroupId::RETAINED, index).await;
                 break;
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
         let machine = self.retained.machine.read();
         machine
@@ -103,7 +103,7 @@ impl Node {
             {
                 return;
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 
@@ -166,17 +166,17 @@ pub(super) fn retained_delivery(found: &Publication, wanted: &Subscription) -> O
     Some(Delivery { packet_id: None, dup: false, message, subscription_identifiers })
 }
 
-impl Events for Handle {
+impl DeliverySink for Handle {
     fn on_shard(&self, shard: ShardId, event: FromShard) {
         if let Some((client, owner, sequences)) = self.0.registry.on_shard(event)
             && let Some(shard) = self.0.shards.get(shard.index())
         {
-            shard.tell(ToShard::Settle { client, owner, sequences });
+            shard.tell(ToShard::Acknowledge { client, owner, sequences });
         }
     }
 }
 
-impl Surroundings for Handle {
+impl LeaseTransport for Handle {
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>> {
         let (node, patience) = (self.0.clone(), self.0.config.fence.lease);
         Box::pin(async move { tokio::time::timeout(patience, node.renew_once(renewal)).await.ok().flatten() })

@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Node;
-use super::held::{Held, Outbox, Registry};
+use super::channel::reply;
 use super::message;
 use super::publish::Pending;
-use super::say::reply;
+use super::registry::{LocalSession, Registry, SessionState};
 use super::wire::ToShard;
 
 /// A session and the connection that holds it.
@@ -27,7 +27,7 @@ pub struct NodeSession {
     /// The node.
     pub(super) node: Arc<Node>,
     /// State of the session on this node.
-    pub(super) held: Arc<Held>,
+    pub(super) local: Arc<LocalSession>,
     /// Publishes that wait to be routed.
     pub(super) queue: Arc<Mutex<Queue>>,
 }
@@ -81,7 +81,7 @@ impl NodeSession {
             topic: message.topic.as_str().into(),
             qos: message.qos,
             retain: message.retain,
-            publisher: Some(self.held.client.clone()),
+            publisher: Some(self.local.client.clone()),
             expiry: message.properties.message_expiry_interval,
             retained_index,
             once,
@@ -94,7 +94,7 @@ impl NodeSession {
     fn begin(&self, message: Message, packet: Option<PacketId>) -> Result<Routed, oneshot::Receiver<Routed>> {
         let mut queue = self.queue.lock();
         let at_once = queue.waiting.is_empty() && !queue.draining && !message.retain && packet.is_none();
-        if at_once && let Ok(pending) = self.node.route(&self.publication(&message, None, None), self.held.epoch) {
+        if at_once && let Ok(pending) = self.node.route(&self.publication(&message, None, None), self.local.epoch) {
             return Ok(Routed::Pending(pending));
         }
         let (routed, receiver) = oneshot::channel();
@@ -120,7 +120,7 @@ impl NodeSession {
         let session = self.clone();
         self.node.spawn(name, async move {
             if caught(name, task).await.is_err() {
-                session.node.registry.close(&session.held, Close::Failed);
+                session.node.registry.close(&session.local, Close::Failed);
             }
         });
     }
@@ -143,13 +143,13 @@ impl NodeSession {
 
     /// Commits what the message requires and routes it. Returns `None` if the epoch ended.
     async fn route_in_turn(&self, message: &Message, packet: Option<PacketId>) -> Option<Routed> {
-        let epoch = self.held.epoch;
+        let epoch = self.local.epoch;
         self.node.lease.held(epoch).await.ok()?;
         let once = match packet {
             None => None,
-            Some(packet) => match self.receive(packet).await? {
-                Received::Again => return Some(Routed::Repeated),
-                Received::Once(once) => once,
+            Some(packet) => match self.begin_qos2(packet).await? {
+                Qos2Publish::Again => return Some(Routed::Repeated),
+                Qos2Publish::Once(once) => once,
             },
         };
         let mut index = None;
@@ -170,16 +170,16 @@ impl NodeSession {
 
     /// Reserves the packet id of a QoS 2 publish, in the shard for a durable session. Returns `None` if the outcome is
     /// unknown or the session is lost.
-    async fn receive(&self, packet: PacketId) -> Option<Received> {
-        if let Outbox::Transient(session) = &mut *self.held.outbox.lock() {
-            return Some(if session.receive(packet) { Received::Once(None) } else { Received::Again });
+    async fn begin_qos2(&self, packet: PacketId) -> Option<Qos2Publish> {
+        if let SessionState::Transient(session) = &mut *self.local.state.lock() {
+            return Some(if session.receive(packet) { Qos2Publish::Once(None) } else { Qos2Publish::Again });
         }
         let operation =
-            Operation::BeginQos2 { client: self.held.client.clone(), owner: self.held.owner, packet: packet.get() };
+            Operation::BeginQos2 { client: self.local.client.clone(), owner: self.local.owner, packet: packet.get() };
         match self.shard().call(operation).await.ok()? {
             Outcome::Qos2Begun { number, floor, created_by } => {
-                let key = format!("q:{}:{created_by}", self.held.client).into_boxed_str();
-                Some(Received::Once(Some(Once { key, number, floor })))
+                let key = format!("q:{}:{created_by}", self.local.client).into_boxed_str();
+                Some(Qos2Publish::Once(Some(Once { key, number, floor })))
             }
             _ => None,
         }
@@ -189,7 +189,7 @@ impl NodeSession {
     async fn retain(&self, message: &Message) -> Option<(u64, retained::Outcome)> {
         let write = retained::Write {
             node: self.node.id,
-            epoch: self.held.epoch,
+            epoch: self.local.epoch,
             number: 0,
             topic: message.topic.as_str().into(),
             qos: message.qos,
@@ -201,12 +201,12 @@ impl NodeSession {
     }
 
     fn shard(&self) -> &super::shard::Client {
-        self.node.shard_of(&self.held.client)
+        self.node.shard_of(&self.local.client)
     }
 
     async fn subscribe_durable(&self, wanted: Vec<Subscription>) -> Vec<ReasonCode> {
         let subscriptions = wanted.iter().map(to_shard).collect();
-        let (client, owner) = (self.held.client.clone(), self.held.owner);
+        let (client, owner) = (self.local.client.clone(), self.local.owner);
         let count = wanted.len();
         match self.shard().call(Operation::Subscribe { client, owner, subscriptions }).await {
             Ok(Outcome::Subscribed(granted)) => granted
@@ -230,7 +230,7 @@ impl NodeSession {
                 codes.push(ReasonCode::TopicFilterInvalid);
                 continue;
             };
-            let Outbox::Transient(session) = &mut *self.held.outbox.lock() else { continue };
+            let SessionState::Transient(session) = &mut *self.local.state.lock() else { continue };
             let granted = session.subscribe(&self.node.filters, &wanted.filter, &filter, options(wanted), limit);
             let Some(granted) = granted else {
                 codes.push(ReasonCode::QuotaExceeded);
@@ -243,7 +243,7 @@ impl NodeSession {
             change = change.max(granted.change);
             codes.push(granted_qos(wanted.qos));
         }
-        let known = self.node.known_everywhere(self.held.epoch, change).await;
+        let known = self.node.known_everywhere(self.local.epoch, change).await;
         if known.is_err() {
             return std::future::pending().await;
         }
@@ -261,11 +261,11 @@ impl NodeSession {
             let found = self.node.retained_for(wanted.filter.as_str()).await;
             // Locked until they are sent: a newer live copy is either queued before and recorded, or queued behind
             // them.
-            let mut outbox = self.held.outbox.lock();
-            let Outbox::Transient(session) = &mut *outbox else { return };
+            let mut state = self.local.state.lock();
+            let SessionState::Transient(session) = &mut *state else { return };
             let fresh = session.take_retained(&wanted.filter, found);
             for delivery in fresh.iter().filter_map(|found| super::services::retained_delivery(found, &wanted)) {
-                Registry::send_retained(&self.held, session, delivery);
+                Registry::send_retained(&self.local, session, delivery);
             }
         }
     }
@@ -285,7 +285,7 @@ fn qos_0_bytes(message: &Message) -> usize {
 }
 
 /// Result of reserving a QoS 2 packet id.
-enum Received {
+enum Qos2Publish {
     /// The packet id was received before and not released.
     Again,
     /// A new publish, with its key for exactly-once delivery if the session is durable.
@@ -299,7 +299,7 @@ impl Session for NodeSession {
         packet_id: Option<PacketId>,
     ) -> impl Future<Output = Published> + Send + 'static {
         let begun = self.begin(message, packet_id);
-        let (session, lease, epoch) = (self.clone(), self.node.lease.clone(), self.held.epoch);
+        let (session, lease, epoch) = (self.clone(), self.node.lease.clone(), self.local.epoch);
         async move {
             let routed = match begun {
                 Ok(routed) => Some(routed),
@@ -327,14 +327,14 @@ impl Session for NodeSession {
     fn release(&self, packet_id: PacketId) -> impl Future<Output = bool> + Send + 'static {
         let session = self.clone();
         async move {
-            let here = match &mut *session.held.outbox.lock() {
-                Outbox::Transient(transient) => Some(transient.release(packet_id)),
-                Outbox::Durable(_) => None,
+            let here = match &mut *session.local.state.lock() {
+                SessionState::Transient(transient) => Some(transient.release(packet_id)),
+                SessionState::Durable(_) => None,
             };
             let known = if let Some(known) = here {
                 known
             } else {
-                let (client, owner) = (session.held.client.clone(), session.held.owner);
+                let (client, owner) = (session.local.client.clone(), session.local.owner);
                 let operation = Operation::Release { client, owner, packet: packet_id.get() };
                 match session.shard().call(operation).await {
                     Ok(outcome) => outcome == Outcome::Known(true),
@@ -348,7 +348,7 @@ impl Session for NodeSession {
     fn subscribe(&self, subscriptions: Vec<Subscription>) -> impl Future<Output = Vec<ReasonCode>> + Send + 'static {
         let session = self.clone();
         async move {
-            let codes = if session.held.is_durable() {
+            let codes = if session.local.is_durable() {
                 session.subscribe_durable(subscriptions).await
             } else {
                 session.subscribe_transient(subscriptions).await
@@ -365,7 +365,7 @@ impl Session for NodeSession {
             let existed = if let Some(existed) = here {
                 existed
             } else {
-                let (client, owner) = (session.held.client.clone(), session.held.owner);
+                let (client, owner) = (session.local.client.clone(), session.local.owner);
                 let filters: Vec<Box<str>> = filters.iter().map(|filter| filter.as_str().into()).collect();
                 match session.shard().call(Operation::Unsubscribe { client, owner, filters }).await {
                     Ok(Outcome::Unsubscribed(existed)) => existed,
@@ -377,20 +377,20 @@ impl Session for NodeSession {
     }
 
     fn acknowledge(&self, packet_id: PacketId) {
-        let held = &self.held;
-        let mut outbox = held.outbox.lock();
-        match &mut *outbox {
-            Outbox::Durable(durable) => {
+        let local = &self.local;
+        let mut state = local.state.lock();
+        match &mut *state {
+            SessionState::Durable(durable) => {
                 if let Some(sequence) = durable.acknowledge(packet_id) {
-                    drop(outbox);
-                    let (client, owner) = (held.client.clone(), held.owner);
-                    self.shard().tell(ToShard::Settle { client, owner, sequences: vec![sequence] });
+                    drop(state);
+                    let (client, owner) = (local.client.clone(), local.owner);
+                    self.shard().tell(ToShard::Acknowledge { client, owner, sequences: vec![sequence] });
                 }
             }
-            Outbox::Transient(session) => {
+            SessionState::Transient(session) => {
                 if let Some(events) = session.acknowledge(packet_id) {
-                    drop(outbox);
-                    Registry::send(held, events);
+                    drop(state);
+                    Registry::send(local, events);
                 }
             }
         }
@@ -399,14 +399,14 @@ impl Session for NodeSession {
     fn received(&self, packet_id: PacketId) -> impl Future<Output = bool> + Send + 'static {
         let session = self.clone();
         async move {
-            let sequence = match &*session.held.outbox.lock() {
-                Outbox::Durable(durable) => durable.sequence(packet_id).ok_or(false),
-                Outbox::Transient(transient) => Err(transient.is_flying(packet_id)),
+            let sequence = match &*session.local.state.lock() {
+                SessionState::Durable(durable) => durable.sequence(packet_id).ok_or(false),
+                SessionState::Transient(transient) => Err(transient.is_unacknowledged(packet_id)),
             };
             match sequence {
                 Err(known) => known,
                 Ok(sequence) => {
-                    let (client, owner) = (session.held.client.clone(), session.held.owner);
+                    let (client, owner) = (session.local.client.clone(), session.local.owner);
                     match session.shard().call(Operation::Pubrec { client, owner, sequence }).await {
                         Ok(Outcome::Known(known)) => session.when_leased(known).await,
                         _ => std::future::pending().await,
@@ -417,15 +417,15 @@ impl Session for NodeSession {
     }
 
     fn end(&self, ended: Ended) {
-        let held = &self.held;
+        let local = &self.local;
         let shard = self.shard();
-        shard.let_go(&held.client, held.owner);
+        shard.let_go(&local.client, local.owner);
         // A session that was taken over or closed by the node has been removed already.
-        if !self.node.registry.remove(held) {
+        if !self.node.registry.remove(local) {
             return;
         }
         let expiry = ended.expiry.map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
-        let end = End { client: held.client.clone(), owner: held.owner, expiry, drop_will: ended.drop_will };
+        let end = End { client: local.client.clone(), owner: local.owner, expiry, drop_will: ended.drop_will };
         // Resent until it is answered; the answer is not needed.
         drop(shard.call(Operation::End(end)));
     }
@@ -435,7 +435,7 @@ impl NodeSession {
     /// Waits for a valid lease and returns the value; pending forever if the epoch ended, so that nothing is
     /// acknowledged.
     async fn when_leased<T>(&self, value: T) -> T {
-        match self.node.lease.held(self.held.epoch).await {
+        match self.node.lease.held(self.local.epoch).await {
             Ok(()) => value,
             Err(_) => std::future::pending().await,
         }
@@ -443,7 +443,7 @@ impl NodeSession {
 
     /// Removes subscriptions of a transient session and returns whether each existed; `None` for a durable session.
     fn unsubscribe_transient(&self, filters: &[MqttStr]) -> Option<Vec<bool>> {
-        let Outbox::Transient(session) = &mut *self.held.outbox.lock() else { return None };
+        let SessionState::Transient(session) = &mut *self.local.state.lock() else { return None };
         Some(filters.iter().map(|filter| session.unsubscribe(&self.node.filters, filter)).collect())
     }
 }

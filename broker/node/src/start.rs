@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::held::Registry;
-use super::lease::{Holder, Keeper, Lease};
-use super::machines::{Meta, MetaMachine, Retained, RetainedMachine, Shard, ShardMachine};
+use super::lease::{Grantor, Holder, Lease};
 use super::membership::{Identity, Membership};
+use super::registry::Registry;
 use super::server::PeerService;
 use super::services::Handle;
 use super::shard::{Client, Inbound, Leader};
+use super::state::{MetaMachine, RetainedMachine, ShardMachine, SharedMeta, SharedRetained, SharedShard};
 use super::transient::{Filters, Incoming, Peers};
 use super::{Node, Observer, retained};
 
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Parts {
 
 /// A shard's state, and the inputs of its leader.
 struct ShardParts {
-    state: Arc<Shard>,
+    state: Arc<SharedShard>,
     effects: mpsc::UnboundedReceiver<Vec<covey_core::shard::Effect>>,
     inbound: mpsc::UnboundedReceiver<Inbound>,
 }
@@ -71,14 +71,14 @@ struct ShardParts {
 /// Returns [`StartError`] if the state store cannot be opened or a group cannot be started.
 pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartError> {
     let Parts { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = parts;
-    let (meta, retained_state) = (Meta::new(), Retained::new(config.mqtt.max_retained_bytes));
+    let (meta, retained_state) = (SharedMeta::new(), SharedRetained::new(config.mqtt.max_retained_bytes));
     let mut machines: Vec<(GroupId, Box<dyn Machine>)> = vec![
         (GroupId::META, Box::new(MetaMachine(meta.clone()))),
         (GroupId::RETAINED, Box::new(RetainedMachine(retained_state.clone()))),
     ];
     let (mut shards, mut leaders) = (Vec::new(), Vec::new());
     for shard in ShardId::all(config.cluster.shards) {
-        let (state, effects) = Shard::new();
+        let (state, effects) = SharedShard::new();
         let (leader, inbound) = mpsc::unbounded_channel();
         machines.push((GroupId::shard(shard), Box::new(ShardMachine(state.clone()))));
         shards.push(ShardParts { state, effects, inbound });
@@ -99,7 +99,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
     })
     .await?;
     let states = shards.iter().map(|shard| shard.state.clone()).collect();
-    let (keeper, requests) = mpsc::channel(1024);
+    let (grantor, requests) = mpsc::channel(1024);
     let (writer, writes) = retained::Writer::new();
     let filters = Filters::new();
     let registry = Registry::new(filters.clone(), observer.clone());
@@ -120,7 +120,7 @@ pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartEr
         writer,
         states,
         leaders,
-        keeper,
+        grantor,
         registry,
         filters,
         channels,
@@ -152,9 +152,9 @@ fn spawn_tasks(
             shard,
             cluster: node.cluster.clone(),
             rows,
-            state: parts.state,
+            replica: parts.state,
             meta: node.meta.clone(),
-            services: handle.clone(),
+            context: handle.clone(),
             inbound: parts.inbound,
             effects: parts.effects,
             shutdown: node.shutdown.clone(),
@@ -166,7 +166,7 @@ fn spawn_tasks(
         let client = client.clone();
         node.spawn_lasting("shard client", client.run(handle.clone(), handle.clone(), node.shutdown.clone()));
     }
-    let keeper = Keeper {
+    let grantor = Grantor {
         cluster: node.cluster.clone(),
         meta: node.meta.clone(),
         lease: node.config.fence.lease,
@@ -174,7 +174,7 @@ fn spawn_tasks(
         requests,
         shutdown: node.shutdown.clone(),
     };
-    node.spawn_lasting("lease keeper", keeper.run());
+    node.spawn_lasting("lease grantor", grantor.run());
     let holder = Holder {
         lease: node.lease.clone(),
         cluster: node.cluster.clone(),
@@ -182,7 +182,7 @@ fn spawn_tasks(
         incarnation: identity.incarnation,
         duration: node.config.fence.lease,
         close_clients_after: node.config.fence.close_clients_after,
-        surroundings: handle,
+        transport: handle,
         shutdown: node.shutdown.clone(),
     };
     node.spawn_lasting("lease holder", holder.run());

@@ -14,10 +14,10 @@ use covey_contract::proto::Frame;
 pub(super) enum ToShard {
     /// First frame of a link: the node, its epoch, and the sessions of this shard that its connections hold. Answered
     /// with [`FromShard::Attached`] as soon as the leader serves.
-    Attach { shard: ShardId, node: NodeId, epoch: NodeEpoch, sessions: Vec<Held> },
+    Attach { shard: ShardId, node: NodeId, epoch: NodeEpoch, sessions: Vec<HeldSession> },
     /// A connection of the node holds this session: start its deliveries. Sent when the session is claimed and after
     /// every `Attached`; a repetition continues the deliveries.
-    Open(Held),
+    Open(HeldSession),
     /// Commits an operation. Answered with [`FromShard::Answer`] under the same `id`; what a repetition does is part
     /// of each [`Operation`].
     Call { id: u64, operation: Operation },
@@ -27,7 +27,7 @@ pub(super) enum ToShard {
     /// A QoS 0 message, sent once and not logged. Matched against the applied state; delivered to sessions whose
     /// matching subscriptions all have a QoS below `below`. `expiry` is in seconds; `publisher` is a client id, for No
     /// Local. Not answered.
-    Volatile {
+    Qos0 {
         topic: Box<str>,
         #[serde(with = "covey_types::zero_is_none")]
         publisher: Option<Box<str>>,
@@ -39,12 +39,12 @@ pub(super) enum ToShard {
     /// The client acknowledged these deliveries, or they need no acknowledgement: inbox sequence numbers. Sent once
     /// and committed later; if that is lost, the next leader delivers them again and the node repeats the
     /// acknowledgement. Not answered.
-    Settle { client: Box<str>, owner: OwnerEpoch, sequences: Vec<InboxSeq> },
+    Acknowledge { client: Box<str>, owner: OwnerEpoch, sequences: Vec<InboxSeq> },
 }
 
 /// A session of a shard that a connection of the node holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Held {
+pub(super) struct HeldSession {
     /// Client id.
     pub client: Box<str>,
     /// Owner epoch from the claim.
@@ -68,14 +68,7 @@ pub(super) enum FromShard {
     /// acknowledged.
     Deliver { client: Box<str>, owner: OwnerEpoch, items: Vec<Item> },
     /// A QoS 0 message for a session, sent once. `expiry` is in seconds.
-    Volatile {
-        client: Box<str>,
-        owner: OwnerEpoch,
-        retain: bool,
-        identifiers: Vec<u32>,
-        expiry: Option<u32>,
-        body: Bytes,
-    },
+    Qos0 { client: Box<str>, owner: OwnerEpoch, retain: bool, identifiers: Vec<u32>, expiry: Option<u32>, body: Bytes },
     /// The owner does not hold the session any more: its connection is to be closed.
     Lost { client: Box<str>, owner: OwnerEpoch },
 }
@@ -150,7 +143,7 @@ pub(super) enum ToTransient {
     /// is a receipt, and deduplicated by its number. Answered with [`FromTransient::Receipt`].
     Message(Box<Numbered>),
     /// A QoS 0 message, sent once and not answered.
-    Volatile(#[serde(with = "Transported")] Publication),
+    Qos0(#[serde(with = "Transported")] Publication),
     /// Asks for [`FromTransient::Synced`] with the same id, which follows all changes made so far. The id 0 is a ping.
     Sync(u64),
     /// The sender knows the receiver's filters up to this change.

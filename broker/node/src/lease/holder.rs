@@ -19,7 +19,7 @@ use crate::wire::{Grant, Renewal, Verdict};
 /// The epoch is over; nothing under it may be acknowledged any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node's epoch ended")]
-pub struct Lapsed;
+pub struct EpochOver;
 
 /// The lease, as the rest of the node reads it.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ struct State {
 }
 
 /// Callbacks of the holder into the node.
-pub(crate) trait Surroundings: Send + Sync + 'static {
+pub(crate) trait LeaseTransport: Send + Sync + 'static {
     /// Asks the meta leader for a lease; `None` if it was not reached or did not answer in time.
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>>;
     /// Returns the members that this node has heard within half a lease.
@@ -81,41 +81,41 @@ impl Lease {
     /// Waits until the lease of the epoch is valid.
     ///
     /// # Errors
-    /// Returns [`Lapsed`] if the epoch is over.
-    pub async fn held(&self, epoch: NodeEpoch) -> Result<(), Lapsed> {
+    /// Returns [`EpochOver`] if the epoch is over.
+    pub async fn held(&self, epoch: NodeEpoch) -> Result<(), EpochOver> {
         let mut changes = self.state.subscribe();
         loop {
             {
                 let state = changes.borrow_and_update();
                 if state.epoch != Some(epoch) {
-                    return Err(Lapsed);
+                    return Err(EpochOver);
                 }
                 if clock::now() < state.until {
                     return Ok(());
                 }
             }
-            changes.changed().await.map_err(|_| Lapsed)?;
+            changes.changed().await.map_err(|_| EpochOver)?;
         }
     }
 
     /// Waits for a grant to a renewal that is sent after this call and returns its nodes that may hold a lease.
     ///
     /// # Errors
-    /// Returns [`Lapsed`] if the epoch is over.
-    pub async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, Lapsed> {
+    /// Returns [`EpochOver`] if the epoch is over.
+    pub async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, EpochOver> {
         let (asked, mut changes) = (clock::now(), self.state.subscribe());
         self.nudge.notify_one();
         loop {
             {
                 let state = changes.borrow_and_update();
                 if state.epoch != Some(epoch) {
-                    return Err(Lapsed);
+                    return Err(EpochOver);
                 }
                 if state.granted >= asked && clock::now() < state.until {
                     return Ok(state.leased.clone());
                 }
             }
-            changes.changed().await.map_err(|_| Lapsed)?;
+            changes.changed().await.map_err(|_| EpochOver)?;
         }
     }
 }
@@ -136,7 +136,7 @@ pub(crate) struct Holder<S> {
     /// Time after the end of a lease at which the epoch ends.
     pub close_clients_after: Duration,
     /// The node around the holder.
-    pub surroundings: Arc<S>,
+    pub transport: Arc<S>,
     /// Stops the task.
     pub shutdown: CancellationToken,
 }
@@ -168,17 +168,17 @@ struct Preparing {
 /// Renewals in progress.
 type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
 
-impl<S: Surroundings> Holder<S> {
+impl<S: LeaseTransport> Holder<S> {
     /// Runs until shutdown: takes an epoch, renews its lease, ends it when it is lost for good, and takes the next.
     pub(crate) async fn run(self) {
         let mut former = None;
         while let Some(epoch) = self.take_epoch(former).await {
             info!(epoch = epoch.get(), "epoch begun");
-            self.surroundings.on_epoch(epoch);
+            self.transport.on_epoch(epoch);
             self.lease.state.send_modify(|state| *state = State { epoch: Some(epoch), ..State::default() });
-            let stopped = self.keep(epoch).await;
+            let stopped = self.renew_until_over(epoch).await;
             self.lease.state.send_modify(|state| *state = State::default());
-            self.surroundings.on_epoch_end(epoch);
+            self.transport.on_epoch_end(epoch);
             if stopped {
                 return;
             }
@@ -210,7 +210,7 @@ impl<S: Surroundings> Holder<S> {
     }
 
     /// Renews the lease of one epoch. Returns `true` at shutdown, `false` when the epoch is over.
-    async fn keep(&self, epoch: NodeEpoch) -> bool {
+    async fn renew_until_over(&self, epoch: NodeEpoch) -> bool {
         let mut progress = Progress::default();
         let mut asking: Asking = FuturesUnordered::new();
         let mut preparing: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
@@ -255,12 +255,12 @@ impl<S: Surroundings> Holder<S> {
         while progress.sent.len() > 64 {
             progress.sent.pop_first();
         }
-        asking.push(self.surroundings.renew(Renewal {
+        asking.push(self.transport.renew(Renewal {
             node: self.node,
             epoch,
             sequence: progress.sequence,
             applied: *self.cluster.applied(GroupId::META).borrow(),
-            reaches: self.surroundings.reaches(),
+            reaches: self.transport.reaches(),
         }));
     }
 
@@ -294,7 +294,7 @@ impl<S: Surroundings> Holder<S> {
     /// Waits for what a new lease requires: meta applied up to the grant, and the transient filters of every other
     /// leased node.
     fn prepare(&self, begun: &Preparing, commit: u64) -> BoxFuture<'static, u64> {
-        let (cluster, surroundings, node) = (self.cluster.clone(), self.surroundings.clone(), self.node);
+        let (cluster, transport, node) = (self.cluster.clone(), self.transport.clone(), self.node);
         let (number, leased) = (begun.number, begun.leased.subscribe());
         Box::pin(async move {
             cluster.await_applied(GroupId::META, commit).await;
@@ -306,7 +306,7 @@ impl<S: Surroundings> Holder<S> {
                     drop(leased.wait_for(|leased| !leased.contains(&other)).await);
                 };
                 tokio::select! {
-                    () = surroundings.fetch_filters(other) => {}
+                    () = transport.fetch_filters(other) => {}
                     () = left => {}
                 }
             }

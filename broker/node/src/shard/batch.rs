@@ -10,23 +10,23 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use tokio::time::Instant;
 
-use super::border::LinkId;
+use super::context::LinkId;
 use crate::clock;
 
 /// Most operations in one entry.
-const OPERATIONS: usize = 256;
+const MAX_OPERATIONS: usize = 256;
 /// Most bytes in one entry, unless a single operation is larger.
-const BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// Most entries in flight.
-const PIPELINE: usize = 8;
+const MAX_IN_FLIGHT: usize = 8;
 /// From this many entries in flight on, only a full entry is proposed; further operations are collected.
-const SMALL_PIPELINE: usize = 2;
+const FULL_ENTRIES_FROM: usize = 2;
 
 /// Receiver of an operation's outcome.
 #[derive(Debug, Clone)]
-pub(super) enum Origin {
-    /// The leader itself; the outcome is ignored.
-    Nobody,
+pub(super) enum Waiter {
+    /// None: the leader proposed it and ignores the outcome.
+    None,
     /// A `ToShard::Call`.
     Call { link: LinkId, id: u64 },
     /// A `ToShard::Enqueue`.
@@ -37,17 +37,17 @@ pub(super) enum Origin {
     Will(u64),
 }
 
-/// Result of one entry: its outcomes, or `None` if it was not committed or its fate is unknown.
-pub(super) type Settled = Option<Vec<(Origin, Outcome)>>;
+/// Result of one entry: its outcomes, or `None` if it was not committed or that is unknown.
+pub(super) type Completed = Option<Vec<(Waiter, Outcome)>>;
 
 /// Operations that wait, and entries in flight. The queue has no bound of its own.
 pub(super) struct Batch {
     /// Operations that are not proposed yet.
-    queue: VecDeque<(Operation, Origin)>,
+    queue: VecDeque<(Operation, Waiter)>,
     /// Bytes of the queue.
     bytes: usize,
     /// Entries in flight, oldest first.
-    flying: FuturesOrdered<BoxFuture<'static, Settled>>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Completed>>,
     /// Times at which the entries in flight were proposed, oldest first.
     proposed: VecDeque<Instant>,
     /// Shard time (milliseconds) and boot-time clock at the beginning of the term.
@@ -60,7 +60,7 @@ impl Batch {
         Self {
             queue: VecDeque::new(),
             bytes: 0,
-            flying: FuturesOrdered::new(),
+            in_flight: FuturesOrdered::new(),
             proposed: VecDeque::new(),
             began: (time, clock::now()),
         }
@@ -73,48 +73,48 @@ impl Batch {
     }
 
     /// Queues an operation. It is proposed by the next [`propose`](Self::propose).
-    pub(super) fn push(&mut self, operation: Operation, origin: Origin) {
+    pub(super) fn push(&mut self, operation: Operation, waiter: Waiter) {
         self.bytes += size(&operation);
-        self.queue.push_back((operation, origin));
+        self.queue.push_back((operation, waiter));
     }
 
     /// Proposes entries from the queue, as far as the pipeline allows.
     pub(super) fn propose(&mut self, cluster: &Cluster, group: GroupId) {
         while !self.queue.is_empty() {
-            let full = self.queue.len() >= OPERATIONS || self.bytes >= BYTES;
-            if self.flying.len() >= if full { PIPELINE } else { SMALL_PIPELINE } {
+            let full = self.queue.len() >= MAX_OPERATIONS || self.bytes >= MAX_BYTES;
+            if self.in_flight.len() >= if full { MAX_IN_FLIGHT } else { FULL_ENTRIES_FROM } {
                 return;
             }
-            let (mut operations, mut origins, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let (mut operations, mut waiters, mut bytes) = (Vec::new(), Vec::new(), 0);
             while let Some((operation, _)) = self.queue.front() {
                 let size = size(operation);
-                if operations.len() >= OPERATIONS || (bytes > 0 && bytes + size > BYTES) {
+                if operations.len() >= MAX_OPERATIONS || (bytes > 0 && bytes + size > MAX_BYTES) {
                     break;
                 }
-                if let Some((operation, origin)) = self.queue.pop_front() {
+                if let Some((operation, waiter)) = self.queue.pop_front() {
                     bytes += size;
                     operations.push(operation);
-                    origins.push(origin);
+                    waiters.push(waiter);
                 }
             }
             self.bytes = self.bytes.saturating_sub(bytes);
             let entry = Entry { time: self.time(), operations }.encode();
             self.proposed.push_back(Instant::now());
             let proposed = cluster.propose(group, entry);
-            self.flying.push_back(Box::pin(async move {
+            self.in_flight.push_back(Box::pin(async move {
                 let response = proposed.await.ok()?;
                 let outcomes: Vec<Outcome> = postcard::from_bytes(&response.bytes).ok()?;
-                Some(origins.into_iter().zip(outcomes).collect())
+                Some(waiters.into_iter().zip(outcomes).collect())
             }));
         }
     }
 
     /// Returns the result of the oldest entry in flight; pending while there is none.
-    pub(super) async fn next(&mut self) -> Settled {
-        match self.flying.next().await {
-            Some(settled) => {
+    pub(super) async fn next(&mut self) -> Completed {
+        match self.in_flight.next().await {
+            Some(completed) => {
                 self.proposed.pop_front();
-                settled
+                completed
             }
             None => std::future::pending().await,
         }

@@ -9,14 +9,14 @@ use covey_core::shard::{Body, SessionId, ShardState, Slot};
 use covey_raft::RowReader;
 use covey_types::{InboxSeq, OwnerEpoch};
 
-use super::border::LinkId;
-use crate::outbox::IDS;
-use crate::wire::{FromShard, Held, Item};
+use super::context::LinkId;
+use crate::inflight::PACKET_IDS;
+use crate::wire::{FromShard, HeldSession, Item};
 
 /// Most unacknowledged deliveries of one session.
-const WINDOW: u16 = 128;
+const MAX_WINDOW: u16 = 128;
 /// Bytes of unacknowledged deliveries of one session from which on nothing more is sent.
-const BYTES: usize = 1 << 20;
+const MAX_UNACKNOWLEDGED_BYTES: usize = 1 << 20;
 
 /// A session whose holder receives deliveries over a link.
 #[derive(Debug)]
@@ -27,13 +27,13 @@ struct Outgoing {
     client: Box<str>,
     /// Owner epoch of the holder.
     owner: OwnerEpoch,
-    /// Most unacknowledged deliveries, 1 to [`WINDOW`].
+    /// Most unacknowledged deliveries, 1 to [`MAX_WINDOW`].
     window: usize,
     /// Sequence number from which the next delivery is taken.
     next: InboxSeq,
     /// Bytes of each unacknowledged delivery, by sequence number.
-    flying: BTreeMap<InboxSeq, usize>,
-    /// Sum of the bytes in `flying`.
+    unacknowledged: BTreeMap<InboxSeq, usize>,
+    /// Sum of the bytes in `unacknowledged`.
     bytes: usize,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Deliveries {
     /// Sessions with an attached holder.
     sessions: HashMap<SessionId, Outgoing>,
     /// Sequence numbers to be committed as acknowledged or expired, by client id and owner epoch.
-    settled: HashMap<(Box<str>, OwnerEpoch), Vec<InboxSeq>>,
+    acknowledged: HashMap<(Box<str>, OwnerEpoch), Vec<InboxSeq>>,
     /// Shard time in milliseconds, for message expiry.
     now: u64,
 }
@@ -59,7 +59,13 @@ impl Deliveries {
 
     /// Starts deliveries to a holder. The returned frames are its first deliveries, or `Lost` if it no longer holds
     /// the session.
-    pub(super) fn open(&mut self, link: LinkId, held: Held, machine: &ShardState, rows: &RowReader) -> Vec<Output> {
+    pub(super) fn open(
+        &mut self,
+        link: LinkId,
+        held: HeldSession,
+        machine: &ShardState,
+        rows: &RowReader,
+    ) -> Vec<Output> {
         let Some((id, session)) = machine.session_of(&held.client) else {
             return vec![(link, FromShard::Lost { client: held.client, owner: held.owner })];
         };
@@ -74,9 +80,9 @@ impl Deliveries {
                     link,
                     client: held.client,
                     owner: held.owner,
-                    window: usize::from(held.window.clamp(1, WINDOW)),
+                    window: usize::from(held.window.clamp(1, MAX_WINDOW)),
                     next: session.inbox.head(),
-                    flying: BTreeMap::new(),
+                    unacknowledged: BTreeMap::new(),
                     bytes: 0,
                 },
             );
@@ -87,7 +93,7 @@ impl Deliveries {
     /// Stops deliveries to this owner and to older ones. Their acknowledgements that are not committed are dropped.
     pub(super) fn close(&mut self, client: &str, owner: OwnerEpoch) {
         self.sessions.retain(|_, outgoing| !(&*outgoing.client == client && outgoing.owner <= owner));
-        self.settled.remove(&(client.into(), owner));
+        self.acknowledged.remove(&(client.into(), owner));
     }
 
     /// Stops all deliveries over a link that has ended.
@@ -96,7 +102,7 @@ impl Deliveries {
     }
 
     /// Takes in acknowledgements and returns the deliveries for which there is room now.
-    pub(super) fn settle(
+    pub(super) fn acknowledge(
         &mut self,
         client: Box<str>,
         owner: OwnerEpoch,
@@ -107,23 +113,23 @@ impl Deliveries {
         let id = machine.session_of(&client).map(|(id, _)| id);
         if let Some(outgoing) = id.and_then(|id| self.sessions.get_mut(&id)).filter(|known| known.owner == owner) {
             for sequence in &sequences {
-                outgoing.bytes -= outgoing.flying.remove(sequence).unwrap_or_default();
+                outgoing.bytes -= outgoing.unacknowledged.remove(sequence).unwrap_or_default();
             }
         }
-        self.settled.entry((client, owner)).or_default().extend(sequences);
+        self.acknowledged.entry((client, owner)).or_default().extend(sequences);
         id.map(|id| self.pump(id, machine, rows)).unwrap_or_default()
     }
 
     /// Returns whether acknowledgements wait to be committed.
-    pub(super) fn has_settled(&self) -> bool {
-        !self.settled.is_empty()
+    pub(super) fn has_acknowledged(&self) -> bool {
+        !self.acknowledged.is_empty()
     }
 
     /// Takes the acknowledgements to commit: client id, owner epoch, and inclusive ranges of sequence numbers.
-    pub(super) fn take_settled(
+    pub(super) fn take_acknowledged(
         &mut self,
     ) -> impl Iterator<Item = (Box<str>, OwnerEpoch, Vec<(InboxSeq, InboxSeq)>)> + use<> {
-        std::mem::take(&mut self.settled).into_iter().map(|((client, owner), mut sequences)| {
+        std::mem::take(&mut self.acknowledged).into_iter().map(|((client, owner), mut sequences)| {
             sequences.sort_unstable();
             (client, owner, ranges(&sequences))
         })
@@ -145,17 +151,20 @@ impl Deliveries {
         let mut items = Vec::new();
         let mut expired = Vec::new();
         for (sequence, slot) in session.inbox.from(outgoing.next) {
-            let oldest = outgoing.flying.first_key_value().map_or(sequence, |(oldest, _)| *oldest);
-            // Packet ids repeat after `IDS` sequence numbers: the id of an unacknowledged delivery must not be used
+            let oldest = outgoing.unacknowledged.first_key_value().map_or(sequence, |(oldest, _)| *oldest);
+            // Packet ids repeat after `PACKET_IDS` sequence numbers: the id of an unacknowledged delivery must not be used
             // again.
-            if outgoing.flying.len() >= outgoing.window || outgoing.bytes >= BYTES || sequence.since(oldest) >= IDS {
+            if outgoing.unacknowledged.len() >= outgoing.window
+                || outgoing.bytes >= MAX_UNACKNOWLEDGED_BYTES
+                || sequence.since(oldest) >= PACKET_IDS
+            {
                 break;
             }
             outgoing.next = sequence.next();
             match item(sequence, slot, session.profile.dup_below, self.now, machine, rows) {
                 Ok(Some(item)) => {
                     let size = item.body.as_ref().map_or(0, Bytes::len);
-                    outgoing.flying.insert(sequence, size);
+                    outgoing.unacknowledged.insert(sequence, size);
                     outgoing.bytes += size;
                     items.push(item);
                 }
@@ -169,7 +178,7 @@ impl Deliveries {
             }
         }
         if !expired.is_empty() {
-            self.settled.entry((outgoing.client.clone(), outgoing.owner)).or_default().extend(expired);
+            self.acknowledged.entry((outgoing.client.clone(), outgoing.owner)).or_default().extend(expired);
         }
         if items.is_empty() {
             return Vec::new();

@@ -14,35 +14,35 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::batch::{Batch, Origin, Settled};
-use super::border::{Inbound, LinkId, Services};
+use super::batch::{Batch, Completed, Waiter};
+use super::context::{Inbound, LeaderContext, LinkId};
 use super::delivery::{Deliveries, Output};
 use super::routes::{Routes, Step, Waiting};
-use crate::machines::{Meta, Shard};
-use crate::wire::{FromShard, Held, ToShard};
+use crate::state::{SharedMeta, SharedShard};
+use crate::wire::{FromShard, HeldSession, ToShard};
 
 /// Longest time that acknowledgements are collected before they are committed.
-const LAZY: Duration = Duration::from_millis(20);
+const ACK_COALESCE_DELAY: Duration = Duration::from_millis(20);
 /// If an entry has no result within this time, the leader drops its state and closes all links, so that nodes resend.
 /// Resends are deduplicated.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ENTRY_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most retained messages in one operation.
-const SNAPSHOT_CHUNK: usize = 64;
+const RETAINED_MESSAGES: usize = 64;
 /// Most bytes of retained messages in one operation, unless a single message is larger.
-const SNAPSHOT_BYTES: usize = 1 << 20;
+const RETAINED_BYTES: usize = 1 << 20;
 /// Pause before the leader begins again if it still leads: when Raft rejected an entry on an overloaded machine, all
 /// nodes resend, which adds to the load.
-const PAUSE: Duration = Duration::from_millis(100);
+const REENTRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The task of one shard's leader. It reads `state` and `meta`, commits through `cluster`, reads bodies from `rows`,
+/// The task of one shard's leader. It reads `replica` and `meta`, commits through `cluster`, reads bodies from `rows`,
 /// and receives the frames of nodes from `inbound` and the effects of applied entries from `effects`.
 pub(crate) struct Leader {
     pub shard: ShardId,
     pub cluster: Cluster,
     pub rows: RowReader,
-    pub state: Arc<Shard>,
-    pub meta: Arc<Meta>,
-    pub services: Arc<dyn Services>,
+    pub replica: Arc<SharedShard>,
+    pub meta: Arc<SharedMeta>,
+    pub context: Arc<dyn LeaderContext>,
     pub inbound: mpsc::UnboundedReceiver<Inbound>,
     pub effects: mpsc::UnboundedReceiver<Vec<Effect>>,
     pub shutdown: CancellationToken,
@@ -54,7 +54,7 @@ pub(crate) struct Leader {
 type Found = (Box<str>, OwnerEpoch, Box<str>, Vec<Publication>);
 
 /// State of one term (`number`). `batch` holds operations on their way into the log, `deliveries` what holders
-/// receive, `routes` the filters in meta. `snapshots` are reads of retained messages in progress, `wills` publishes of
+/// receive, `routes` the filters in meta. `retained_reads` are reads of retained messages in progress, `wills` publishes of
 /// the wills `wills_begun`.
 struct Term {
     number: u64,
@@ -64,17 +64,17 @@ struct Term {
     batch: Batch,
     deliveries: Deliveries,
     routes: Routes,
-    snapshots: FuturesUnordered<BoxFuture<'static, Found>>,
+    retained_reads: FuturesUnordered<BoxFuture<'static, Found>>,
     wills: FuturesUnordered<BoxFuture<'static, u64>>,
     wills_begun: BTreeSet<u64>,
     /// When collected acknowledgements are committed; `None` if there are none.
-    settle_at: Option<tokio::time::Instant>,
+    flush_at: Option<tokio::time::Instant>,
 }
 
 #[derive(Debug)]
 struct LinkState {
     /// Sends to the node. Dropping it closes the link.
-    from: mpsc::UnboundedSender<FromShard>,
+    replies: mpsc::UnboundedSender<FromShard>,
     /// Node and epoch from `Attach`; `None` before.
     node: Option<(NodeId, NodeEpoch)>,
     /// Frames that arrived before the fence was committed, in order.
@@ -105,18 +105,18 @@ impl Leader {
                 }
                 continue;
             };
-            let settle_at = current.settle_at;
+            let flush_at = current.flush_at;
             current.deliveries.advance(current.batch.time());
             let lost = tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 _ = leadership.changed() => false,
                 Some(inbound) = self.inbound.recv() => { self.on_inbound(current, inbound); false }
                 Some(effects) = self.effects.recv() => { self.on_effects(current, effects); false }
-                settled = current.batch.next() => !self.on_settled(current, settled),
+                completed = current.batch.next() => !self.on_completed(current, completed),
                 step = current.routes.next() => !self.on_step(current, step),
-                Some(snapshot) = current.snapshots.next() => { on_snapshot(current, snapshot); false }
+                Some(read) = current.retained_reads.next() => { on_retained(current, read); false }
                 Some(will) = current.wills.next() => {
-                    current.batch.push(Operation::WillDone { will }, Origin::Will(will));
+                    current.batch.push(Operation::WillDone { will }, Waiter::Will(will));
                     false
                 }
                 _ = changes.changed() => { self.watch_nodes(current); false }
@@ -125,14 +125,14 @@ impl Leader {
                     self.watch_nodes(current);
                     self.is_stuck(current)
                 }
-                () = sleep_until(settle_at) => { flush_settled(current); false }
+                () = sleep_until(flush_at) => { flush_acknowledgements(current); false }
             };
             if lost {
                 debug!(shard = self.shard.get(), "term ended; the links are closed");
                 self.end(&mut term);
                 tokio::select! {
                     () = self.shutdown.cancelled() => return,
-                    () = tokio::time::sleep(PAUSE) => continue,
+                    () = tokio::time::sleep(REENTRY_DELAY) => continue,
                 }
             }
             self.drain(current);
@@ -163,20 +163,20 @@ impl Leader {
             group,
             rows: self.rows.clone(),
             links: HashMap::new(),
-            batch: Batch::new(self.state.machine.lock().time()),
+            batch: Batch::new(self.replica.machine.lock().time()),
             deliveries: Deliveries::default(),
-            routes: Routes::new(self.shard, leadership.term, self.order, self.services.clone()),
-            snapshots: FuturesUnordered::new(),
+            routes: Routes::new(self.shard, leadership.term, self.order, self.context.clone()),
+            retained_reads: FuturesUnordered::new(),
             wills: FuturesUnordered::new(),
             wills_begun: BTreeSet::new(),
-            settle_at: None,
+            flush_at: None,
         }
     }
 
     fn on_inbound(&self, term: &mut Term, inbound: Inbound) {
         match inbound {
-            Inbound::Opened { link, from } => {
-                term.links.insert(link, LinkState { from, node: None, early: Vec::new() });
+            Inbound::Opened { link, replies } => {
+                term.links.insert(link, LinkState { replies, node: None, early: Vec::new() });
             }
             Inbound::Closed { link } => {
                 term.links.remove(&link);
@@ -206,8 +206,8 @@ impl Leader {
             }
             ToShard::Open(held) => self.open(term, link, held),
             ToShard::Call { id, operation } => {
-                let origin = match &operation {
-                    Operation::Subscribe { client, owner, subscriptions } => Origin::Subscribe {
+                let waiter = match &operation {
+                    Operation::Subscribe { client, owner, subscriptions } => Waiter::Subscribe {
                         link,
                         id,
                         client: client.clone(),
@@ -216,26 +216,26 @@ impl Leader {
                     },
                     Operation::End(_) | Operation::Claim(_) => {
                         // Acknowledgements of the former connection are committed before the session changes hands.
-                        flush_settled(term);
-                        Origin::Call { link, id }
+                        flush_acknowledgements(term);
+                        Waiter::Call { link, id }
                     }
-                    _ => Origin::Call { link, id },
+                    _ => Waiter::Call { link, id },
                 };
-                term.batch.push(operation, origin);
+                term.batch.push(operation, waiter);
             }
             ToShard::Enqueue(enqueue) => {
-                let origin = Origin::Enqueue { link, number: enqueue.sender.number };
-                term.batch.push(Operation::Enqueue(enqueue), origin);
+                let waiter = Waiter::Enqueue { link, number: enqueue.sender.number };
+                term.batch.push(Operation::Enqueue(enqueue), waiter);
             }
-            ToShard::Volatile { topic, publisher, retain, below, expiry, body } => {
-                let machine = self.state.machine.lock();
+            ToShard::Qos0 { topic, publisher, retain, below, expiry, body } => {
+                let machine = self.replica.machine.lock();
                 let mut output = Vec::new();
                 machine.qos0_matches(&topic, publisher.as_deref(), below, |id, kept, identifiers| {
                     let Some((link, owner)) = term.deliveries.link_of(id) else { return };
                     let Some(session) = machine.session(id) else { return };
                     output.push((
                         link,
-                        FromShard::Volatile {
+                        FromShard::Qos0 {
                             client: session.profile.client.clone(),
                             owner,
                             retain: retain && kept,
@@ -248,20 +248,20 @@ impl Leader {
                 drop(machine);
                 send_all(term, output);
             }
-            ToShard::Settle { client, owner, sequences } => {
+            ToShard::Acknowledge { client, owner, sequences } => {
                 let output = {
-                    let machine = self.state.machine.lock();
-                    term.deliveries.settle(client, owner, sequences, &machine, &term.rows)
+                    let machine = self.replica.machine.lock();
+                    term.deliveries.acknowledge(client, owner, sequences, &machine, &term.rows)
                 };
-                note_settled(term);
+                schedule_flush(term);
                 send_all(term, output);
             }
         }
     }
 
-    fn open(&self, term: &mut Term, link: LinkId, held: Held) {
+    fn open(&self, term: &mut Term, link: LinkId, held: HeldSession) {
         let (output, awaiting) = {
-            let machine = self.state.machine.lock();
+            let machine = self.replica.machine.lock();
             let awaiting: Vec<Box<str>> = machine.awaiting(&held.client, held.owner);
             let (client, owner) = (held.client.clone(), held.owner);
             let waits: Vec<_> = awaiting.into_iter().map(|filter| (client.clone(), owner, filter)).collect();
@@ -273,19 +273,19 @@ impl Leader {
             term.routes.wait(Waiting { filters, answer: None, retained: awaiting });
             self.advance(term);
         }
-        note_settled(term);
+        schedule_flush(term);
         send_all(term, output);
     }
 
     /// Answers the operations of an entry. Returns `false` if the entry was not committed.
-    fn on_settled(&self, term: &mut Term, settled: Settled) -> bool {
-        let Some(outcomes) = settled else { return false };
-        for (origin, outcome) in outcomes {
-            match origin {
-                Origin::Nobody => {}
-                Origin::Call { link, id } => send(term, link, FromShard::Answer { id, outcome }),
-                Origin::Enqueue { link, number } => send(term, link, FromShard::Enqueued { number, outcome }),
-                Origin::Subscribe { link, id, client, owner, filters } => {
+    fn on_completed(&self, term: &mut Term, completed: Completed) -> bool {
+        let Some(outcomes) = completed else { return false };
+        for (waiter, outcome) in outcomes {
+            match waiter {
+                Waiter::None => {}
+                Waiter::Call { link, id } => send(term, link, FromShard::Answer { id, outcome }),
+                Waiter::Enqueue { link, number } => send(term, link, FromShard::Enqueued { number, outcome }),
+                Waiter::Subscribe { link, id, client, owner, filters } => {
                     let retained = match &outcome {
                         Outcome::Subscribed(granted) => filters
                             .iter()
@@ -297,7 +297,7 @@ impl Leader {
                     };
                     term.routes.wait(Waiting { filters, answer: Some((link, id, outcome)), retained });
                 }
-                Origin::Will(will) => {
+                Waiter::Will(will) => {
                     term.wills_begun.remove(&will);
                 }
             }
@@ -309,7 +309,7 @@ impl Leader {
     /// Publishes changed routes and releases what waited for confirmed ones.
     fn advance(&self, term: &mut Term) {
         let ready = {
-            let machine = self.state.machine.lock();
+            let machine = self.replica.machine.lock();
             term.routes.publish(&machine);
             term.routes.ready(&machine)
         };
@@ -318,8 +318,8 @@ impl Leader {
                 send(term, link, FromShard::Answer { id, outcome });
             }
             for (client, owner, filter) in waiting.retained {
-                let found = self.services.retained(filter.clone());
-                term.snapshots.push(Box::pin(async move { (client, owner, filter, found.await) }));
+                let found = self.context.retained(filter.clone());
+                term.retained_reads.push(Box::pin(async move { (client, owner, filter, found.await) }));
             }
         }
     }
@@ -331,7 +331,7 @@ impl Leader {
         }
         let fenced = matches!(step, Step::Fenced);
         {
-            let machine = self.state.machine.lock();
+            let machine = self.replica.machine.lock();
             term.routes.on_step(step, &machine, &self.meta);
         }
         if fenced {
@@ -352,7 +352,7 @@ impl Leader {
     fn on_effects(&self, term: &mut Term, effects: Vec<Effect>) {
         let (mut output, mut has_will) = (Vec::new(), false);
         {
-            let machine = self.state.machine.lock();
+            let machine = self.replica.machine.lock();
             for effect in effects {
                 match effect {
                     Effect::Ready(id) => output.extend(term.deliveries.pump(id, &machine, &term.rows)),
@@ -365,11 +365,11 @@ impl Leader {
                             .extend(links.map(|(link, _)| (*link, FromShard::Lost { client: client.clone(), owner })));
                     }
                     Effect::Will(_) => has_will = true,
-                    Effect::Missed(count) => self.services.on_missed(count),
+                    Effect::Missed(count) => self.context.on_missed(count),
                 }
             }
         }
-        note_settled(term);
+        schedule_flush(term);
         if has_will {
             self.publish_wills(term);
         }
@@ -382,17 +382,14 @@ impl Leader {
             return;
         }
         let due: Vec<(u64, Will)> = {
-            let machine = self.state.machine.lock();
-            machine
-                .wills()
-                .filter(|(number, _)| !term.wills_begun.contains(number))
-                .map(|(n, w)| (n, w.clone()))
-                .collect()
+            let machine = self.replica.machine.lock();
+            let is_new = |number: &u64| !term.wills_begun.contains(number);
+            machine.wills().filter(|(number, _)| is_new(number)).map(|(n, will)| (n, will.clone())).collect()
         };
         for (number, will) in due {
             term.wills_begun.insert(number);
             let key = format!("w:{}:{number}", self.shard).into_boxed_str();
-            let published = self.services.publish_will(key, will);
+            let published = self.context.publish_will(key, will);
             term.wills.push(Box::pin(async move {
                 published.await;
                 number
@@ -404,14 +401,14 @@ impl Leader {
     /// idempotent.
     fn watch_timers(&self, term: &mut Term) {
         let now = term.batch.time();
-        let machine = self.state.machine.lock();
+        let machine = self.replica.machine.lock();
         for (_, session) in machine.sessions() {
             let profile = &session.profile;
             let (client, owner) = (profile.client.clone(), profile.owner);
             if session.is_expired(now) {
-                term.batch.push(Operation::Expire { client, owner }, Origin::Nobody);
+                term.batch.push(Operation::Expire { client, owner }, Waiter::None);
             } else if session.is_will_due(now) {
-                term.batch.push(Operation::WillDue { client, owner }, Origin::Nobody);
+                term.batch.push(Operation::WillDue { client, owner }, Waiter::None);
             }
         }
         drop(machine);
@@ -419,12 +416,12 @@ impl Leader {
     }
 
     fn is_stuck(&self, term: &Term) -> bool {
-        let stuck = term.batch.oldest().is_some_and(|waited| waited > PATIENCE);
+        let stuck = term.batch.oldest().is_some_and(|waited| waited > ENTRY_STALL_TIMEOUT);
         if stuck {
             warn!(
                 shard = self.shard.get(),
                 term = term.number,
-                "no result for an entry within {PATIENCE:?}; closing the links so that nodes resend"
+                "no result for an entry within {ENTRY_STALL_TIMEOUT:?}; closing the links so that nodes resend"
             );
         }
         stuck
@@ -433,22 +430,22 @@ impl Leader {
     /// Proposes the end of epochs that meta has ended and this shard does not know to be over.
     fn watch_nodes(&self, term: &mut Term) {
         let meta = self.meta.machine.read();
-        let machine = self.state.machine.lock();
+        let machine = self.replica.machine.lock();
         for (node, member) in meta.members() {
             let known = machine.ended_epoch(node);
             if let Some(epoch) = member.ended.filter(|ended| Some(*ended) > known) {
-                term.batch.push(Operation::NodeDown { node, epoch }, Origin::Nobody);
+                term.batch.push(Operation::NodeDown { node, epoch }, Waiter::None);
             }
         }
     }
 }
 
-fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
+fn on_retained(term: &mut Term, (client, owner, filter, messages): Found) {
     let (mut chunks, mut bytes): (Vec<Vec<Publication>>, usize) = (vec![], 0);
     for message in messages {
         bytes += message.body.len();
         match chunks.last_mut() {
-            Some(chunk) if chunk.len() < SNAPSHOT_CHUNK && bytes <= SNAPSHOT_BYTES => chunk.push(message),
+            Some(chunk) if chunk.len() < RETAINED_MESSAGES && bytes <= RETAINED_BYTES => chunk.push(message),
             _ => {
                 bytes = message.body.len();
                 chunks.push(vec![message]);
@@ -456,35 +453,32 @@ fn on_snapshot(term: &mut Term, (client, owner, filter, messages): Found) {
         }
     }
     let last = chunks.pop().unwrap_or_default();
-    let operation = |messages, last| Operation::DeliverRetained {
-        client: client.clone(),
-        owner,
-        filter: filter.clone(),
-        messages,
-        last,
+    let operation = |messages, last| {
+        let (client, filter) = (client.clone(), filter.clone());
+        Operation::DeliverRetained { client, owner, filter, messages, last }
     };
     for chunk in chunks {
-        term.batch.push(operation(chunk, false), Origin::Nobody);
+        term.batch.push(operation(chunk, false), Waiter::None);
     }
-    term.batch.push(operation(last, true), Origin::Nobody);
+    term.batch.push(operation(last, true), Waiter::None);
 }
 
 /// Starts the timer for collected acknowledgements, if there are any.
-fn note_settled(term: &mut Term) {
-    if term.settle_at.is_none() && term.deliveries.has_settled() {
-        term.settle_at = Some(tokio::time::Instant::now() + LAZY);
+fn schedule_flush(term: &mut Term) {
+    if term.flush_at.is_none() && term.deliveries.has_acknowledged() {
+        term.flush_at = Some(tokio::time::Instant::now() + ACK_COALESCE_DELAY);
     }
 }
 
-fn flush_settled(term: &mut Term) {
-    term.settle_at = None;
-    for (client, owner, ranges) in term.deliveries.take_settled() {
-        term.batch.push(Operation::Acknowledge { client, owner, ranges }, Origin::Nobody);
+fn flush_acknowledgements(term: &mut Term) {
+    term.flush_at = None;
+    for (client, owner, ranges) in term.deliveries.take_acknowledged() {
+        term.batch.push(Operation::Acknowledge { client, owner, ranges }, Waiter::None);
     }
 }
 
 fn send(term: &mut Term, link: LinkId, frame: FromShard) {
-    let gone = term.links.get(&link).is_some_and(|state| state.from.send(frame).is_err());
+    let gone = term.links.get(&link).is_some_and(|state| state.replies.send(frame).is_err());
     if gone {
         term.links.remove(&link);
         term.deliveries.drop_link(link);

@@ -9,12 +9,12 @@
 //! The link is a pair of channels if the leader is on this node, else the gRPC stream `Shard`.
 
 mod batch;
-mod border;
 mod client;
+mod context;
 mod delivery;
 mod leader;
 mod routes;
 
-pub(super) use border::{Inbound, LinkId, Services};
-pub(super) use client::{Client, Connector, Events, Link};
+pub(super) use client::{Client, DeliverySink, Link, ShardDialer};
+pub(super) use context::{Inbound, LeaderContext, LinkId};
 pub(super) use leader::Leader;

@@ -17,9 +17,9 @@ use covey_types::{OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::border::{LinkId, Services};
-use crate::machines::Meta;
-use crate::say::reply;
+use super::context::{LeaderContext, LinkId};
+use crate::channel::reply;
+use crate::state::SharedMeta;
 
 /// Filters with their highest QoS; `None` removes the route.
 type Changes = Vec<(Box<str>, Option<QoS>)>;
@@ -62,7 +62,7 @@ pub(super) struct Routes {
     /// Number of the last change, or of the fence.
     order: u64,
     /// Access to meta.
-    services: Arc<dyn Services>,
+    context: Arc<dyn LeaderContext>,
     /// Routes in meta, including those of former leaders.
     published: BTreeMap<Box<str>, Published>,
     /// QoS of each filter that all leased nodes are known to have at least.
@@ -82,15 +82,15 @@ pub(super) struct Routes {
 impl Routes {
     /// Starts a term by proposing the fence: changes of former leaders are refused after it. `last` is the highest
     /// number that this process has used for the shard, since its changes of before may still arrive in the same term.
-    pub(super) fn new(shard: ShardId, term: u64, last: u64, services: Arc<dyn Services>) -> Self {
+    pub(super) fn new(shard: ShardId, term: u64, last: u64, context: Arc<dyn LeaderContext>) -> Self {
         let order = (term << 32).max(last + 1);
         let steps: FuturesUnordered<BoxFuture<'static, Step>> = FuturesUnordered::new();
-        let fence = services.propose_meta(Command::FenceShard { shard, index: order });
+        let fence = context.propose_meta(Command::FenceShard { shard, index: order });
         steps.push(Box::pin(async move { fence.await.map_or(Step::Refused, |_| Step::Fenced) }));
         Self {
             shard,
             order,
-            services,
+            context,
             published: BTreeMap::new(),
             confirmed: HashMap::new(),
             dirty: BTreeSet::new(),
@@ -130,7 +130,7 @@ impl Routes {
     }
 
     /// Handles a step. Call [`publish`](Self::publish) and [`ready`](Self::ready) afterwards.
-    pub(super) fn on_step(&mut self, step: Step, machine: &ShardState, meta: &Meta) {
+    pub(super) fn on_step(&mut self, step: Step, machine: &ShardState, meta: &SharedMeta) {
         match step {
             Step::Fenced => {
                 self.serving = true;
@@ -144,7 +144,7 @@ impl Routes {
                 self.dirty.extend(self.published.keys().cloned());
                 self.dirty.extend(machine.routes().map(|(filter, _)| Box::from(filter)));
                 // Former leaders' routes are confirmed once every leased node has applied meta as of now.
-                let index = self.services.meta_applied();
+                let index = self.context.meta_applied();
                 self.confirm(order, stands, std::future::ready(Some(index)));
             }
             Step::Published(changes) => {
@@ -200,7 +200,7 @@ impl Routes {
         self.publishing = true;
         self.order += 1;
         let command = Command::Routes { shard: self.shard, index: self.order, changes: changes.clone() };
-        let proposed = self.services.propose_meta(command);
+        let proposed = self.context.propose_meta(command);
         let added: Changes = changes.iter().filter(|(_, qos)| qos.is_some()).cloned().collect();
         let (published, index) = tokio::sync::oneshot::channel();
         self.steps.push(Box::pin(async move {
@@ -215,10 +215,10 @@ impl Routes {
 
     /// Waits until every leased node has applied the change; never completes for a change that meta refused.
     fn confirm(&self, order: u64, changes: Changes, index: impl Future<Output = Option<u64>> + Send + 'static) {
-        let services = self.services.clone();
+        let context = self.context.clone();
         self.steps.push(Box::pin(async move {
             match index.await {
-                Some(index) => services.await_route(index).await,
+                Some(index) => context.await_route(index).await,
                 None => std::future::pending().await,
             }
             Step::Confirmed { order, changes }
@@ -229,13 +229,13 @@ impl Routes {
     pub(super) fn ready(&mut self, machine: &ShardState) -> Vec<Waiting> {
         let confirmed = &self.confirmed;
         // A filter without subscription needs no route.
-        let settled = |filter: &str| match machine.route_qos(filter) {
+        let is_confirmed = |filter: &str| match machine.route_qos(filter) {
             Some(wanted) => confirmed.get(filter).is_some_and(|qos| *qos >= wanted),
             None => true,
         };
         let (ready, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|waiting| waiting.filters.iter().all(|filter| settled(filter)));
+            .partition(|waiting| waiting.filters.iter().all(|filter| is_confirmed(filter)));
         self.waiting = waiting;
         ready
     }
@@ -258,7 +258,7 @@ mod tests {
 
     /// Meta, with entries and confirmations under the control of the test.
     struct World {
-        meta: Arc<Meta>,
+        meta: Arc<SharedMeta>,
         index: Mutex<u64>,
         proposed: Mutex<VecDeque<(Command, oneshot::Sender<Option<u64>>)>>,
         awaited: Mutex<VecDeque<oneshot::Sender<()>>>,
@@ -267,7 +267,7 @@ mod tests {
     impl World {
         fn new() -> Arc<Self> {
             let (proposed, awaited) = (Mutex::default(), Mutex::default());
-            Arc::new(Self { meta: Meta::new(), index: Mutex::new(0), proposed, awaited })
+            Arc::new(Self { meta: SharedMeta::new(), index: Mutex::new(0), proposed, awaited })
         }
 
         /// Commits and applies the oldest command, even if its proposer has gone.
@@ -291,7 +291,7 @@ mod tests {
 
     struct Fake(Arc<World>);
 
-    impl Services for Fake {
+    impl LeaderContext for Fake {
         fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>> {
             let (answer, receiver) = oneshot::channel();
             self.0.proposed.lock().push_back((command, answer));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::debug;
 
-use super::local::Filters;
+use super::subscriptions::Filters;
 use crate::wire::{self, FromTransient, ToTransient};
 use covey_contract::proto::Frame;
 
@@ -107,7 +107,7 @@ impl Incoming {
                     };
                     answer(&out, &FromTransient::Receipt { number: numbered.number, matched })?;
                 }
-                ToTransient::Volatile(message) => {
+                ToTransient::Qos0(message) => {
                     (self.deliver)(message);
                 }
                 ToTransient::Sync(id) => answer(&out, &FromTransient::Synced(id))?,

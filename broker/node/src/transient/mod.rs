@@ -9,13 +9,13 @@
 //! on the streams that it accepted.
 
 mod incoming;
-mod local;
 mod outgoing;
 mod peers;
 mod session;
+mod subscriptions;
 
 pub(super) use incoming::Incoming;
-pub(super) use local::Filters;
-pub(super) use outgoing::{Dial, Stream};
+pub(super) use outgoing::{PeerDialer, Stream};
 pub(super) use peers::{Peers, Tasks};
 pub(super) use session::TransientSession;
+pub(super) use subscriptions::Filters;

@@ -16,12 +16,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::channel::{reply, tell};
 use crate::clock;
-use crate::say::{reply, tell};
 use crate::wire::{self, FromTransient, Numbered, ToTransient};
 
-/// Timeout of a connection attempt; a stream without a frame for this long is reopened.
-const DIAL: Duration = Duration::from_secs(3);
+/// Timeout of a connection attempt.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A stream without a frame for this long is reopened.
+const STREAM_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Both ends of a stream to a node.
 pub(crate) struct Stream {
@@ -81,7 +83,7 @@ struct View {
 }
 
 /// Opens streams to nodes.
-pub(crate) trait Dial: Send + Sync + 'static {
+pub(crate) trait PeerDialer: Send + Sync + 'static {
     /// Returns a stream to the node; `None` if it is not reached.
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>>;
 }
@@ -125,7 +127,7 @@ impl Outgoing {
     /// Sends a QoS 0 message. Returns `false` if there is no stream and the message was dropped.
     pub(crate) fn tell(&self, message: Publication) -> bool {
         let state = self.state.lock();
-        let frame = || wire::frame(&ToTransient::Volatile(message));
+        let frame = || wire::frame(&ToTransient::Qos0(message));
         state.link.as_ref().is_some_and(|link| link.send(frame()).is_ok())
     }
 
@@ -168,9 +170,9 @@ impl Outgoing {
     }
 
     /// Keeps a stream open; cancelled when this node's epoch ends.
-    pub(super) async fn run(&self, epoch: NodeEpoch, dial: Arc<impl Dial>, ping: Duration) {
+    pub(super) async fn run(&self, epoch: NodeEpoch, dial: Arc<impl PeerDialer>, ping: Duration) {
         loop {
-            let dialled = tokio::time::timeout(DIAL, dial.dial(self.node)).await;
+            let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial.dial(self.node)).await;
             if let Some(stream) = dialled.ok().flatten() {
                 // Whatever broke it, it is reopened.
                 drop(self.serve(epoch, stream, ping).await);
@@ -190,7 +192,7 @@ impl Outgoing {
             let frame = tokio::select! {
                 frame = stream.from.next() => frame.ok_or_else(|| Status::cancelled("the stream ended"))??,
                 _ = tick.tick() => {
-                    if clock::now() > self.state.lock().heard + DIAL {
+                    if clock::now() > self.state.lock().heard + STREAM_STALL_TIMEOUT {
                         return Err(Status::deadline_exceeded("no frame received in time"));
                     }
                     stream.to.send(wire::frame(&ToTransient::Sync(0))).map_err(closed)?;

@@ -12,8 +12,8 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::outgoing::{Dial, Outgoing};
-use crate::machines::Meta;
+use super::outgoing::{Outgoing, PeerDialer};
+use crate::state::SharedMeta;
 
 /// Tracker and supervisor of the streams' tasks.
 #[derive(Debug)]
@@ -30,13 +30,13 @@ pub(crate) struct Peers {
     /// This node.
     own: NodeId,
     /// Members, and the end of their epochs.
-    meta: Arc<Meta>,
+    meta: Arc<SharedMeta>,
     /// Other members, each with the token that stops its task.
     others: RwLock<BTreeMap<NodeId, (Arc<Outgoing>, CancellationToken)>>,
 }
 
 impl Peers {
-    pub(crate) fn new(own: NodeId, meta: Arc<Meta>) -> Arc<Self> {
+    pub(crate) fn new(own: NodeId, meta: Arc<SharedMeta>) -> Arc<Self> {
         Arc::new(Self { own, meta, others: RwLock::default() })
     }
 
@@ -44,7 +44,7 @@ impl Peers {
     pub(crate) async fn run(
         &self,
         epoch: NodeEpoch,
-        dial: Arc<impl Dial>,
+        dial: Arc<impl PeerDialer>,
         ping: Duration,
         tasks: Tasks,
         over: CancellationToken,
@@ -67,7 +67,7 @@ impl Peers {
     fn follow_members(
         &self,
         epoch: NodeEpoch,
-        dial: &Arc<impl Dial>,
+        dial: &Arc<impl PeerDialer>,
         ping: Duration,
         tasks: &Tasks,
         over: &CancellationToken,

@@ -11,8 +11,8 @@ use covey_core::topic::{Filter, Name};
 use covey_mqtt::session::{Delivery, Event};
 use covey_types::ConnectionId;
 
-use super::local::Filters;
-use crate::outbox::{Full, Queue};
+use super::subscriptions::Filters;
+use crate::inflight::{Full, Queue};
 
 /// State of a transient session.
 #[derive(Debug)]
@@ -135,8 +135,8 @@ impl TransientSession {
     }
 
     /// Returns whether a delivery with this packet id is unacknowledged.
-    pub(crate) fn is_flying(&self, packet: PacketId) -> bool {
-        self.queue.is_flying(packet)
+    pub(crate) fn is_unacknowledged(&self, packet: PacketId) -> bool {
+        self.queue.is_unacknowledged(packet)
     }
 }
 

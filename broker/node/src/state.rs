@@ -11,7 +11,7 @@ use covey_raft::{Machine, Rows, StoreError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 
-use super::say::tell;
+use super::channel::tell;
 
 /// Writes rows of `covey-core` into the runtime's batch.
 struct Batch<'a>(&'a mut Rows);
@@ -39,14 +39,14 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreErr
 
 /// State of a shard, shared by the group, which applies entries, and the leader, which delivers.
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(super) struct SharedShard {
     /// The state machine.
     pub machine: Mutex<shard::ShardState>,
     /// To the shard's leader: effects of entries whose rows are written.
     effects: mpsc::UnboundedSender<Vec<Effect>>,
 }
 
-impl Shard {
+impl SharedShard {
     /// Returns an empty shard and the receiver of its effects.
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Effect>>) {
         let (effects, receiver) = mpsc::unbounded_channel();
@@ -54,9 +54,9 @@ impl Shard {
     }
 }
 
-/// Applies entries to a [`Shard`].
+/// Applies entries to a [`SharedShard`].
 #[derive(Debug)]
-pub(super) struct ShardMachine(pub Arc<Shard>);
+pub(super) struct ShardMachine(pub Arc<SharedShard>);
 
 impl Machine for ShardMachine {
     fn apply(&mut self, _index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
@@ -83,14 +83,14 @@ impl Machine for ShardMachine {
 
 /// State of the meta group; read for every publish.
 #[derive(Debug)]
-pub(super) struct Meta {
+pub(super) struct SharedMeta {
     /// The state machine.
     pub machine: RwLock<meta::MetaState>,
     /// Incremented after each entry.
     version: watch::Sender<u64>,
 }
 
-impl Meta {
+impl SharedMeta {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { machine: RwLock::default(), version: watch::channel(0).0 })
     }
@@ -101,9 +101,9 @@ impl Meta {
     }
 }
 
-/// Applies entries to [`Meta`].
+/// Applies entries to [`SharedMeta`].
 #[derive(Debug)]
-pub(super) struct MetaMachine(pub Arc<Meta>);
+pub(super) struct MetaMachine(pub Arc<SharedMeta>);
 
 impl Machine for MetaMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
@@ -125,22 +125,22 @@ impl Machine for MetaMachine {
 
 /// State of the retained group.
 #[derive(Debug)]
-pub(super) struct Retained {
+pub(super) struct SharedRetained {
     /// The state machine.
     pub machine: RwLock<retained::RetainedState>,
     /// Most bytes of retained messages.
     limit: u64,
 }
 
-impl Retained {
+impl SharedRetained {
     pub(super) fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self { machine: RwLock::new(retained::RetainedState::new(limit)), limit })
     }
 }
 
-/// Applies entries to [`Retained`].
+/// Applies entries to [`SharedRetained`].
 #[derive(Debug)]
-pub(super) struct RetainedMachine(pub Arc<Retained>);
+pub(super) struct RetainedMachine(pub Arc<SharedRetained>);
 
 impl Machine for RetainedMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
@@ -165,9 +165,9 @@ mod tests {
     #[test]
     fn an_entry_that_cannot_be_read_is_an_error_and_changes_nothing() {
         let machines: [Box<dyn Machine>; 3] = [
-            Box::new(ShardMachine(Shard::new().0)),
-            Box::new(MetaMachine(Meta::new())),
-            Box::new(RetainedMachine(Retained::new(1 << 20))),
+            Box::new(ShardMachine(SharedShard::new().0)),
+            Box::new(MetaMachine(SharedMeta::new())),
+            Box::new(RetainedMachine(SharedRetained::new(1 << 20))),
         ];
         for mut machine in machines {
             let mut rows = Rows::new();

@@ -14,29 +14,29 @@ use super::message;
 use super::wire::Item;
 
 /// Highest packet id of deliveries.
-pub(super) const IDS: u64 = 49_151;
+pub(super) const PACKET_IDS: u64 = 49_151;
 /// Most unacknowledged deliveries of a transient session, as for a durable one.
-const WINDOW: u16 = 128;
+const MAX_WINDOW: u16 = 128;
 /// Most messages in the queue of a transient session.
 const QUEUE_MESSAGES: usize = 1000;
 /// Most bytes of payload in the queue of a transient session; an empty queue takes one message of any size.
 const QUEUE_BYTES: usize = 1 << 20;
 
-/// Returns the packet id of a number that counts deliveries: 1 + `number` mod [`IDS`].
+/// Returns the packet id of a number that counts deliveries: 1 + `number` mod [`PACKET_IDS`].
 pub(super) fn packet_of(number: u64) -> Option<PacketId> {
-    u16::try_from(1 + number % IDS).ok().and_then(PacketId::new)
+    u16::try_from(1 + number % PACKET_IDS).ok().and_then(PacketId::new)
 }
 
 /// Deliveries of a durable session over one connection.
 #[derive(Debug, Default)]
-pub(super) struct Durable {
+pub(super) struct Inflight {
     /// Sequence numbers of unacknowledged deliveries, by packet id.
-    flying: BTreeMap<PacketId, InboxSeq>,
+    unacknowledged: BTreeMap<PacketId, InboxSeq>,
     /// Lowest sequence number that was not sent on this connection; `None` before anything was sent.
     next: Option<InboxSeq>,
 }
 
-impl Durable {
+impl Inflight {
     /// Takes in deliveries of a leader and drops those that this connection has sent already, as a new leader repeats
     /// them. Returns the events for the connection, and the sequence numbers to acknowledge to the leader: those that
     /// were acknowledged before, and those that need no acknowledgement.
@@ -45,20 +45,20 @@ impl Durable {
         for item in items {
             let Some(packet) = packet_of(item.sequence.get()) else { continue };
             if self.next.is_some_and(|next| item.sequence < next) {
-                if self.flying.get(&packet) != Some(&item.sequence) {
+                if self.unacknowledged.get(&packet) != Some(&item.sequence) {
                     again.push(item.sequence);
                 }
                 continue;
             }
             self.next = Some(item.sequence.next());
             match delivery(packet, &item) {
-                // QoS 0 has no acknowledgement, so a retained message at QoS 0 is settled when it is sent.
+                // QoS 0 has no acknowledgement, so a retained message at QoS 0 is acknowledged when it is sent.
                 Some(event) if item.qos == QoS::AtMostOnce && item.body.is_some() => {
                     events.push(event);
                     again.push(item.sequence);
                 }
                 Some(event) => {
-                    self.flying.insert(packet, item.sequence);
+                    self.unacknowledged.insert(packet, item.sequence);
                     events.push(event);
                 }
                 None => again.push(item.sequence),
@@ -69,12 +69,12 @@ impl Durable {
 
     /// Ends a delivery and returns its sequence number; `None` for an unknown packet id.
     pub(super) fn acknowledge(&mut self, packet: PacketId) -> Option<InboxSeq> {
-        self.flying.remove(&packet)
+        self.unacknowledged.remove(&packet)
     }
 
     /// Returns the sequence number of an unacknowledged delivery.
     pub(super) fn sequence(&self, packet: PacketId) -> Option<InboxSeq> {
-        self.flying.get(&packet).copied()
+        self.unacknowledged.get(&packet).copied()
     }
 }
 
@@ -97,14 +97,14 @@ pub(super) struct Full;
 /// Queue and unacknowledged deliveries of a transient session.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Most unacknowledged deliveries, 1 to [`WINDOW`].
+    /// Most unacknowledged deliveries, 1 to [`MAX_WINDOW`].
     window: usize,
     /// Messages that were not sent yet, oldest first.
     waiting: VecDeque<Delivery>,
     /// Bytes of payload in `waiting`.
     bytes: usize,
     /// Packet ids of unacknowledged deliveries.
-    flying: BTreeSet<PacketId>,
+    unacknowledged: BTreeSet<PacketId>,
     /// Number from which the last packet id was derived.
     last: u64,
 }
@@ -113,10 +113,10 @@ impl Queue {
     /// Returns an empty queue for a client with this Receive Maximum.
     pub(super) fn new(window: u16) -> Self {
         Self {
-            window: usize::from(window.clamp(1, WINDOW)),
+            window: usize::from(window.clamp(1, MAX_WINDOW)),
             waiting: VecDeque::new(),
             bytes: 0,
-            flying: BTreeSet::new(),
+            unacknowledged: BTreeSet::new(),
             last: 0,
         }
     }
@@ -138,11 +138,11 @@ impl Queue {
     /// Takes the deliveries that the window allows now, with packet ids.
     pub(super) fn pump(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        while self.flying.len() < self.window {
+        while self.unacknowledged.len() < self.window {
             let Some(mut delivery) = self.waiting.pop_front() else { break };
             self.bytes -= delivery.message.payload.len();
             delivery.packet_id = self.free_packet();
-            self.flying.extend(delivery.packet_id);
+            self.unacknowledged.extend(delivery.packet_id);
             events.push(Event::Deliver(Box::new(delivery)));
         }
         events
@@ -153,7 +153,7 @@ impl Queue {
         loop {
             self.last += 1;
             let packet = packet_of(self.last)?;
-            if !self.flying.contains(&packet) {
+            if !self.unacknowledged.contains(&packet) {
                 return Some(packet);
             }
         }
@@ -161,12 +161,12 @@ impl Queue {
 
     /// Ends a delivery. Returns `false` for an unknown packet id.
     pub(super) fn acknowledge(&mut self, packet: PacketId) -> bool {
-        self.flying.remove(&packet)
+        self.unacknowledged.remove(&packet)
     }
 
     /// Returns whether a delivery with this packet id is unacknowledged.
-    pub(super) fn is_flying(&self, packet: PacketId) -> bool {
-        self.flying.contains(&packet)
+    pub(super) fn is_unacknowledged(&self, packet: PacketId) -> bool {
+        self.unacknowledged.contains(&packet)
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_new_leader_repeats_and_the_client_sees_each_message_once() {
-        let mut durable = Durable::default();
+        let mut durable = Inflight::default();
         assert_eq!(durable.take(vec![item(5), item(6)]).0.len(), 2);
         assert_eq!(durable.acknowledge(packet_of(5).unwrap()), Some(InboxSeq::new(5)));
         let (events, again) = durable.take(vec![item(5), item(6), item(7)]);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_retained_message_of_qos_0_has_no_packet_id_and_is_done_when_sent() {
-        let mut durable = Durable::default();
+        let mut durable = Inflight::default();
         let (events, done) = durable.take(vec![Item { qos: QoS::AtMostOnce, dup: true, ..item(3) }]);
         assert!(matches!(&events[..], [Event::Deliver(delivery)] if delivery.packet_id.is_none() && !delivery.dup));
         assert_eq!(done, [InboxSeq::new(3)]);

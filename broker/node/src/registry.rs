@@ -14,25 +14,25 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::Observer;
+use super::inflight::{Full, Inflight};
 use super::message;
-use super::outbox::{Durable, Full};
 use super::transient::{Filters, TransientSession};
 use super::wire::FromShard;
 
 /// Most QoS 0 messages that wait for a connection, as many as a transient queue holds. Further ones are dropped and
 /// counted.
-const VOLATILE: usize = 1000;
+const MAX_QOS0_QUEUED: usize = 1000;
 /// Slots of a connection's event channel that QoS 0 does not use: for a window of deliveries with their PUBRELs, and
 /// for `Close`.
-const KEPT_FOR_ACKNOWLEDGED: usize = 300;
+const RESERVED_SLOTS: usize = 300;
 /// Capacity of a connection's event channel.
-pub(super) const EVENTS: usize = VOLATILE + KEPT_FOR_ACKNOWLEDGED;
+pub(super) const EVENT_CAPACITY: usize = MAX_QOS0_QUEUED + RESERVED_SLOTS;
 /// Most keys of QoS 2 publishers that are remembered for transient sessions. When exceeded, all are forgotten.
-const SEEN: usize = 10_000;
+const MAX_SEEN_KEYS: usize = 10_000;
 
 /// A session that a connection of this node holds.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct LocalSession {
     /// Client id.
     pub(super) client: Box<str>,
     /// User name.
@@ -46,14 +46,14 @@ pub(super) struct Held {
     /// Events for the connection; `None` once `Close` was sent, after which the channel ends.
     pub events: Mutex<Option<mpsc::Sender<Event>>>,
     /// Deliveries to the client, and the state of a transient session.
-    pub outbox: Mutex<Outbox>,
+    pub state: Mutex<SessionState>,
 }
 
 /// State of a session on this node.
 #[derive(Debug)]
-pub(super) enum Outbox {
+pub(super) enum SessionState {
     /// Queue and subscriptions are in the shard.
-    Durable(Durable),
+    Durable(Inflight),
     /// All state is here.
     Transient(TransientSession),
 }
@@ -77,9 +77,9 @@ type Seen = HashMap<Box<str>, Window>;
 #[derive(Debug, Default)]
 struct Sessions {
     /// By client id: the session with the newest owner epoch.
-    clients: HashMap<Box<str>, Arc<Held>>,
+    clients: HashMap<Box<str>, Arc<LocalSession>>,
     /// By connection; includes those that are being taken over.
-    connections: HashMap<ConnectionId, Arc<Held>>,
+    connections: HashMap<ConnectionId, Arc<LocalSession>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -94,13 +94,13 @@ impl Registry {
     }
 
     /// Registers a session. If two connections have the same client id, the one with the older owner epoch is closed.
-    pub(super) fn insert(&self, held: Arc<Held>) {
+    pub(super) fn insert(&self, session: Arc<LocalSession>) {
         let loser = {
             let mut sessions = self.sessions.lock();
-            sessions.connections.insert(held.connection, held.clone());
-            match sessions.clients.get(&held.client) {
-                Some(known) if known.owner > held.owner => Some(held),
-                _ => sessions.clients.insert(held.client.clone(), held),
+            sessions.connections.insert(session.connection, session.clone());
+            match sessions.clients.get(&session.client) {
+                Some(known) if known.owner > session.owner => Some(session),
+                _ => sessions.clients.insert(session.client.clone(), session),
             }
         };
         if let Some(loser) = loser {
@@ -109,44 +109,44 @@ impl Registry {
     }
 
     /// Removes a session. Returns `false` if it was already removed.
-    pub(super) fn remove(&self, held: &Held) -> bool {
+    pub(super) fn remove(&self, session: &LocalSession) -> bool {
         let removed = {
             let mut sessions = self.sessions.lock();
-            if sessions.clients.get(&held.client).is_some_and(|known| known.connection == held.connection) {
-                sessions.clients.remove(&held.client);
+            if sessions.clients.get(&session.client).is_some_and(|known| known.connection == session.connection) {
+                sessions.clients.remove(&session.client);
             }
-            sessions.connections.remove(&held.connection).is_some()
+            sessions.connections.remove(&session.connection).is_some()
         };
-        if let Outbox::Transient(session) = &*held.outbox.lock() {
-            session.forget(&self.filters);
+        if let SessionState::Transient(transient) = &*session.state.lock() {
+            transient.forget(&self.filters);
         }
         removed
     }
 
     /// Removes a session and asks its connection to close.
-    pub(super) fn close(&self, held: &Held, why: Close) {
-        self.remove(held);
-        held.end(why);
+    pub(super) fn close(&self, session: &LocalSession, why: Close) {
+        self.remove(session);
+        session.end(why);
     }
 
     /// Removes all sessions and asks their connections to close.
     pub(super) fn close_all(&self, why: Close) {
-        let all: Vec<Arc<Held>> = self.sessions.lock().connections.values().cloned().collect();
-        for held in &all {
-            self.close(held, why);
+        let all: Vec<Arc<LocalSession>> = self.sessions.lock().connections.values().cloned().collect();
+        for session in &all {
+            self.close(session, why);
         }
     }
 
     /// Returns the number of transient sessions.
     pub(super) fn transient(&self) -> usize {
-        self.sessions.lock().connections.values().filter(|held| !held.is_durable()).count()
+        self.sessions.lock().connections.values().filter(|session| !session.is_durable()).count()
     }
 
     /// Returns the number of sessions per user name.
     pub(super) fn by_user(&self) -> HashMap<String, u32> {
         let mut users = HashMap::new();
-        for held in self.sessions.lock().connections.values() {
-            *users.entry(held.principal.to_string()).or_default() += 1;
+        for session in self.sessions.lock().connections.values() {
+            *users.entry(session.principal.to_string()).or_default() += 1;
         }
         users
     }
@@ -162,26 +162,26 @@ impl Registry {
     pub(super) fn on_shard(&self, event: FromShard) -> Option<(Box<str>, OwnerEpoch, Vec<InboxSeq>)> {
         match event {
             FromShard::Deliver { client, owner, items } => {
-                let held = self.find(&client, owner)?;
-                let mut outbox = held.outbox.lock();
-                let Outbox::Durable(durable) = &mut *outbox else { return None };
+                let session = self.find(&client, owner)?;
+                let mut state = session.state.lock();
+                let SessionState::Durable(durable) = &mut *state else { return None };
                 let (events, again) = durable.take(items);
-                drop(outbox);
-                Self::send(&held, events);
+                drop(state);
+                Self::send(&session, events);
                 (!again.is_empty()).then_some((client, owner, again))
             }
-            FromShard::Volatile { client, owner, retain, identifiers, expiry, body } => {
-                let held = self.find(&client, owner)?;
+            FromShard::Qos0 { client, owner, retain, identifiers, expiry, body } => {
+                let session = self.find(&client, owner)?;
                 let message = message::decode(&body, QoS::AtMostOnce, retain, expiry)?;
-                self.send_volatile(
-                    &held,
+                self.send_qos0(
+                    &session,
                     Delivery { packet_id: None, dup: false, message, subscription_identifiers: identifiers },
                 );
                 None
             }
             FromShard::Lost { client, owner } => {
-                if let Some(held) = self.find(&client, owner) {
-                    self.close(&held, Close::TakenOver);
+                if let Some(session) = self.find(&client, owner) {
+                    self.close(&session, Close::TakenOver);
                 }
                 None
             }
@@ -189,24 +189,24 @@ impl Registry {
         }
     }
 
-    fn find(&self, client: &str, owner: OwnerEpoch) -> Option<Arc<Held>> {
-        self.sessions.lock().clients.get(client).filter(|held| held.owner == owner).cloned()
+    fn find(&self, client: &str, owner: OwnerEpoch) -> Option<Arc<LocalSession>> {
+        self.sessions.lock().clients.get(client).filter(|session| session.owner == owner).cloned()
     }
 
     /// Sends events that must not be dropped. A connection without room for them is closed. Its session stays
     /// registered until the connection has ended, because only that ends the claim and publishes the will.
-    pub(super) fn send(held: &Held, events: Vec<Event>) {
+    pub(super) fn send(session: &LocalSession, events: Vec<Event>) {
         for event in events {
-            if !held.offer(event, 0) {
-                held.end(Close::QueueFull);
+            if !session.offer(event, 0) {
+                session.end(Close::QueueFull);
                 return;
             }
         }
     }
 
     /// Sends a QoS 0 message if there is room, else counts it as dropped.
-    fn send_volatile(&self, held: &Held, delivery: Delivery) {
-        if !held.offer(Event::Deliver(Box::new(delivery)), KEPT_FOR_ACKNOWLEDGED) {
+    fn send_qos0(&self, session: &LocalSession, delivery: Delivery) {
+        if !session.offer(Event::Deliver(Box::new(delivery)), RESERVED_SLOTS) {
             self.observer.dropped_slow();
         }
     }
@@ -219,73 +219,73 @@ impl Registry {
         let Ok(name) = message.topic.parse::<Name>() else { return 0 };
         let own = {
             let sessions = self.sessions.lock();
-            message.publisher.as_ref().and_then(|client| sessions.clients.get(client)).map(|held| held.connection)
+            message.publisher.as_ref().and_then(|client| sessions.clients.get(client)).map(|session| session.connection)
         };
         let matches = self.filters.matches(&name, |connection| own == Some(connection));
         let mut matched = 0;
         for (connection, found) in matches {
-            let held = self.sessions.lock().connections.get(&connection).cloned();
-            if let Some(held) = held {
+            let session = self.sessions.lock().connections.get(&connection).cloned();
+            if let Some(session) = session {
                 matched += 1;
-                self.deliver_to(&held, &name, message, found);
+                self.deliver_to(&session, &name, message, found);
             }
         }
         matched
     }
 
-    fn deliver_to(&self, held: &Held, name: &Name, message: &Publication, matched: Match) {
+    fn deliver_to(&self, session: &LocalSession, name: &Name, message: &Publication, matched: Match) {
         let qos = matched.qos.min(message.qos);
         let retain = matched.retain_as_published && message.retain;
         let Some(decoded) = message::decode(&message.body, qos, retain, message.expiry) else { return };
         let delivery =
             Delivery { packet_id: None, dup: false, message: decoded, subscription_identifiers: matched.identifiers };
         if let Some(index) = message.retained_index {
-            held.note_live_copy(name, index);
+            session.note_live_copy(name, index);
         }
         if qos == QoS::AtMostOnce {
-            self.send_volatile(held, delivery);
+            self.send_qos0(session, delivery);
         } else {
-            Self::queue(held, delivery);
+            Self::queue(session, delivery);
         }
     }
 
     /// Queues a QoS 1 or 2 delivery for a transient session; a full queue closes the session (0x97).
-    pub(super) fn queue(held: &Held, delivery: Delivery) {
-        if let Outbox::Transient(session) = &mut *held.outbox.lock() {
-            Self::push(held, session, delivery);
+    pub(super) fn queue(session: &LocalSession, delivery: Delivery) {
+        if let SessionState::Transient(transient) = &mut *session.state.lock() {
+            Self::push(session, transient, delivery);
         }
     }
 
-    fn push(held: &Held, session: &mut TransientSession, delivery: Delivery) {
-        match session.push(delivery) {
-            Ok(events) => Self::send(held, events),
-            Err(Full) => held.end(Close::QueueFull),
+    fn push(session: &LocalSession, transient: &mut TransientSession, delivery: Delivery) {
+        match transient.push(delivery) {
+            Ok(events) => Self::send(session, events),
+            Err(Full) => session.end(Close::QueueFull),
         }
     }
 
-    /// Sends a retained message to a transient session, which is that of the locked outbox.
-    pub(super) fn send_retained(held: &Held, session: &mut TransientSession, delivery: Delivery) {
+    /// Sends a retained message to a transient session, which is that of the locked state.
+    pub(super) fn send_retained(session: &LocalSession, transient: &mut TransientSession, delivery: Delivery) {
         if delivery.message.qos == QoS::AtMostOnce {
-            Self::send(held, vec![Event::Deliver(Box::new(delivery))]);
+            Self::send(session, vec![Event::Deliver(Box::new(delivery))]);
         } else {
-            Self::push(held, session, delivery);
+            Self::push(session, transient, delivery);
         }
     }
 
     /// Records the number and returns whether it was recorded before, or is below the key's floor.
     fn is_repeated(&self, once: &Once) -> bool {
         let mut seen = self.seen.lock();
-        if seen.len() > SEEN {
+        if seen.len() > MAX_SEEN_KEYS {
             seen.clear();
         }
         seen.entry(once.key.clone()).or_default().is_repeated(once.number, once.floor)
     }
 }
 
-impl Held {
+impl LocalSession {
     /// Records the index of a live retained message, for subscriptions that still await their retained messages.
     fn note_live_copy(&self, name: &Name, index: u64) {
-        if let Outbox::Transient(session) = &mut *self.outbox.lock() {
+        if let SessionState::Transient(session) = &mut *self.state.lock() {
             session.note_live_copy(name, index);
         }
     }
@@ -307,6 +307,6 @@ impl Held {
 
     /// Returns whether the session is durable.
     pub(super) fn is_durable(&self) -> bool {
-        matches!(&*self.outbox.lock(), Outbox::Durable(_))
+        matches!(&*self.state.lock(), SessionState::Durable(_))
     }
 }

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::with_drift;
+use crate::channel::reply;
 use crate::clock;
-use crate::machines::Meta;
-use crate::say::reply;
+use crate::state::SharedMeta;
 use crate::wire::{Grant, Renewal, Verdict};
 
-/// A request to the keeper. If this node does not lead meta or has no majority, the sender of the answer is dropped.
+/// A request to the grantor. If this node does not lead meta or has no majority, the sender of the answer is dropped.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Asks for a lease.
@@ -31,11 +31,11 @@ pub(crate) enum Request {
 
 /// Grants leases and ends epochs while this node leads meta; one task per node.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Grantor {
     /// The groups.
     pub cluster: Cluster,
     /// Members and their epochs.
-    pub meta: Arc<Meta>,
+    pub meta: Arc<SharedMeta>,
     /// Length of a lease.
     pub lease: Duration,
     /// Time after the end of a lease at which a node ends its epoch.
@@ -78,7 +78,7 @@ struct Count {
     unreached: BTreeMap<NodeId, Duration>,
 }
 
-impl Keeper {
+impl Grantor {
     /// Answers requests while this node leads meta, until shutdown.
     pub(crate) async fn run(mut self) {
         let mut leadership = self.cluster.leadership(GroupId::META);
@@ -144,7 +144,7 @@ impl Keeper {
         }
     }
 
-    /// Answers renewals. The keeper counts a lease from here, after the ReadIndex round.
+    /// Answers renewals. The grantor counts a lease from here, after the ReadIndex round.
     fn grant(&self, term: &mut Term, renewals: Vec<(Renewal, Verdict, oneshot::Sender<Grant>)>, commit: u64) {
         for (renewal, mut verdict, answer) in renewals {
             if let Verdict::Granted { anew, .. } = verdict {

@@ -10,12 +10,12 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 
 use super::Node;
+use super::channel::tell;
 use super::lease::Request;
-use super::membership::{REPLICAS, placement};
-use super::say::tell;
+use super::membership::{SHARD_VOTERS, placement};
 use super::services::Handle;
-use super::shard::{Connector, Inbound, Link, LinkId};
-use super::transient::{Dial, Stream};
+use super::shard::{Inbound, Link, LinkId, ShardDialer};
+use super::transient::{PeerDialer, Stream};
 use super::wire::{self, Grant, Renewal};
 
 impl Node {
@@ -32,7 +32,7 @@ impl Node {
         let leader = self.cluster.leadership(GroupId::META).borrow().leader?;
         if leader == self.id {
             let (answer, receiver) = oneshot::channel();
-            self.keeper.send(Request::Renew(renewal, answer)).await.ok()?;
+            self.grantor.send(Request::Renew(renewal, answer)).await.ok()?;
             return receiver.await.ok();
         }
         let answer = self.peer(leader).await?.renew(wire::frame(&renewal)).await.ok()?;
@@ -48,7 +48,7 @@ impl Node {
         let asked = async {
             if leader == self.id {
                 let (answer, receiver) = oneshot::channel();
-                self.keeper.send(Request::AwaitRoute(index, answer)).await.ok()?;
+                self.grantor.send(Request::AwaitRoute(index, answer)).await.ok()?;
                 return receiver.await.ok();
             }
             self.peer(leader).await?.await_route(AwaitRouteRequest { index }).await.ok().map(|_| ())
@@ -66,14 +66,14 @@ impl Node {
         }
         let (voters, _) = placement(group, &self.members_by_ordinal());
         let turn = usize::try_from(self.next_link()).unwrap_or_default();
-        voters.keys().copied().filter(|voter| *voter != self.id).cycle().nth(turn % REPLICAS)
+        voters.keys().copied().filter(|voter| *voter != self.id).cycle().nth(turn % SHARD_VOTERS)
     }
 
     fn local_link(&self, shard: ShardId) -> Option<Link> {
         let leader = self.leaders.get(shard.index())?.clone();
         let link = self.next_link();
-        let (from, from_leader) = mpsc::unbounded_channel();
-        leader.send(Inbound::Opened { link, from }).ok()?;
+        let (replies, from_leader) = mpsc::unbounded_channel();
+        leader.send(Inbound::Opened { link, replies }).ok()?;
         let (to, mut to_leader) = mpsc::unbounded_channel();
         self.spawn("local link", async move {
             let end = LinkEnd { link, leader };
@@ -116,8 +116,8 @@ impl Drop for LinkEnd {
     }
 }
 
-impl Connector for Handle {
-    fn connect(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>> {
+impl ShardDialer for Handle {
+    fn dial(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>> {
         Box::pin(async move {
             let leader = self.0.shard_leader(shard)?;
             if leader == self.0.id { self.0.local_link(shard) } else { self.0.remote_link(leader).await }
@@ -125,7 +125,7 @@ impl Connector for Handle {
     }
 }
 
-impl Dial for Handle {
+impl PeerDialer for Handle {
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>> {
         Box::pin(async move {
             let mut peer = self.0.peer(node).await?;

@@ -13,8 +13,8 @@ pub(crate) type LinkId = u64;
 /// Input of a leader.
 #[derive(Debug)]
 pub(crate) enum Inbound {
-    /// A link was opened; `from` sends to the node and is dropped if this node does not lead.
-    Opened { link: LinkId, from: mpsc::UnboundedSender<FromShard> },
+    /// A link was opened; `replies` goes to the node and is dropped if this node does not lead.
+    Opened { link: LinkId, replies: mpsc::UnboundedSender<FromShard> },
     /// A frame arrived on a link, in the order in which it was sent.
     Frame { link: LinkId, frame: ToShard },
     /// A link has ended, by either side.
@@ -22,7 +22,7 @@ pub(crate) enum Inbound {
 }
 
 /// Callbacks of a leader into the node.
-pub(crate) trait Services: Send + Sync + 'static {
+pub(crate) trait LeaderContext: Send + Sync + 'static {
     /// Commits a command in meta, retrying until it has an answer, and waits until it is applied here. Returns its log
     /// index, or `None` if meta refused it.
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>>;
