@@ -11,9 +11,9 @@ use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::wire::{
-    FromShard, FromTransient, Grant, HeldSession, Item, Numbered, Renewal, ToShard, ToTransient, Verdict,
-};
+use crate::lease::{Grant, Renewal, Verdict};
+use crate::shard::{FromShard, HeldSession, Item, ToShard};
+use crate::transient::{FromTransient, Numbered, ToTransient};
 
 const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
 const OTHER: NodeId = NodeId::new(0xfedc_ba98_7654_3210);

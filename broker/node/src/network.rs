@@ -1,7 +1,12 @@
-//! Connections to other nodes: to shard leaders, to the meta leader and to nodes with transient sessions.
+//! Requests and streams to other nodes: to the leaders of shards, to the meta leader and to nodes with transient
+//! sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use covey_contract::proto::{AwaitRouteRequest, Frame, peer_client::PeerClient};
-use covey_raft::{MAX_MESSAGE, Purpose};
+use covey_raft::{Channels, Cluster, MAX_MESSAGE, Purpose};
 use covey_types::{GroupId, NodeId, ShardId};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -9,51 +14,90 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 
-use super::Node;
-use super::channel::tell;
-use super::lease::Request;
-use super::membership::{SHARD_VOTERS, placement};
-use super::services::Handle;
-use super::shard::{Inbound, Link, LinkId, ShardDialer};
-use super::transient::{PeerDialer, Stream};
-use super::wire::{self, Grant, Renewal};
+use crate::frame;
+use crate::lease::{Grant, Renewal, Request};
+use crate::membership::{SHARD_VOTERS, placement};
+use crate::shard::{FromShard, Inbound, LeaderEnd, Link, LinkId, ShardDialer};
+use crate::state::SharedMeta;
+use crate::tasks::Tasks;
+use crate::transient::{PeerDialer, Stream};
 
-impl Node {
+/// Reaches the services of other nodes, and the same services of this one.
+pub(crate) struct Network {
+    /// This node.
+    node: NodeId,
+    /// The Raft groups: their leaders and members.
+    cluster: Cluster,
+    /// Ordinals of the members.
+    meta: Arc<SharedMeta>,
+    /// Connections to other nodes.
+    channels: Arc<dyn Channels>,
+    /// Inputs of the leader tasks of this node, by shard number.
+    leaders: Vec<mpsc::UnboundedSender<Inbound>>,
+    /// Input of the lease grantor, which answers while this node leads meta.
+    grantor: mpsc::Sender<Request>,
+    /// Number of the next link.
+    links: AtomicU64,
+    /// Starts the tasks of links.
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    pub(crate) fn new(
+        node: NodeId,
+        cluster: Cluster,
+        meta: Arc<SharedMeta>,
+        channels: Arc<dyn Channels>,
+        leaders: Vec<mpsc::UnboundedSender<Inbound>>,
+        grantor: mpsc::Sender<Request>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self { node, cluster, meta, channels, leaders, grantor, links: AtomicU64::new(1), tasks })
+    }
+
     /// Returns a client of the node's peer service, over the connection for data; `None` if the node is not a member
     /// or not reachable.
-    pub(super) async fn peer(&self, node: NodeId) -> Option<PeerClient<Channel>> {
+    async fn peer(&self, node: NodeId) -> Option<PeerClient<Channel>> {
         let ordinal = self.meta.machine.read().member(node)?.ordinal;
         let channel = self.channels.channel(node, ordinal, Purpose::Data).await.ok()?;
         Some(PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 
+    /// Asks the lease grantor of this node; `None` if this node does not lead meta or has no majority.
+    pub(crate) async fn ask_grantor<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, receiver) = oneshot::channel();
+        self.grantor.send(request(answer)).await.ok()?;
+        receiver.await.ok()
+    }
+
     /// Asks the meta leader, on this node or another one, for a lease. Returns `None` if there is no answer.
-    pub(super) async fn renew_once(&self, renewal: Renewal) -> Option<Grant> {
+    pub(crate) async fn renew(&self, renewal: Renewal) -> Option<Grant> {
         let leader = self.cluster.leadership(GroupId::META).borrow().leader?;
-        if leader == self.id {
-            let (answer, receiver) = oneshot::channel();
-            self.grantor.send(Request::Renew(renewal, answer)).await.ok()?;
-            return receiver.await.ok();
+        if leader == self.node {
+            return self.ask_grantor(|answer| Request::Renew(renewal, answer)).await;
         }
-        let answer = self.peer(leader).await?.renew(wire::frame(&renewal)).await.ok()?;
-        wire::read(answer.get_ref()).ok()
+        let answer = self.peer(leader).await?.renew(frame::encode(&renewal)).await.ok()?;
+        frame::decode(answer.get_ref()).ok()
     }
 
     /// Asks the meta leader once to wait until every leased node has applied meta up to the index. Returns `false`
-    /// without a confirmation within a lease.
-    pub(super) async fn await_route_once(&self, index: u64) -> bool {
+    /// without a confirmation within `timeout`.
+    pub(crate) async fn await_route(&self, index: u64, timeout: Duration) -> bool {
         let Some(leader) = self.cluster.leadership(GroupId::META).borrow().leader else { return false };
-        // A leader that lost its majority does not answer.
-        let patience = self.config.fence.lease;
         let asked = async {
-            if leader == self.id {
-                let (answer, receiver) = oneshot::channel();
-                self.grantor.send(Request::AwaitRoute(index, answer)).await.ok()?;
-                return receiver.await.ok();
+            if leader == self.node {
+                return self.ask_grantor(|answer| Request::AwaitRoute(index, answer)).await;
             }
             self.peer(leader).await?.await_route(AwaitRouteRequest { index }).await.ok().map(|_| ())
         };
-        tokio::time::timeout(patience, asked).await.ok().flatten().is_some()
+        // A leader that lost its majority does not answer.
+        tokio::time::timeout(timeout, asked).await.ok().flatten().is_some()
     }
 
     /// Returns the node that leads the shard, as far as this node can tell. Without a replica it asks the shard's
@@ -61,41 +105,53 @@ impl Node {
     fn shard_leader(&self, shard: ShardId) -> Option<NodeId> {
         let group = GroupId::shard(shard);
         let status = self.cluster.status(group);
-        if status.has_member(self.id) {
+        if status.has_member(self.node) {
             return self.cluster.leadership(group).borrow().leader;
         }
-        let (voters, _) = placement(group, &self.members_by_ordinal());
+        let (voters, _) = placement(group, &self.meta.members_by_ordinal());
         let turn = usize::try_from(self.next_link()).unwrap_or_default();
-        voters.keys().copied().filter(|voter| *voter != self.id).cycle().nth(turn % SHARD_VOTERS)
+        voters.keys().copied().filter(|voter| *voter != self.node).cycle().nth(turn % SHARD_VOTERS)
+    }
+
+    fn next_link(&self) -> LinkId {
+        self.links.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens a link to the leader of the shard on this node. The leader drops `replies` if it does not lead. Returns
+    /// `None` if there is no such shard.
+    pub(crate) fn link_to_leader(
+        &self,
+        shard: ShardId,
+        replies: mpsc::UnboundedSender<FromShard>,
+    ) -> Option<LeaderEnd> {
+        let leader = self.leaders.get(shard.index())?.clone();
+        LeaderEnd::open(self.next_link(), leader, replies)
     }
 
     fn local_link(&self, shard: ShardId) -> Option<Link> {
-        let leader = self.leaders.get(shard.index())?.clone();
-        let link = self.next_link();
-        let (replies, from_leader) = mpsc::unbounded_channel();
-        leader.send(Inbound::Opened { link, replies }).ok()?;
-        let (to, mut to_leader) = mpsc::unbounded_channel();
-        self.spawn("local link", async move {
-            let end = LinkEnd { link, leader };
-            while let Some(frame) = to_leader.recv().await {
-                if end.leader.send(Inbound::Frame { link, frame }).is_err() {
+        let (replies, from) = mpsc::unbounded_channel();
+        let end = self.link_to_leader(shard, replies)?;
+        let (to, mut frames) = mpsc::unbounded_channel();
+        self.tasks.spawn("local link", async move {
+            while let Some(frame) = frames.recv().await {
+                if !end.send(frame) {
                     return;
                 }
             }
         });
-        Some(Link { to, from: from_leader })
+        Some(Link { to, from })
     }
 
     async fn remote_link(&self, leader: NodeId) -> Option<Link> {
         let mut peer = self.peer(leader).await?;
         let (to, frames) = mpsc::unbounded_channel();
-        let frames = UnboundedReceiverStream::new(frames).map(|frame| wire::frame(&frame));
+        let frames = UnboundedReceiverStream::new(frames).map(|frame| frame::encode(&frame));
         let mut answers = peer.shard(frames).await.ok()?.into_inner();
-        let (from_leader, from) = mpsc::unbounded_channel();
-        self.spawn("remote link", async move {
-            while let Some(Ok(frame)) = answers.next().await {
-                let Ok(event) = wire::read(&frame) else { return };
-                if from_leader.send(event).is_err() {
+        let (replies, from) = mpsc::unbounded_channel();
+        self.tasks.spawn("remote link", async move {
+            while let Some(Ok(answer)) = answers.next().await {
+                let Ok(reply) = frame::decode::<FromShard>(&answer) else { return };
+                if replies.send(reply).is_err() {
                     return;
                 }
             }
@@ -104,31 +160,19 @@ impl Node {
     }
 }
 
-/// End of a node's link at a shard's leader. The leader is told that the link is closed when this is dropped.
-pub(super) struct LinkEnd {
-    pub(super) link: LinkId,
-    pub(super) leader: mpsc::UnboundedSender<Inbound>,
-}
-
-impl Drop for LinkEnd {
-    fn drop(&mut self) {
-        tell(&self.leader, Inbound::Closed { link: self.link });
-    }
-}
-
-impl ShardDialer for Handle {
+impl ShardDialer for Network {
     fn dial(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>> {
         Box::pin(async move {
-            let leader = self.0.shard_leader(shard)?;
-            if leader == self.0.id { self.0.local_link(shard) } else { self.0.remote_link(leader).await }
+            let leader = self.shard_leader(shard)?;
+            if leader == self.node { self.local_link(shard) } else { self.remote_link(leader).await }
         })
     }
 }
 
-impl PeerDialer for Handle {
+impl PeerDialer for Network {
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>> {
         Box::pin(async move {
-            let mut peer = self.0.peer(node).await?;
+            let mut peer = self.peer(node).await?;
             let (to, frames) = mpsc::unbounded_channel::<Frame>();
             let from = peer.transient(UnboundedReceiverStream::new(frames)).await.ok()?.into_inner();
             Some(Stream { to, from: from.boxed() })

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use covey_core::shard::{Effect, Entry, Outcome};
 use covey_core::{meta, retained, shard};
 use covey_raft::{Machine, Rows, StoreError};
+use covey_types::{NodeId, Ordinal};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 
@@ -93,6 +94,12 @@ pub(super) struct SharedMeta {
 impl SharedMeta {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { machine: RwLock::default(), version: watch::channel(0).0 })
+    }
+
+    /// Returns the members that were not removed, by ordinal.
+    pub(super) fn members_by_ordinal(&self) -> BTreeMap<Ordinal, NodeId> {
+        let machine = self.machine.read();
+        machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
     }
 
     /// Returns a receiver that is notified after every applied entry.

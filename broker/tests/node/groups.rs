@@ -12,11 +12,11 @@ use crate::herd::{Herd, until};
 /// changes its members.
 fn replicated(herd: &Herd, ordinal: usize) -> Option<BTreeSet<GroupId>> {
     let nodes: Vec<_> = herd.nodes.iter().flatten().map(|running| &running.node).collect();
-    let id = herd.nodes[ordinal].as_ref().unwrap().node.id;
+    let id = herd.nodes[ordinal].as_ref().unwrap().node.id();
     let mut found = BTreeSet::new();
     for group in nodes[0].groups() {
-        let leader = nodes.iter().find(|node| node.cluster.leadership(group).borrow().ours)?;
-        let status = leader.cluster.status(group);
+        let leader = nodes.iter().find(|node| node.leads(group))?;
+        let status = leader.group_status(group);
         let replicas = if group.as_shard().is_some() { 3 } else { nodes.len() };
         if status.joint || status.voters.len() + status.learners.len() != replicas {
             return None;
@@ -42,7 +42,7 @@ async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics
         let Some(running) = running else { continue };
         let node = &running.node;
         until(&format!("node {ordinal} has settled"), || {
-            node.groups_held().all(|group| node.knows_leader(group))
+            node.groups_held().all(|group| node.leader_of(group).is_some())
                 && node.voters_behind().is_empty()
                 && replicated(herd, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
         })

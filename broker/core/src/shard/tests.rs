@@ -293,6 +293,22 @@ fn any_qos() -> impl Strategy<Value = QoS> {
     prop::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
 }
 
+/// A claim of the client: of a durable or a transient session, with or without a will.
+fn any_claim(client: &'static str) -> impl Strategy<Value = Operation> {
+    (0_u32..3, 1_u64..9, any::<bool>()).prop_map(move |(expiry, connection, clean_start)| {
+        let Operation::Claim(mut claim) = claim(client, expiry * 30, connection) else { unreachable!() };
+        claim.clean_start = clean_start;
+        claim.will = (connection % 3 == 0).then(|| Will {
+            topic: "t".into(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            delay: expiry,
+            body: Bytes::from_static(b"will"),
+        });
+        Operation::Claim(claim)
+    })
+}
+
 /// Any operation, with few names, so that operations affect each other.
 fn any_operation() -> impl Strategy<Value = Operation> {
     let client = prop::sample::select(vec!["a", "b", "c"]);
@@ -300,18 +316,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
     let filter = prop::sample::select(vec!["t", "t/#", "+", "v"]);
     let owner = (1_u64..8).prop_map(OwnerEpoch::new);
     prop_oneof![
-        (client.clone(), 0_u32..3, 1_u64..9, any::<bool>()).prop_map(|(client, expiry, connection, clean_start)| {
-            let Operation::Claim(mut claim) = claim(client, expiry * 30, connection) else { unreachable!() };
-            claim.clean_start = clean_start;
-            claim.will = (connection % 3 == 0).then(|| Will {
-                topic: "t".into(),
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                delay: expiry,
-                body: Bytes::from_static(b"will"),
-            });
-            Operation::Claim(claim)
-        }),
+        client.clone().prop_flat_map(any_claim),
         (client.clone(), owner.clone(), filter.clone(), any_qos()).prop_map(|(client, owner, filter, qos)| {
             let options =
                 Options { qos, no_local: qos == QoS::AtLeastOnce, retain_as_published: false, identifier: None };

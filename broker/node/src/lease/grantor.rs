@@ -12,11 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::wire::{Grant, Renewal, Verdict};
 use super::with_drift;
 use crate::channel::reply;
 use crate::clock;
 use crate::state::SharedMeta;
-use crate::wire::{Grant, Renewal, Verdict};
 
 /// A request to the grantor. If this node does not lead meta or has no majority, the sender of the answer is dropped.
 #[derive(Debug)]

@@ -13,17 +13,17 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
+use super::wire::{Grant, Renewal, Verdict};
 use crate::clock;
-use crate::wire::{Grant, Renewal, Verdict};
 
 /// The epoch is over; nothing under it may be acknowledged any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node's epoch ended")]
-pub struct EpochOver;
+pub(crate) struct EpochOver;
 
 /// The lease, as the rest of the node reads it.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     /// Written by the [`Holder`] only.
     state: watch::Sender<State>,
     /// Asks the holder for a renewal at once.
@@ -58,23 +58,23 @@ pub(crate) trait LeaseTransport: Send + Sync + 'static {
 }
 
 impl Lease {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: watch::channel(State::default()).0, nudge: Notify::new() })
     }
 
     /// Returns the epoch if its lease is valid now.
-    pub fn valid_epoch(&self) -> Option<NodeEpoch> {
+    pub(crate) fn valid_epoch(&self) -> Option<NodeEpoch> {
         let state = self.state.borrow();
         state.epoch.filter(|_| clock::now() < state.until)
     }
 
     /// Returns the current epoch, whether or not its lease is valid.
-    pub fn epoch(&self) -> Option<NodeEpoch> {
+    pub(crate) fn epoch(&self) -> Option<NodeEpoch> {
         self.state.borrow().epoch
     }
 
     /// Returns whether this is the current epoch and its lease is valid now.
-    pub fn is_valid(&self, epoch: NodeEpoch) -> bool {
+    pub(crate) fn is_valid(&self, epoch: NodeEpoch) -> bool {
         self.valid_epoch() == Some(epoch)
     }
 
@@ -82,7 +82,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EpochOver`] if the epoch is over.
-    pub async fn held(&self, epoch: NodeEpoch) -> Result<(), EpochOver> {
+    pub(crate) async fn held(&self, epoch: NodeEpoch) -> Result<(), EpochOver> {
         let mut changes = self.state.subscribe();
         loop {
             {
@@ -102,7 +102,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EpochOver`] if the epoch is over.
-    pub async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, EpochOver> {
+    pub(crate) async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, EpochOver> {
         let (asked, mut changes) = (clock::now(), self.state.subscribe());
         self.nudge.notify_one();
         loop {

@@ -7,11 +7,15 @@
 
 mod grantor;
 mod holder;
+mod wire;
 
 use std::time::Duration;
 
 pub(super) use grantor::{Grantor, Request};
 pub(super) use holder::{EpochOver, Holder, Lease, LeaseTransport};
+#[cfg(test)]
+pub(super) use wire::Verdict;
+pub(super) use wire::{Grant, Renewal};
 
 /// Adds 10 % for the drift between two clocks: the grantor counts a node's lease longer than the node does.
 pub(super) fn with_drift(duration: Duration) -> Duration {

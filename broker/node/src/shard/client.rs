@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
+use super::link::Link;
+use super::wire::{Acknowledgement, FromShard, HeldSession, ToShard};
 use crate::channel::reply;
-use crate::wire::{FromShard, HeldSession, ToShard};
 
 /// Timeout of a connection attempt to the leader, and interval of the check for a stalled link.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -26,23 +27,15 @@ const LINK_STALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Receiver of deliveries and of lost sessions.
 pub(crate) trait DeliverySink: Send + Sync + 'static {
-    /// Handles a frame that answers neither an operation nor `Attach`.
-    fn on_shard(&self, shard: ShardId, event: FromShard);
+    /// Handles a frame that answers neither an operation nor `Attach`. Returns deliveries to acknowledge to the leader:
+    /// those that it repeats although they were acknowledged, and those that need no acknowledgement.
+    fn on_shard(&self, event: FromShard) -> Option<Acknowledgement>;
 }
 
 /// Finds the shard's leader and opens a link to it.
 pub(crate) trait ShardDialer: Send + Sync + 'static {
     /// Returns both ends of a link; `None` if no leader is known or reached.
     fn dial(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>>;
-}
-
-/// An open link to a leader. Dropping it closes it.
-#[derive(Debug)]
-pub(crate) struct Link {
-    /// To the leader.
-    pub to: mpsc::UnboundedSender<ToShard>,
-    /// From the leader; ends when the leader or the connection is gone.
-    pub from: mpsc::UnboundedReceiver<FromShard>,
 }
 
 /// Client of one shard; one per node and shard.
@@ -224,7 +217,11 @@ impl Client {
                         return;
                     }
                 }
-                Some(event) => sink.on_shard(self.shard, event),
+                Some(event) => {
+                    if let Some(acknowledgement) = sink.on_shard(event) {
+                        self.tell(acknowledgement.into());
+                    }
+                }
                 None => return,
             }
         }

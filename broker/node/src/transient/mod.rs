@@ -13,9 +13,12 @@ mod outgoing;
 mod peers;
 mod session;
 mod subscriptions;
+mod wire;
 
 pub(super) use incoming::Incoming;
 pub(super) use outgoing::{PeerDialer, Stream};
-pub(super) use peers::{Peers, Tasks};
+pub(super) use peers::Peers;
 pub(super) use session::TransientSession;
 pub(super) use subscriptions::Filters;
+#[cfg(test)]
+pub(super) use wire::{FromTransient, Numbered, ToTransient};

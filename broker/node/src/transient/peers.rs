@@ -6,23 +6,13 @@ use std::time::Duration;
 
 use covey_codec::QoS;
 use covey_core::topic::Name;
-use covey_supervise::Supervisor;
 use covey_types::{NodeEpoch, NodeId};
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::outgoing::{Outgoing, PeerDialer};
 use crate::state::SharedMeta;
-
-/// Tracker and supervisor of the streams' tasks.
-#[derive(Debug)]
-pub(crate) struct Tasks {
-    /// Tasks of the node.
-    pub(crate) tasks: TaskTracker,
-    /// Ends the process if a task panics.
-    pub(crate) supervisor: Supervisor,
-}
+use crate::tasks::Tasks;
 
 /// One [`Outgoing`] per other member.
 #[derive(Debug)]
@@ -86,7 +76,7 @@ impl Peers {
                 let (peer, stop) = (Outgoing::new(self.own, node), over.child_token());
                 let (runner, dial, stopped) = (peer.clone(), dial.clone(), stop.clone());
                 let run = async move { runner.run(epoch, dial, ping).await };
-                tasks.tasks.spawn(tasks.supervisor.clone().lasting("peer", stopped, run));
+                tasks.spawn_lasting_until("peer", stopped, run);
                 (peer, stop)
             });
             if peer.epoch().is_some() && member.ended >= peer.epoch() {

@@ -12,7 +12,7 @@ use covey_mqtt::session::{Delivery, Event};
 use covey_types::ConnectionId;
 
 use super::subscriptions::Filters;
-use crate::inflight::{Full, Queue};
+use crate::session::{Full, Queue};
 
 /// State of a transient session.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl TransientSession {
     }
 
     /// Reserves the packet id of a QoS 2 publish. Returns `false` if it was reserved and not released.
-    pub(crate) fn receive(&mut self, packet: PacketId) -> bool {
+    pub(crate) fn begin_qos2(&mut self, packet: PacketId) -> bool {
         self.receiving.insert(packet)
     }
 

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::wire::{self, FromTransient};
+use super::wire::FromTransient;
+use crate::frame;
 
 /// Stream to a node that follows the filters.
 type Follower = mpsc::UnboundedSender<Result<Frame, Status>>;
@@ -56,7 +57,7 @@ impl Filters {
         let filters =
             state.counts.iter().filter_map(|(filter, counts)| Some((filter.clone(), counts.highest()?))).collect();
         let frame = FromTransient::State { epoch: state.epoch, change: state.change, filters, received };
-        if follower.send(Ok(wire::frame(&frame))).is_ok() {
+        if follower.send(Ok(frame::encode(&frame))).is_ok() {
             state.followers.push(follower);
         }
     }
@@ -102,7 +103,7 @@ impl State {
         }
         if before != after {
             self.change += 1;
-            let frame = wire::frame(&FromTransient::Change { change: self.change, filter, qos: after });
+            let frame = frame::encode(&FromTransient::Change { change: self.change, filter, qos: after });
             self.followers.retain(|follower| follower.send(Ok(frame.clone())).is_ok());
         }
     }

@@ -13,7 +13,7 @@ use covey_contract::{names, proto};
 use covey_log::marker::{Directory, Expected};
 use covey_log::segment::{Log, Options};
 use covey_mqtt::session::{ConnectRequest, Connected, Event, Message, Session, Sessions, Subscription};
-use covey_node::{Identity, Membership, Node, NodeSessions, Observer, Parts, peer_routes, start};
+use covey_node::{Identity, Membership, Node, NodeSessions, Observer, StartOptions, peer_services, start};
 use covey_peer::{Pool, Role, Tls, serve};
 use covey_raft::Tuning;
 use covey_supervise::Supervisor;
@@ -143,7 +143,7 @@ impl Herd {
         let greeting = identity.clone();
         let pool = Pool::new(tls.clone(), self.config.peers.clone(), move |_, channel| greeting.greet(channel));
         let shutdown = CancellationToken::new();
-        let (node, membership) = start(Parts {
+        let (node, membership) = start(StartOptions {
             config: self.config.clone(),
             identity,
             log: log.clone(),
@@ -159,9 +159,9 @@ impl Herd {
         .unwrap();
         let port = self.config.peers.port_of(self.config.peers.port, ordinal);
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
-        let routes = peer_routes(node.clone(), membership.clone());
+        let routes = peer_services(node.clone(), membership.clone());
         tokio::spawn(serve(listener, tls, Role::Broker, routes, shutdown.clone()));
-        let sessions = NodeSessions(node.clone());
+        let sessions = node.sessions();
         self.nodes[ordinal as usize] = Some(Running { node, membership, sessions, log, shutdown });
     }
 
@@ -169,11 +169,9 @@ impl Herd {
     pub(crate) async fn stop(&mut self, ordinal: usize) {
         let running = self.nodes[ordinal].take().unwrap();
         running.shutdown.cancel();
-        running.node.tasks.close();
-        tokio::time::timeout(Duration::from_secs(10), running.node.tasks.wait()).await.expect("the tasks did not end");
-        running.node.cluster.stop().await;
+        tokio::time::timeout(Duration::from_secs(10), running.node.stop()).await.expect("the tasks did not end");
         running.log.close();
-        running.membership.identity.release();
+        running.membership.identity().release();
     }
 
     pub(crate) async fn form(&mut self) {
@@ -182,7 +180,7 @@ impl Herd {
             .iter()
             .zip(0..)
             .filter_map(|(running, ordinal)| Some((running.as_ref()?, ordinal)))
-            .map(|(running, ordinal)| proto::Member { ordinal, node_id: running.node.id.to_string() })
+            .map(|(running, ordinal)| proto::Member { ordinal, node_id: running.node.id().to_string() })
             .collect();
         let cluster_id = "6f1c3a52-0000-4000-8000-000000000001".into();
         let request = proto::InitializeRequest { cluster_id, members };

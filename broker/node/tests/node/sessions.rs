@@ -224,7 +224,7 @@ async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
     until("every shard has three voters", || {
         shards.iter().all(|shard| {
             let leader = (0..4).find(|ordinal| node(*ordinal).groups_led().any(|led| led == *shard));
-            leader.is_some_and(|leader| node(leader).cluster.status(*shard).voters.len() == 3)
+            leader.is_some_and(|leader| node(leader).group_status(*shard).voters.len() == 3)
         })
     })
     .await;

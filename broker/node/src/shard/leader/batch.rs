@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use tokio::time::Instant;
 
-use super::context::LinkId;
 use crate::clock;
+use crate::shard::link::LinkId;
 
 /// Most operations in one entry.
 const MAX_OPERATIONS: usize = 256;

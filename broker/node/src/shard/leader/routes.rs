@@ -17,8 +17,9 @@ use covey_types::{OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::context::{LeaderContext, LinkId};
+use super::context::LeaderContext;
 use crate::channel::reply;
+use crate::shard::link::LinkId;
 use crate::state::SharedMeta;
 
 /// Filters with their highest QoS; `None` removes the route.

@@ -1,25 +1,8 @@
-//! Interface of a shard's leader: its input and the callbacks that it makes into the node.
+//! Callbacks that a shard's leader makes into the node.
 
 use covey_core::meta::Command;
 use covey_core::shard::{Publication, Will};
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
-
-use crate::wire::{FromShard, ToShard};
-
-/// Number of a link from a node, unique within the process.
-pub(crate) type LinkId = u64;
-
-/// Input of a leader.
-#[derive(Debug)]
-pub(crate) enum Inbound {
-    /// A link was opened; `replies` goes to the node and is dropped if this node does not lead.
-    Opened { link: LinkId, replies: mpsc::UnboundedSender<FromShard> },
-    /// A frame arrived on a link, in the order in which it was sent.
-    Frame { link: LinkId, frame: ToShard },
-    /// A link has ended, by either side.
-    Closed { link: LinkId },
-}
 
 /// Callbacks of a leader into the node.
 pub(crate) trait LeaderContext: Send + Sync + 'static {

@@ -13,7 +13,7 @@ const MAX_ENCODED: usize = 32 << 20;
     clippy::expect_used,
     reason = "texts and data were decoded from fields of 65,535 bytes, the packet is within MAX_ENCODED"
 )]
-pub(super) fn encode(message: &Message) -> Bytes {
+pub(crate) fn encode(message: &Message) -> Bytes {
     let publish = Publish {
         dup: false,
         qos: QoS::AtMostOnce,
@@ -30,7 +30,7 @@ pub(super) fn encode(message: &Message) -> Bytes {
 
 /// Decodes a stored message and sets QoS, retain flag and remaining expiry (seconds). Returns `None` for a body that
 /// [`encode`] did not write.
-pub(super) fn decode(body: &Bytes, qos: QoS, retain: bool, expiry: Option<u32>) -> Option<Message> {
+pub(crate) fn decode(body: &Bytes, qos: QoS, retain: bool, expiry: Option<u32>) -> Option<Message> {
     let mut bytes = BytesMut::from(&body[..]);
     let Ok(Some(Packet::Publish(publish))) = Decoder::client(ProtocolVersion::V5, MAX_ENCODED).decode(&mut bytes)
     else {
@@ -42,7 +42,7 @@ pub(super) fn decode(body: &Bytes, qos: QoS, retain: bool, expiry: Option<u32>) 
 }
 
 /// Wraps a text that was validated as an MQTT string before; any other text becomes empty.
-pub(super) fn text(value: &str) -> MqttStr {
+pub(crate) fn text(value: &str) -> MqttStr {
     MqttStr::new(value).unwrap_or_default()
 }
 

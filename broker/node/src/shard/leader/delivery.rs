@@ -9,9 +9,9 @@ use covey_core::shard::{Body, SessionId, ShardState, Slot};
 use covey_raft::RowReader;
 use covey_types::{InboxSeq, OwnerEpoch};
 
-use super::context::LinkId;
-use crate::inflight::PACKET_IDS;
-use crate::wire::{FromShard, HeldSession, Item};
+use crate::session::PACKET_IDS;
+use crate::shard::link::LinkId;
+use crate::shard::wire::{FromShard, HeldSession, Item};
 
 /// Most unacknowledged deliveries of one session.
 const MAX_WINDOW: u16 = 128;

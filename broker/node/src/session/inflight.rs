@@ -10,11 +10,11 @@ use covey_codec::{PacketId, QoS};
 use covey_mqtt::session::{Delivery, Event};
 use covey_types::InboxSeq;
 
-use super::message;
-use super::wire::Item;
+use crate::publish::message;
+use crate::shard::Item;
 
 /// Highest packet id of deliveries.
-pub(super) const PACKET_IDS: u64 = 49_151;
+pub(crate) const PACKET_IDS: u64 = 49_151;
 /// Most unacknowledged deliveries of a transient session, as for a durable one.
 const MAX_WINDOW: u16 = 128;
 /// Most messages in the queue of a transient session.
@@ -92,11 +92,11 @@ fn delivery(packet: PacketId, item: &Item) -> Option<Event> {
 
 /// The queue has no room for a QoS 1 or 2 message: the session must be closed with 0x97.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 /// Queue and unacknowledged deliveries of a transient session.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// Most unacknowledged deliveries, 1 to [`MAX_WINDOW`].
     window: usize,
     /// Messages that were not sent yet, oldest first.
@@ -111,7 +111,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Returns an empty queue for a client with this Receive Maximum.
-    pub(super) fn new(window: u16) -> Self {
+    pub(crate) fn new(window: u16) -> Self {
         Self {
             window: usize::from(window.clamp(1, MAX_WINDOW)),
             waiting: VecDeque::new(),
@@ -125,7 +125,7 @@ impl Queue {
     ///
     /// # Errors
     /// Returns [`Full`] if the message does not fit.
-    pub(super) fn push(&mut self, delivery: Delivery) -> Result<(), Full> {
+    pub(crate) fn push(&mut self, delivery: Delivery) -> Result<(), Full> {
         let size = delivery.message.payload.len();
         if self.waiting.len() >= QUEUE_MESSAGES || (self.bytes + size > QUEUE_BYTES && !self.waiting.is_empty()) {
             return Err(Full);
@@ -136,7 +136,7 @@ impl Queue {
     }
 
     /// Takes the deliveries that the window allows now, with packet ids.
-    pub(super) fn pump(&mut self) -> Vec<Event> {
+    pub(crate) fn pump(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while self.unacknowledged.len() < self.window {
             let Some(mut delivery) = self.waiting.pop_front() else { break };
@@ -160,12 +160,12 @@ impl Queue {
     }
 
     /// Ends a delivery. Returns `false` for an unknown packet id.
-    pub(super) fn acknowledge(&mut self, packet: PacketId) -> bool {
+    pub(crate) fn acknowledge(&mut self, packet: PacketId) -> bool {
         self.unacknowledged.remove(&packet)
     }
 
     /// Returns whether a delivery with this packet id is unacknowledged.
-    pub(super) fn is_unacknowledged(&self, packet: PacketId) -> bool {
+    pub(crate) fn is_unacknowledged(&self, packet: PacketId) -> bool {
         self.unacknowledged.contains(&packet)
     }
 }
