@@ -99,7 +99,7 @@ fn meta_rows(samples: &mut Samples) {
     samples.add("meta.row.n", &member);
     samples.add("meta.row.n.new", &meta::Member { ordinal: Ordinal::new(1014), ..meta::Member::default() });
     let header = meta::Header {
-        cluster: "c2".into(),
+        cluster: Some("c2".into()),
         shards: 303,
         last_epoch: Some(NodeEpoch::new(1015)),
         routes_index: Some(1016),

@@ -89,8 +89,9 @@ pub struct Member {
 /// Value of row `m`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Cluster id (UUID); empty before formation.
-    pub cluster: Box<str>,
+    /// Cluster id (UUID); `None` before formation.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub cluster: Option<Box<str>>,
     /// Number of shards.
     pub shards: u16,
     /// Last epoch that was given to any node.
@@ -170,10 +171,10 @@ impl MetaState {
         members: BTreeMap<NodeId, Ordinal>,
         rows: &mut dyn Rows,
     ) -> Answer {
-        if !self.header.cluster.is_empty() {
-            return if self.header.cluster == cluster { Answer::Done } else { Answer::Refused };
+        if let Some(known) = &self.header.cluster {
+            return if *known == cluster { Answer::Done } else { Answer::Refused };
         }
-        self.header.cluster = cluster;
+        self.header.cluster = Some(cluster);
         self.header.shards = shards;
         for (node, ordinal) in members {
             self.members.insert(node, Member { ordinal, ..Member::default() });

@@ -35,12 +35,19 @@ pub(crate) struct Lease {
 struct State {
     /// Current epoch; `None` between epochs.
     epoch: Option<NodeEpoch>,
-    /// Boot-time clock until which the lease is valid.
-    until: Duration,
-    /// Boot-time clock at which the renewal of the newest grant was sent.
-    granted: Duration,
+    /// Boot-time clock until which the lease is valid; `None` before the epoch's first lease is used.
+    until: Option<Duration>,
+    /// Boot-time clock at which the renewal of the newest grant was sent; `None` before the first.
+    granted: Option<Duration>,
     /// Nodes that may hold a lease, by that grant.
     leased: Vec<NodeId>,
+}
+
+impl State {
+    /// Returns whether the lease is valid now.
+    fn is_valid(&self) -> bool {
+        self.until.is_some_and(|until| clock::now() < until)
+    }
 }
 
 /// Callbacks of the holder into the node.
@@ -65,7 +72,7 @@ impl Lease {
     /// Returns the epoch if its lease is valid now.
     pub(crate) fn valid_epoch(&self) -> Option<NodeEpoch> {
         let state = self.state.borrow();
-        state.epoch.filter(|_| clock::now() < state.until)
+        state.epoch.filter(|_| state.is_valid())
     }
 
     /// Returns the current epoch, whether or not its lease is valid.
@@ -90,7 +97,7 @@ impl Lease {
                 if state.epoch != Some(epoch) {
                     return Err(EpochOver);
                 }
-                if clock::now() < state.until {
+                if state.is_valid() {
                     return Ok(());
                 }
             }
@@ -111,7 +118,7 @@ impl Lease {
                 if state.epoch != Some(epoch) {
                     return Err(EpochOver);
                 }
-                if state.granted >= asked && clock::now() < state.until {
+                if state.granted >= Some(asked) && state.is_valid() {
                     return Ok(state.leased.clone());
                 }
             }
@@ -238,7 +245,7 @@ impl<S: LeaseTransport> Holder<S> {
                 Some(number) = preparing.next() => self.on_prepared(number, &mut progress),
             }
             let until = self.lease.state.borrow().until;
-            if until > Duration::ZERO && clock::now() > until + self.close_clients_after {
+            if until.is_some_and(|until| clock::now() > until + self.close_clients_after) {
                 return false;
             }
         }
@@ -269,7 +276,7 @@ impl<S: LeaseTransport> Holder<S> {
         let sent = progress.sent.remove(&grant.sequence)?;
         let Verdict::Granted { leased, anew, .. } = &grant.verdict else { return Some(grant.verdict) };
         let until = sent + self.duration;
-        let lapsed = clock::now() >= self.lease.state.borrow().until;
+        let lapsed = !self.lease.state.borrow().is_valid();
         if let (Some(preparing), false) = (&mut progress.preparing, *anew) {
             preparing.until = until.max(preparing.until);
             preparing.leased.send_replace(leased.clone());
@@ -282,9 +289,9 @@ impl<S: LeaseTransport> Holder<S> {
             return Some(grant.verdict);
         }
         self.lease.state.send_modify(|state| {
-            state.until = state.until.max(until);
-            if sent >= state.granted {
-                state.granted = sent;
+            state.until = state.until.max(Some(until));
+            if Some(sent) >= state.granted {
+                state.granted = Some(sent);
                 state.leased.clone_from(leased);
             }
         });
@@ -321,7 +328,7 @@ impl<S: LeaseTransport> Holder<S> {
         }
         if let Some(preparing) = progress.preparing.take() {
             info!("lease held");
-            self.lease.state.send_modify(|state| state.until = state.until.max(preparing.until));
+            self.lease.state.send_modify(|state| state.until = state.until.max(Some(preparing.until)));
         }
     }
 }
