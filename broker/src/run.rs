@@ -334,7 +334,7 @@ impl Broker {
 
     async fn serve_peers(&self, address: SocketAddr, membership: Arc<Membership>, tls: &Tls) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let routes = node::peer_services(self.node.clone(), membership);
+        let routes = node::peer_services(&self.node, membership);
         let serving = peer::serve(listener, tls.clone(), Role::Broker, routes, self.host.stop.clone());
         self.host.spawn("peer port", complain("peer", serving));
         Ok(())

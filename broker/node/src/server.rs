@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use covey_contract::proto::peer_server::{Peer, PeerServer};
 use covey_contract::proto::{self, Frame};
-use covey_raft::MAX_MESSAGE;
+use covey_raft::{Cluster, MAX_MESSAGE};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -18,16 +18,24 @@ use crate::membership::Membership;
 use crate::network::Network;
 use crate::node::Node;
 use crate::shard::{FromShard, ToShard};
+use crate::tasks::Tasks;
+use crate::transient::Incoming;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Implements the gRPC service `Peer`.
 #[derive(Debug, Clone)]
-pub(super) struct PeerService {
-    /// Serves the streams and the calls of the groups and leases.
-    pub node: Arc<Node>,
+struct PeerService {
+    /// Serves the calls of the Raft groups.
+    cluster: Cluster,
+    /// Passes requests on to the lease grantor and the shard leaders of this node.
+    network: Arc<Network>,
+    /// Serves the streams of transient sessions.
+    incoming: Arc<Incoming>,
     /// Serves `hello` and `join`.
-    pub membership: Arc<Membership>,
+    membership: Arc<Membership>,
+    /// Starts the tasks of streams.
+    tasks: Tasks,
 }
 
 #[tonic::async_trait]
@@ -53,54 +61,54 @@ impl Peer for PeerService {
     }
 
     async fn raft(&self, request: Request<proto::RaftRequest>) -> Result<Response<proto::RaftReply>, Status> {
-        self.node.cluster.serve_raft(request.into_inner()).await.map(Response::new)
+        self.cluster.serve_raft(request.into_inner()).await.map(Response::new)
     }
 
     async fn append(
         &self,
         request: Request<Streaming<proto::RaftRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        Ok(Response::new(self.node.cluster.serve_append(request.into_inner())))
+        Ok(Response::new(self.cluster.serve_append(request.into_inner())))
     }
 
     async fn snapshot(
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::RaftReply>, Status> {
-        self.node.cluster.serve_snapshot(request.into_inner()).await.map(Response::new)
+        self.cluster.serve_snapshot(request.into_inner()).await.map(Response::new)
     }
 
     async fn propose(&self, request: Request<proto::ProposeRequest>) -> Result<Response<proto::ProposeReply>, Status> {
-        Ok(Response::new(self.node.cluster.serve_propose(request.into_inner()).await))
+        Ok(Response::new(self.cluster.serve_propose(request.into_inner()).await))
     }
 
     async fn read_index(
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexReply>, Status> {
-        Ok(Response::new(self.node.cluster.serve_read_index(request.into_inner()).await))
+        Ok(Response::new(self.cluster.serve_read_index(request.into_inner()).await))
     }
 
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
         let (replies, answers) = mpsc::unbounded_channel::<FromShard>();
         // Answered before the first frame is read: the caller sends frames only after the response.
-        let serving = serve_shard(self.node.network.clone(), request.into_inner(), replies);
-        self.node.tasks.spawn("shard link", serving);
+        let serving = serve_shard(self.network.clone(), request.into_inner(), replies);
+        self.tasks.spawn("shard link", serving);
         let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(frame::encode(&answer)));
         Ok(Response::new(Box::pin(answers)))
     }
 
     async fn renew(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
         let renewal = frame::decode(request.get_ref())?;
-        let grant = self.node.network.ask_grantor(|answer| lease::Request::Renew(renewal, answer)).await;
+        let grant = self.network.ask_grantor(|answer| lease::Request::Renew(renewal, answer)).await;
         let grant = grant.ok_or_else(not_leader)?;
         Ok(Response::new(frame::encode(&grant)))
     }
 
     async fn transient(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::TransientStream>, Status> {
         let (out, answers) = mpsc::unbounded_channel();
-        let (incoming, frames) = (self.node.incoming.clone(), request.into_inner());
-        self.node.tasks.spawn("transient stream", async move {
+        let (incoming, frames) = (self.incoming.clone(), request.into_inner());
+        self.tasks.spawn("transient stream", async move {
             if let Err(status) = incoming.serve(frames, out.clone()).await {
                 tell(&out, Err(status));
             }
@@ -113,7 +121,7 @@ impl Peer for PeerService {
         request: Request<proto::AwaitRouteRequest>,
     ) -> Result<Response<proto::AwaitRouteReply>, Status> {
         let index = request.into_inner().index;
-        let confirmed = self.node.network.ask_grantor(|answer| lease::Request::AwaitRoute(index, answer)).await;
+        let confirmed = self.network.ask_grantor(|answer| lease::Request::AwaitRoute(index, answer)).await;
         confirmed.ok_or_else(not_leader)?;
         Ok(Response::new(proto::AwaitRouteReply::default()))
     }
@@ -139,9 +147,15 @@ async fn serve_shard(network: Arc<Network>, mut frames: Streaming<Frame>, replie
 }
 
 /// Returns the gRPC services of the peer port.
-pub fn peer_services(node: Arc<Node>, membership: Arc<Membership>) -> tonic::service::Routes {
-    let service = PeerServer::new(PeerService { node, membership })
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+pub fn peer_services(node: &Node, membership: Arc<Membership>) -> tonic::service::Routes {
+    let service = PeerService {
+        cluster: node.cluster.clone(),
+        network: node.network.clone(),
+        incoming: node.incoming.clone(),
+        membership,
+        tasks: node.tasks.clone(),
+    };
+    let service =
+        PeerServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     tonic::service::Routes::new(service)
 }

@@ -16,6 +16,7 @@ use super::context::SessionContext;
 use super::handle::NodeSession;
 use super::inflight::Inflight;
 use super::local::{EVENT_CAPACITY, LocalSession, SessionState};
+use crate::clock::whole_seconds;
 use crate::publish::message;
 use crate::shard::HeldSession;
 use crate::transient::TransientSession;
@@ -95,7 +96,7 @@ impl NodeSessions {
             epoch,
             connection,
             clean_start: request.clean_start,
-            expiry: seconds(request.expiry),
+            expiry: whole_seconds(request.expiry),
             will: request.will.as_ref().map(|will| will_of(will, request.will_delay)),
             limits: Limits {
                 messages: sessions.max_queued_messages,
@@ -150,12 +151,7 @@ fn will_of(will: &Message, delay: Duration) -> Will {
         topic: will.topic.as_str().into(),
         qos: will.qos,
         retain: will.retain,
-        delay: seconds(delay),
+        delay: whole_seconds(delay),
         body: message::encode(will),
     }
-}
-
-/// Returns whole seconds, at most `u32::MAX`.
-pub(super) fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }

@@ -11,11 +11,11 @@ use covey_supervise::caught;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::connect::seconds;
 use super::context::SessionContext;
 use super::local::{LocalSession, SessionState};
 use super::queue::{Overfull, PublishQueue, QueuedPublish, Routed};
 use crate::channel::reply;
+use crate::clock::whole_seconds;
 use crate::publish::message;
 use crate::shard::{Acknowledgement, Client, ToShard};
 
@@ -282,7 +282,7 @@ impl Session for NodeSession {
         if !self.context.registry.remove(local) {
             return;
         }
-        let expiry = ended.expiry.map(seconds);
+        let expiry = ended.expiry.map(whole_seconds);
         let end = End { client: local.client.clone(), owner: local.owner, expiry, drop_will: ended.drop_will };
         // Resent until it is answered; the answer is not needed.
         drop(shard.call(Operation::End(end)));

@@ -24,14 +24,14 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
-const UID: &str = "herd-uid";
+const UID: &str = "test-uid";
 
 /// One cluster at a time: free ports are determined before they are used, and the load of several would cause
 /// timeouts.
 static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 /// A cluster with its temporary directories and certificates.
-pub(crate) struct Herd {
+pub(crate) struct TestCluster {
     _turn: OwnedMutexGuard<()>,
     /// Running nodes by ordinal; `None` for a stopped one.
     pub(crate) nodes: Vec<Option<Running>>,
@@ -91,13 +91,13 @@ fn free_ports(count: u16) -> u16 {
     panic!("no free ports");
 }
 
-impl Herd {
+impl TestCluster {
     /// Returns a cluster that is formed and serves.
     pub(crate) async fn formed(count: u32) -> Self {
-        let mut herd = Self::fresh(count).await;
-        herd.form().await;
-        herd.all_serve().await;
-        herd
+        let mut cluster = Self::fresh(count).await;
+        cluster.form().await;
+        cluster.all_serve().await;
+        cluster
     }
 
     pub(crate) async fn fresh(count: u32) -> Self {
@@ -111,7 +111,7 @@ impl Herd {
         let tls = tempfile::tempdir().unwrap();
         write_certificates(tls.path());
         let port = free_ports(u16::try_from(count).unwrap());
-        let yaml = format!("cluster: {{name: herd, uid: {UID}, replicas: {count}}}\npeers: {{port: {port}}}\n");
+        let yaml = format!("cluster: {{name: test, uid: {UID}, replicas: {count}}}\npeers: {{port: {port}}}\n");
         let mut config = Config::parse(&yaml).unwrap();
         config.raft = Raft {
             heartbeat: Duration::from_millis(200),
@@ -122,16 +122,16 @@ impl Herd {
         config.fence.lease = Duration::from_secs(6);
         let dirs = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         let (nodes, config) = ((0..count).map(|_| None).collect(), Arc::new(config));
-        let mut herd = Self { _turn: turn, nodes, config, dirs, tls, counts: Arc::default() };
+        let mut cluster = Self { _turn: turn, nodes, config, dirs, tls, counts: Arc::default() };
         for ordinal in 0..count {
-            herd.start(ordinal).await;
+            cluster.start(ordinal).await;
         }
-        herd
+        cluster
     }
 
     pub(crate) async fn start(&mut self, ordinal: u32) {
         let dir = self.dirs[ordinal as usize].path().to_owned();
-        let name = format!("herd-{ordinal}");
+        let name = format!("test-{ordinal}");
         let directory = Directory::open(&dir, &Expected { cluster_id: None, node_name: &name }).unwrap();
         let (log, _) = Log::open(&dir.join("log"), Options::new(Arc::new(|error| panic!("{error}")))).unwrap();
         let disk = match directory {
@@ -159,7 +159,7 @@ impl Herd {
         .unwrap();
         let port = self.config.peers.port_of(self.config.peers.port, ordinal);
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
-        let routes = peer_services(node.clone(), membership.clone());
+        let routes = peer_services(&node, membership.clone());
         tokio::spawn(serve(listener, tls, Role::Broker, routes, shutdown.clone()));
         let sessions = node.sessions();
         self.nodes[ordinal as usize] = Some(Running { node, membership, sessions, log, shutdown });
