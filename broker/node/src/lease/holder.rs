@@ -1,4 +1,4 @@
-//! The lease and the epoch of this node: until when it may serve, and under which epoch its sessions and numbers are.
+//! Takes the epochs of this node and renews its lease.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,46 +9,13 @@ use covey_raft::Cluster;
 use covey_types::{GroupId, NodeEpoch, NodeId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
+use super::validity::{Lease, State};
 use super::wire::{Grant, Renewal, Verdict};
 use crate::clock;
-
-/// The epoch is over; nothing under it may be acknowledged any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the node's epoch ended")]
-pub(crate) struct EpochOver;
-
-/// The lease, as the rest of the node reads it.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    /// Written by the [`Holder`] only.
-    state: watch::Sender<State>,
-    /// Asks the holder for a renewal at once.
-    nudge: Notify,
-}
-
-/// The present epoch and its lease.
-#[derive(Debug, Clone, Default)]
-struct State {
-    /// Current epoch; `None` between epochs.
-    epoch: Option<NodeEpoch>,
-    /// Boot-time clock until which the lease is valid; `None` before the epoch's first lease is used.
-    until: Option<Duration>,
-    /// Boot-time clock at which the renewal of the newest grant was sent; `None` before the first.
-    granted: Option<Duration>,
-    /// Nodes that may hold a lease, by that grant.
-    leased: Vec<NodeId>,
-}
-
-impl State {
-    /// Returns whether the lease is valid now.
-    fn is_valid(&self) -> bool {
-        self.until.is_some_and(|until| clock::now() < until)
-    }
-}
 
 /// Callbacks of the holder into the node.
 pub(crate) trait LeaseTransport: Send + Sync + 'static {
@@ -62,69 +29,6 @@ pub(crate) trait LeaseTransport: Send + Sync + 'static {
     fn on_epoch(&self, epoch: NodeEpoch);
     /// Handles the end of an epoch: its clients are closed.
     fn on_epoch_end(&self, epoch: NodeEpoch);
-}
-
-impl Lease {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: watch::channel(State::default()).0, nudge: Notify::new() })
-    }
-
-    /// Returns the epoch if its lease is valid now.
-    pub(crate) fn valid_epoch(&self) -> Option<NodeEpoch> {
-        let state = self.state.borrow();
-        state.epoch.filter(|_| state.is_valid())
-    }
-
-    /// Returns the current epoch, whether or not its lease is valid.
-    pub(crate) fn epoch(&self) -> Option<NodeEpoch> {
-        self.state.borrow().epoch
-    }
-
-    /// Returns whether this is the current epoch and its lease is valid now.
-    pub(crate) fn is_valid(&self, epoch: NodeEpoch) -> bool {
-        self.valid_epoch() == Some(epoch)
-    }
-
-    /// Waits until the lease of the epoch is valid.
-    ///
-    /// # Errors
-    /// Returns [`EpochOver`] if the epoch is over.
-    pub(crate) async fn held(&self, epoch: NodeEpoch) -> Result<(), EpochOver> {
-        let mut changes = self.state.subscribe();
-        loop {
-            {
-                let state = changes.borrow_and_update();
-                if state.epoch != Some(epoch) {
-                    return Err(EpochOver);
-                }
-                if state.is_valid() {
-                    return Ok(());
-                }
-            }
-            changes.changed().await.map_err(|_| EpochOver)?;
-        }
-    }
-
-    /// Waits for a grant to a renewal that is sent after this call and returns its nodes that may hold a lease.
-    ///
-    /// # Errors
-    /// Returns [`EpochOver`] if the epoch is over.
-    pub(crate) async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, EpochOver> {
-        let (asked, mut changes) = (clock::now(), self.state.subscribe());
-        self.nudge.notify_one();
-        loop {
-            {
-                let state = changes.borrow_and_update();
-                if state.epoch != Some(epoch) {
-                    return Err(EpochOver);
-                }
-                if state.granted >= Some(asked) && state.is_valid() {
-                    return Ok(state.leased.clone());
-                }
-            }
-            changes.changed().await.map_err(|_| EpochOver)?;
-        }
-    }
 }
 
 /// Takes epochs and renews their leases; one task per node.

@@ -7,12 +7,14 @@
 
 mod grantor;
 mod holder;
+mod validity;
 mod wire;
 
 use std::time::Duration;
 
 pub(super) use grantor::{Grantor, Request};
-pub(super) use holder::{EpochOver, Holder, Lease, LeaseTransport};
+pub(super) use holder::{Holder, LeaseTransport};
+pub(super) use validity::{EpochOver, Lease};
 #[cfg(test)]
 pub(super) use wire::Verdict;
 pub(super) use wire::{Grant, Renewal};
