@@ -48,18 +48,18 @@ impl AdminService {
     }
 
     fn status_now(&self) -> proto::StatusReply {
-        let (node, identity) = (&self.node, &self.membership.identity);
+        let (node, identity) = (&self.node, self.membership.identity());
         let failing_checks = self.source.failing_checks();
         let space = self.source.space();
-        let meta_leader = node.cluster.leadership(GroupId::META).borrow().leader;
+        let meta_leader = node.leader_of(GroupId::META);
         let totals = node.durable_totals();
         let behind = node.voters_behind();
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
-            node_id: identity.node.to_string(),
-            ordinal: identity.ordinal.get(),
+            node_id: identity.node().to_string(),
+            ordinal: identity.ordinal().get(),
             cluster_id: identity.cluster().map(|cluster| cluster.to_string()).unwrap_or_default(),
-            incarnation: identity.incarnation,
+            incarnation: identity.incarnation(),
             ready: failing_checks.is_empty(),
             failing_checks,
             member: node.is_member(),
@@ -88,7 +88,10 @@ impl AdminService {
                 .collect(),
             groups: node
                 .groups_held()
-                .map(|group| proto::GroupReplica { group: group.get().into(), has_leader: node.knows_leader(group) })
+                .map(|group| proto::GroupReplica {
+                    group: group.get().into(),
+                    has_leader: node.leader_of(group).is_some(),
+                })
                 .collect(),
         }
     }

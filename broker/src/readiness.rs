@@ -83,7 +83,7 @@ impl Judge {
     }
 
     fn judge(&self) {
-        let leased = self.node.lease.valid_epoch().is_some();
+        let leased = self.node.has_lease();
         let member = self.node.is_member();
         self.readiness.set(Check::Joined, member);
         self.readiness.set(Check::Lease, leased);

@@ -15,7 +15,7 @@ use covey_log::marker::{self, Directory, Expected};
 use covey_log::segment::{self, Expect, Log};
 use covey_mqtt::connection::{Context, Drain, Limits};
 use covey_mqtt::listener::Listener;
-use covey_node::{self as node, Identity, Membership, Node, NodeSessions, Parts};
+use covey_node::{self as node, Identity, Membership, Node, StartOptions};
 use covey_peer::{self as peer, Pool, Role, Tls, TlsError};
 use covey_raft::{StartError, Tuning};
 use covey_supervise::{Supervisor, count_panics};
@@ -216,7 +216,7 @@ async fn opened(opening: Opening) -> Result<Opened, Error> {
 async fn open_node(opening: Opening) -> Result<Opened, Error> {
     let Opening { config, directory, ordinal, metrics, supervisor, stop } = opening;
     let (identity, log) = open_log(&config, directory, ordinal, &metrics)?;
-    info!(node = %identity.node, ordinal = ordinal.get(), incarnation = identity.incarnation, "disk opened");
+    info!(node = %identity.node(), ordinal = ordinal.get(), incarnation = identity.incarnation(), "disk opened");
     let tls = Tls::load(&config.paths.peer_tls, &config.cluster.uid)?;
     let greeting = identity.clone();
     let pool = Pool::new(tls.clone(), config.peers.clone(), move |_, channel| greeting.greet(channel));
@@ -226,7 +226,7 @@ async fn open_node(opening: Opening) -> Result<Opened, Error> {
         anonymous: config.anonymous,
         observer: Arc::new(MetricsObserver(metrics.clone())),
     });
-    let (node, membership) = node::start(Parts {
+    let (node, membership) = node::start(StartOptions {
         config: config.clone(),
         identity: identity.clone(),
         log: log.clone(),
@@ -302,7 +302,7 @@ impl Broker {
         host.spawn("peer certificate", tls.clone().follow(host.stop.clone()));
         host.spawn("event loop lag", host.metrics.clone().measure_lag(host.stop.clone()));
         let context = Context::new(
-            Arc::new(NodeSessions(self.node.clone())),
+            Arc::new(self.node.sessions()),
             Arc::new(AccessGuard(access.clone())),
             Arc::new(MetricsObserver(host.metrics.clone())),
             Limits::from_config(config),
@@ -334,7 +334,7 @@ impl Broker {
 
     async fn serve_peers(&self, address: SocketAddr, membership: Arc<Membership>, tls: &Tls) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let routes = node::peer_routes(self.node.clone(), membership);
+        let routes = node::peer_services(&self.node, membership);
         let serving = peer::serve(listener, tls.clone(), Role::Broker, routes, self.host.stop.clone());
         self.host.spawn("peer port", complain("peer", serving));
         Ok(())
@@ -367,16 +367,14 @@ impl Broker {
         let host = self.host;
         host.readiness.set(Check::NotDraining, false);
         host.metrics.node.draining.set(1);
-        let drain = &self.node.config.drain;
+        let drain = &self.node.config().drain;
         self.drain.run(drain.rate, drain.deadline).await;
         if tokio::time::timeout(HANDOVER, self.node.transfer_leaders()).await.is_err() {
             info!("some leaderships were not transferred in time, their groups hold elections");
         }
         host.stop.cancel();
         host.tasks.close();
-        self.node.tasks.close();
-        self.node.tasks.wait().await;
-        self.node.cluster.stop().await;
+        self.node.stop().await;
         self.log.close();
         host.tasks.wait().await;
         self.identity.release();

@@ -37,7 +37,7 @@ impl Sampling {
     /// Runs until shutdown.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut groups = GroupSeries::default();
-        self.metrics.clients.limit.set(i64::from(self.node.config.mqtt.max_connections));
+        self.metrics.clients.limit.set(i64::from(self.node.config().mqtt.max_connections));
         loop {
             self.read(&mut groups);
             if shutdown.run_until_cancelled(tokio::time::sleep(SAMPLE)).await.is_none() {
@@ -93,8 +93,8 @@ impl GroupSeries {
             metrics.raft.remove_group(&label(group));
         }
         for group in held {
-            let status = node.cluster.status(group);
-            let leads = node.cluster.leadership(group).borrow().ours;
+            let status = node.group_status(group);
+            let leads = node.leads(group);
             let gauges = metrics.raft.group(&label(group));
             gauges.has_leader.set(i64::from(status.leader.is_some()));
             gauges.is_leader.set(i64::from(leads));

@@ -81,7 +81,7 @@ fn meta_entries(samples: &mut Samples) {
     );
     samples.add("meta.Command.NodeUp.first", &Command::NodeUp { node: NODE, incarnation: 1006, former: None });
     samples.add("meta.Command.NodeDown", &Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(1007) });
-    samples.add("meta.Command.Fence", &Command::Fence { shard: ShardId::new(302), index: 1008 });
+    samples.add("meta.Command.Fence", &Command::FenceShard { shard: ShardId::new(302), index: 1008 });
     samples.add("meta.Command.Routes", &routes());
     samples.add("meta.Answer.Done", &Answer::Done);
     samples.add("meta.Answer.Epoch", &Answer::Epoch(NodeEpoch::new(1009)));
@@ -91,24 +91,28 @@ fn meta_entries(samples: &mut Samples) {
 fn meta_rows(samples: &mut Samples) {
     let member = meta::Member {
         ordinal: Ordinal::new(1010),
-        incarnation: 1011,
+        incarnation: Some(1011),
         epoch: Some(NodeEpoch::new(1012)),
         ended: Some(NodeEpoch::new(1013)),
         removed: true,
     };
     samples.add("meta.row.n", &member);
     samples.add("meta.row.n.new", &meta::Member { ordinal: Ordinal::new(1014), ..meta::Member::default() });
-    let header =
-        meta::Header { cluster: "c2".into(), shards: 303, last_epoch: Some(NodeEpoch::new(1015)), routes_index: 1016 };
+    let header = meta::Header {
+        cluster: Some("c2".into()),
+        shards: 303,
+        last_epoch: Some(NodeEpoch::new(1015)),
+        routes_index: Some(1016),
+    };
     samples.add("meta.row.m", &header);
-    let (mut machine, mut rows) = (meta::Machine::default(), BTreeMap::new());
+    let (mut machine, mut rows) = (meta::MetaState::default(), BTreeMap::new());
     machine.apply(400, form(), &mut rows);
     machine.apply(401, meta::Command::NodeUp { node: NODE, incarnation: 500, former: None }, &mut rows);
     machine.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: None }, &mut rows);
     machine.apply(403, meta::Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(2) }, &mut rows);
     machine.apply(404, routes(), &mut rows);
     stored(samples, "meta", &rows);
-    meta::Machine::restore(rows).unwrap();
+    meta::MetaState::restore(rows).unwrap();
 }
 
 fn write(number: u64, topic: &str) -> retained::Write {
@@ -138,10 +142,10 @@ fn retained_rows(samples: &mut Samples) {
     let body = Bytes::from_static(b"body");
     let message = retained::Message { index: 1106, qos: QoS::AtLeastOnce, arrived: 1107, expiry: Some(1108), body };
     samples.add("retained.row.t", &message);
-    let (mut machine, mut rows) = (retained::Machine::new(1 << 20), BTreeMap::new());
+    let (mut machine, mut rows) = (retained::RetainedState::new(1 << 20), BTreeMap::new());
     machine.apply(405, retained::Entry { time: 1109, writes: vec![write(1, "t"), write(2, "a/b")] }, &mut rows);
     stored(samples, "retained", &rows);
-    retained::Machine::restore(1 << 20, rows).unwrap();
+    retained::RetainedState::restore(1 << 20, rows).unwrap();
 }
 
 /// Adds the rows of a machine, with their keys.

@@ -7,6 +7,7 @@ pub mod access;
 pub mod dedup;
 #[cfg(test)]
 mod format;
+pub mod live_copies;
 pub mod meta;
 pub mod retained;
 mod rows;

@@ -49,7 +49,7 @@ pub enum Command {
     ///
     /// Proposed by the shard's new leader before it serves. Answer: [`Answer::Done`], also for a repetition;
     /// [`Answer::Refused`] if a later leader was here before.
-    Fence { shard: ShardId, index: u64 },
+    FenceShard { shard: ShardId, index: u64 },
     /// Changes routes of a shard: filters whose highest QoS changed; `None` removes the route.
     ///
     /// Proposed by the shard's leader, one change at a time, with increasing `index`. Answer: [`Answer::Done`], also
@@ -73,8 +73,9 @@ pub enum Answer {
 pub struct Member {
     /// Ordinal of the node's pod.
     pub ordinal: Ordinal,
-    /// Incarnation (number of the process start) to which the last epoch was given; 0 for none.
-    pub incarnation: u64,
+    /// Incarnation (number of the process start, from 1) to which the last epoch was given; `None` before the first.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub incarnation: Option<u64>,
     /// Last epoch that was given to the node.
     #[serde(with = "covey_types::zero_is_none")]
     pub epoch: Option<NodeEpoch>,
@@ -88,20 +89,22 @@ pub struct Member {
 /// Value of row `m`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Cluster id (UUID); empty before formation.
-    pub cluster: Box<str>,
+    /// Cluster id (UUID); `None` before formation.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub cluster: Option<Box<str>>,
     /// Number of shards.
     pub shards: u16,
     /// Last epoch that was given to any node.
     #[serde(with = "covey_types::zero_is_none")]
     pub last_epoch: Option<NodeEpoch>,
-    /// Log index of the last change of routes; 0 for none.
-    pub routes_index: u64,
+    /// Log index of the last change of routes; `None` before the first.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub routes_index: Option<u64>,
 }
 
 /// State of the meta group.
 #[derive(Debug, Default)]
-pub struct Machine {
+pub struct MetaState {
     /// Cluster id and counters.
     header: Header,
     /// All nodes that ever were members.
@@ -148,7 +151,7 @@ impl Member {
     }
 }
 
-impl Machine {
+impl MetaState {
     /// Applies the command of the log entry at `index`.
     pub fn apply(&mut self, index: u64, command: Command, rows: &mut dyn Rows) -> Answer {
         match command {
@@ -156,7 +159,7 @@ impl Machine {
             Command::Join { node, ordinal } => self.join(node, ordinal, rows),
             Command::NodeUp { node, incarnation, former } => self.node_up(node, incarnation, former, rows),
             Command::NodeDown { node, epoch } => self.node_down(node, epoch, rows),
-            Command::Fence { shard, index: fence } => self.fence(shard, fence, rows),
+            Command::FenceShard { shard, index: fence } => self.fence(shard, fence, rows),
             Command::Routes { shard, index: at, changes } => self.change_routes(index, shard, at, changes, rows),
         }
     }
@@ -168,10 +171,10 @@ impl Machine {
         members: BTreeMap<NodeId, Ordinal>,
         rows: &mut dyn Rows,
     ) -> Answer {
-        if !self.header.cluster.is_empty() {
-            return if self.header.cluster == cluster { Answer::Done } else { Answer::Refused };
+        if let Some(known) = &self.header.cluster {
+            return if *known == cluster { Answer::Done } else { Answer::Refused };
         }
-        self.header.cluster = cluster;
+        self.header.cluster = Some(cluster);
         self.header.shards = shards;
         for (node, ordinal) in members {
             self.members.insert(node, Member { ordinal, ..Member::default() });
@@ -205,6 +208,7 @@ impl Machine {
 
     fn node_up(&mut self, node: NodeId, incarnation: u64, former: Option<NodeEpoch>, rows: &mut dyn Rows) -> Answer {
         let Some(member) = self.members.get_mut(&node) else { return Answer::Refused };
+        let incarnation = Some(incarnation);
         if member.removed || incarnation < member.incarnation {
             return Answer::Refused;
         }
@@ -268,7 +272,7 @@ impl Machine {
                 self.routes.remove(&(shard, filter));
             }
         }
-        self.header.routes_index = index;
+        self.header.routes_index = Some(index);
         self.write_header(rows);
         Answer::Done
     }
@@ -379,16 +383,16 @@ mod tests {
 
     const FIRST: Ordinal = Ordinal::new(0);
 
-    fn routes(machine: &mut Machine, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
+    fn routes(machine: &mut MetaState, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
         let command = Command::Routes { shard: ShardId::new(1), index: at, changes: vec![(filter.into(), qos)] };
         machine.apply(at, command, &mut Stored::new())
     }
 
     #[test]
     fn a_former_leaders_late_word_is_void() {
-        let mut machine = Machine::default();
+        let mut machine = MetaState::default();
         assert_eq!(routes(&mut machine, 10, "a/b", Some(QoS::AtLeastOnce)), Answer::Done);
-        machine.apply(11, Command::Fence { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
+        machine.apply(11, Command::FenceShard { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
         assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
         assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), QoS::AtLeastOnce)]));
         assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
@@ -397,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
-        let (mut machine, mut rows) = (Machine::default(), Stored::new());
+        let (mut machine, mut rows) = (MetaState::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
         machine.apply(1, form, &mut rows);
         let epoch = |number| Answer::Epoch(NodeEpoch::new(number));
@@ -407,14 +411,14 @@ mod tests {
         assert_eq!(machine.apply(4, up(2), &mut rows), epoch(2));
         assert_eq!(machine.member(NodeId::new(7)).unwrap().ended, Some(NodeEpoch::new(1)));
         assert_eq!(machine.apply(5, up(1), &mut rows), Answer::Refused);
-        let back = Machine::restore(rows).unwrap();
+        let back = MetaState::restore(rows).unwrap();
         assert_eq!(back.member(NodeId::new(7)), machine.member(NodeId::new(7)));
         assert_eq!(back.header(), machine.header());
     }
 
     #[test]
     fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
-        let (mut machine, mut rows) = (Machine::default(), Stored::new());
+        let (mut machine, mut rows) = (MetaState::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
         machine.apply(1, form, &mut rows);
         assert_eq!(machine.apply(2, Command::Join { node: NodeId::new(8), ordinal: FIRST }, &mut rows), Answer::Done);

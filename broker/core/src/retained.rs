@@ -87,7 +87,7 @@ struct Sender {
 
 /// State of the retained group.
 #[derive(Debug, Default)]
-pub struct Machine {
+pub struct RetainedState {
     /// Group time of the last entry, in milliseconds.
     time: u64,
     /// Retained messages by topic.
@@ -115,7 +115,7 @@ impl Entry {
     }
 }
 
-impl Machine {
+impl RetainedState {
     /// Returns an empty state that holds up to `limit` bytes. All nodes must use the same limit, or their states
     /// differ.
     pub fn new(limit: u64) -> Self {
@@ -261,13 +261,13 @@ mod tests {
         }
     }
 
-    fn found(machine: &Machine, filter: &str) -> Vec<Bytes> {
+    fn found(machine: &RetainedState, filter: &str) -> Vec<Bytes> {
         machine.matches(&filter.parse().unwrap(), 0).into_iter().map(|(_, message)| message.body).collect()
     }
 
     #[test]
     fn the_newest_message_per_topic_is_kept_and_an_empty_one_deletes() {
-        let (mut machine, mut rows) = (Machine::new(1 << 20), BTreeMap::new());
+        let (mut machine, mut rows) = (RetainedState::new(1 << 20), BTreeMap::new());
         let entry = |writes| Entry { time: 5, writes };
         machine.apply(1, entry(vec![write(1, "a/b", b"1"), write(2, "a/b", b"2"), write(3, "c", b"3")]), &mut rows);
         assert_eq!(found(&machine, "a/+"), [&b"2"[..]]);
@@ -275,13 +275,13 @@ mod tests {
         assert_eq!(found(&machine, "a/+"), [&b"2"[..]], "a repeated write must not undo a newer one");
         machine.apply(3, entry(vec![write(4, "a/b", b"")]), &mut rows);
         assert!(found(&machine, "a/+").is_empty());
-        let back = Machine::restore(1 << 20, rows).unwrap();
+        let back = RetainedState::restore(1 << 20, rows).unwrap();
         assert_eq!((back.len(), back.bytes()), (machine.len(), machine.bytes()));
     }
 
     #[test]
     fn a_full_group_refuses_and_keeps_what_it_has() {
-        let (mut machine, mut rows) = (Machine::new(70), BTreeMap::new());
+        let (mut machine, mut rows) = (RetainedState::new(70), BTreeMap::new());
         let entry = |write| Entry { time: 0, writes: vec![write] };
         assert_eq!(machine.apply(1, entry(write(1, "a", b"1")), &mut rows), [Outcome::Stored]);
         assert_eq!(machine.apply(2, entry(write(2, "b", b"2")), &mut rows), [Outcome::Full]);

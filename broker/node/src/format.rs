@@ -11,7 +11,9 @@ use covey_types::{InboxSeq, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::wire::{FromShard, FromTransient, Grant, Held, Item, Numbered, Renewal, ToShard, ToTransient, Verdict};
+use crate::lease::{Grant, Renewal, Verdict};
+use crate::shard::{FromShard, HeldSession, Item, ToShard};
+use crate::transient::{FromTransient, Numbered, ToTransient};
 
 const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
 const OTHER: NodeId = NodeId::new(0xfedc_ba98_7654_3210);
@@ -46,8 +48,8 @@ fn frames_between_nodes_keep_their_bytes() {
     assert_eq!(samples.0, recorded, "the format has changed; the lines that are not recorded are printed above");
 }
 
-fn held() -> Held {
-    Held { client: "client".into(), owner: OwnerEpoch::new(1000), window: 1001 }
+fn held() -> HeldSession {
+    HeldSession { client: "client".into(), owner: OwnerEpoch::new(1000), window: 1001 }
 }
 
 fn once() -> Once {
@@ -67,21 +69,21 @@ fn to_shard(samples: &mut Samples) {
         Publication { qos: QoS::AtLeastOnce, expiry: Some(1010), retained_index: Some(1011), ..publication() };
     let enqueue = Enqueue { sender, publication };
     samples.add("ToShard.Enqueue", &ToShard::Enqueue(enqueue));
-    let volatile = ToShard::Volatile {
+    let qos0 = ToShard::Qos0 {
         topic: "a/b".into(),
-        publisher: "publisher".into(),
+        publisher: Some("publisher".into()),
         retain: true,
         below: 3,
         expiry: Some(1012),
         body: Bytes::from_static(b"body"),
     };
-    samples.add("ToShard.Volatile", &volatile);
-    let settle = ToShard::Settle {
+    samples.add("ToShard.Volatile", &qos0);
+    let acknowledge = ToShard::Acknowledge {
         client: "client".into(),
         owner: OwnerEpoch::new(1013),
         sequences: [1014, 1015].map(InboxSeq::new).into(),
     };
-    samples.add("ToShard.Settle", &settle);
+    samples.add("ToShard.Settle", &acknowledge);
 }
 
 fn from_shard(samples: &mut Samples) {
@@ -110,7 +112,7 @@ fn from_shard(samples: &mut Samples) {
     let items = vec![item, release];
     samples
         .add("FromShard.Deliver", &FromShard::Deliver { client: "client".into(), owner: OwnerEpoch::new(1025), items });
-    let volatile = FromShard::Volatile {
+    let qos0 = FromShard::Qos0 {
         client: "client".into(),
         owner: OwnerEpoch::new(1026),
         retain: true,
@@ -118,7 +120,7 @@ fn from_shard(samples: &mut Samples) {
         expiry: Some(1028),
         body: Bytes::from_static(b"body"),
     };
-    samples.add("FromShard.Volatile", &volatile);
+    samples.add("FromShard.Volatile", &qos0);
     samples.add("FromShard.Lost", &FromShard::Lost { client: "client".into(), owner: OwnerEpoch::new(1029) });
 }
 
@@ -137,7 +139,7 @@ fn publication() -> Publication {
         topic: "a/b".into(),
         qos: QoS::ExactlyOnce,
         retain: true,
-        publisher: "publisher".into(),
+        publisher: Some("publisher".into()),
         expiry: Some(1038),
         retained_index: Some(1037),
         once: Some(once()),
@@ -157,7 +159,7 @@ fn to_transient(samples: &mut Samples) {
         expiry: None,
         ..publication()
     };
-    samples.add("ToTransient.Volatile", &ToTransient::Volatile(plain));
+    samples.add("ToTransient.Volatile", &ToTransient::Qos0(plain));
     samples.add("ToTransient.Sync", &ToTransient::Sync(1041));
     samples.add("ToTransient.Known", &ToTransient::Known(1042));
 }

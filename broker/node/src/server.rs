@@ -3,29 +3,39 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use covey_contract::proto::{self, Frame, peer_server::Peer};
+use covey_contract::proto::peer_server::{Peer, PeerServer};
+use covey_contract::proto::{self, Frame};
+use covey_raft::{Cluster, MAX_MESSAGE};
 use futures::{Stream, StreamExt as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Node;
-use super::lease;
-use super::links::LinkEnd;
-use super::membership::Membership;
-use super::say::tell;
-use super::shard::Inbound;
-use super::wire::{self, FromShard, ToShard};
+use crate::channel::tell;
+use crate::frame;
+use crate::lease;
+use crate::membership::Membership;
+use crate::network::Network;
+use crate::node::Node;
+use crate::shard::{FromShard, ToShard};
+use crate::tasks::Tasks;
+use crate::transient::Incoming;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Implements the gRPC service `Peer`.
 #[derive(Debug, Clone)]
-pub(super) struct PeerService {
-    /// Serves the streams and the calls of the groups and leases.
-    pub node: Arc<Node>,
+struct PeerService {
+    /// Serves the calls of the Raft groups.
+    cluster: Cluster,
+    /// Passes requests on to the lease grantor and the shard leaders of this node.
+    network: Arc<Network>,
+    /// Serves the streams of transient sessions.
+    incoming: Arc<Incoming>,
     /// Serves `hello` and `join`.
-    pub membership: Arc<Membership>,
+    membership: Arc<Membership>,
+    /// Starts the tasks of streams.
+    tasks: Tasks,
 }
 
 #[tonic::async_trait]
@@ -38,7 +48,7 @@ impl Peer for PeerService {
         Ok(Response::new({
             let caller = covey_peer::Caller::of(&request)?;
             let hello = request.into_inner();
-            let reply = self.membership.identity.on_hello(&hello);
+            let reply = self.membership.identity().on_hello(&hello);
             if reply.refused.is_empty() {
                 caller.accept(hello);
             }
@@ -51,60 +61,56 @@ impl Peer for PeerService {
     }
 
     async fn raft(&self, request: Request<proto::RaftRequest>) -> Result<Response<proto::RaftReply>, Status> {
-        self.node.cluster.serve_raft(request.into_inner()).await.map(Response::new)
+        self.cluster.serve_raft(request.into_inner()).await.map(Response::new)
     }
 
     async fn append(
         &self,
         request: Request<Streaming<proto::RaftRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        Ok(Response::new(self.node.cluster.serve_append(request.into_inner())))
+        Ok(Response::new(self.cluster.serve_append(request.into_inner())))
     }
 
     async fn snapshot(
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::RaftReply>, Status> {
-        self.node.cluster.serve_snapshot(request.into_inner()).await.map(Response::new)
+        self.cluster.serve_snapshot(request.into_inner()).await.map(Response::new)
     }
 
     async fn propose(&self, request: Request<proto::ProposeRequest>) -> Result<Response<proto::ProposeReply>, Status> {
-        Ok(Response::new(self.node.cluster.serve_propose(request.into_inner()).await))
+        Ok(Response::new(self.cluster.serve_propose(request.into_inner()).await))
     }
 
     async fn read_index(
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexReply>, Status> {
-        Ok(Response::new(self.node.cluster.serve_read_index(request.into_inner()).await))
+        Ok(Response::new(self.cluster.serve_read_index(request.into_inner()).await))
     }
 
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
-        let (from, answers) = mpsc::unbounded_channel::<FromShard>();
+        let (replies, answers) = mpsc::unbounded_channel::<FromShard>();
         // Answered before the first frame is read: the caller sends frames only after the response.
-        self.node.spawn("shard link", serve_shard(self.node.clone(), request.into_inner(), from));
-        let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(wire::frame(&answer)));
+        let serving = serve_shard(self.network.clone(), request.into_inner(), replies);
+        self.tasks.spawn("shard link", serving);
+        let answers = UnboundedReceiverStream::new(answers).map(|answer| Ok(frame::encode(&answer)));
         Ok(Response::new(Box::pin(answers)))
     }
 
     async fn renew(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
-        let renewal = wire::read(request.get_ref())?;
-        let (answer, receiver) = oneshot::channel();
-        let unavailable = || Status::unavailable("not the meta leader");
-        self.node.keeper.send(lease::Request::Renew(renewal, answer)).await.map_err(|_| unavailable())?;
-        let grant = receiver.await.map_err(|_| unavailable())?;
-        Ok(Response::new(wire::frame(&grant)))
+        let renewal = frame::decode(request.get_ref())?;
+        let grant = self.network.ask_grantor(|answer| lease::Request::Renew(renewal, answer)).await;
+        let grant = grant.ok_or_else(not_leader)?;
+        Ok(Response::new(frame::encode(&grant)))
     }
 
     async fn transient(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::TransientStream>, Status> {
         let (out, answers) = mpsc::unbounded_channel();
-        let (incoming, frames, over) = (self.node.incoming.clone(), request.into_inner(), self.node.shutdown.clone());
-        self.node.spawn("transient stream", async move {
-            tokio::select! {
-                () = over.cancelled() => {}
-                served = incoming.serve(frames, out.clone()) => if let Err(status) = served {
-                    tell(&out, Err(status));
-                },
+        let (incoming, frames) = (self.incoming.clone(), request.into_inner());
+        self.tasks.spawn("transient stream", async move {
+            if let Err(status) = incoming.serve(frames, out.clone()).await {
+                tell(&out, Err(status));
             }
         });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(answers))))
@@ -114,28 +120,42 @@ impl Peer for PeerService {
         &self,
         request: Request<proto::AwaitRouteRequest>,
     ) -> Result<Response<proto::AwaitRouteReply>, Status> {
-        let (answer, receiver) = oneshot::channel();
-        let unavailable = || Status::unavailable("not the meta leader");
         let index = request.into_inner().index;
-        self.node.keeper.send(lease::Request::AwaitRoute(index, answer)).await.map_err(|_| unavailable())?;
-        receiver.await.map_err(|_| unavailable())?;
+        let confirmed = self.network.ask_grantor(|answer| lease::Request::AwaitRoute(index, answer)).await;
+        confirmed.ok_or_else(not_leader)?;
         Ok(Response::new(proto::AwaitRouteReply::default()))
     }
 }
 
+fn not_leader() -> Status {
+    Status::unavailable("not the meta leader")
+}
+
 /// Forwards frames of another node to the shard's leader here, until either side ends the link. The leader drops
-/// `from` if it does not lead.
-async fn serve_shard(node: Arc<Node>, mut frames: Streaming<Frame>, from: mpsc::UnboundedSender<FromShard>) {
+/// `replies` if it does not lead.
+async fn serve_shard(network: Arc<Network>, mut frames: Streaming<Frame>, replies: mpsc::UnboundedSender<FromShard>) {
     let Some(Ok(first)) = frames.next().await else { return };
-    let Ok(attach) = wire::read::<ToShard>(&first) else { return };
+    let Ok(attach) = frame::decode::<ToShard>(&first) else { return };
     let ToShard::Attach { shard, .. } = &attach else { return };
-    let Some(leader) = node.leaders.get(shard.index()).cloned() else { return };
-    let link = node.next_link();
-    let end = LinkEnd { link, leader };
-    let mut sent = end.leader.send(Inbound::Opened { link, from });
+    let Some(leader) = network.link_to_leader(*shard, replies) else { return };
     let mut next = Some(attach);
-    while let (Ok(()), Some(frame)) = (&sent, next.take()) {
-        sent = end.leader.send(Inbound::Frame { link, frame });
-        next = frames.next().await.and_then(Result::ok).and_then(|frame| wire::read(&frame).ok());
+    while let Some(frame) = next.take()
+        && leader.send(frame)
+    {
+        next = frames.next().await.and_then(Result::ok).and_then(|frame| frame::decode(&frame).ok());
     }
+}
+
+/// Returns the gRPC services of the peer port.
+pub fn peer_services(node: &Node, membership: Arc<Membership>) -> tonic::service::Routes {
+    let service = PeerService {
+        cluster: node.cluster.clone(),
+        network: node.network.clone(),
+        incoming: node.incoming.clone(),
+        membership,
+        tasks: node.tasks.clone(),
+    };
+    let service =
+        PeerServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    tonic::service::Routes::new(service)
 }

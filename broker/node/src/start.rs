@@ -1,34 +1,41 @@
 //! Construction of a node and start of its tasks.
+//!
+//! ```text
+//! applied states, channels -> groups (replay) -> Router, RetainedMessages, Network -> Node -> tasks
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use covey_contract::config::Config;
-use covey_contract::proto::peer_server::PeerServer;
+use covey_core::shard::Effect;
 use covey_log::segment::Log;
 use covey_peer::Pool;
-use covey_raft::{Cluster, Fatal, MAX_MESSAGE, Machine, StartError, Tuning};
+use covey_raft::{Channels, Cluster, Fatal, Machine, StartError, Tuning};
 use covey_supervise::Supervisor;
-use covey_types::{GroupId, ShardId};
+use covey_types::{GroupId, NodeId, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::held::Registry;
-use super::lease::{Holder, Keeper, Lease};
-use super::machines::{Meta, MetaMachine, Retained, RetainedMachine, Shard, ShardMachine};
-use super::membership::{Identity, Membership};
-use super::server::PeerService;
-use super::services::Handle;
-use super::shard::{Client, Inbound, Leader};
-use super::transient::{Filters, Incoming, Peers};
-use super::{Node, Observer, retained};
+use crate::leader_context::NodeContext;
+use crate::lease::{Grantor, Holder, Lease, Request};
+use crate::lease_transport::NodeLeaseTransport;
+use crate::membership::{Identity, Membership};
+use crate::network::Network;
+use crate::node::Node;
+use crate::observer::Observer;
+use crate::publish::{Job, RetainedMessages, Router, WillPublisher};
+use crate::session::{NodeSessions, Registry, SessionContext};
+use crate::shard::{Client, Inbound, Leader};
+use crate::state::{MetaMachine, RetainedMachine, ShardMachine, SharedMeta, SharedRetained, SharedShard};
+use crate::tasks::Tasks;
+use crate::transient::{Filters, Incoming, Peers};
 
 /// What a node is built from.
-pub struct Parts {
+pub struct StartOptions {
     /// The broker's configuration.
     pub config: Arc<Config>,
     /// The claimed data directory, with node id and incarnation.
@@ -51,17 +58,34 @@ pub struct Parts {
     pub shutdown: CancellationToken,
 }
 
-impl std::fmt::Debug for Parts {
+impl std::fmt::Debug for StartOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("StartOptions").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 
-/// A shard's state, and the inputs of its leader.
-struct ShardParts {
-    state: Arc<Shard>,
-    effects: mpsc::UnboundedReceiver<Vec<covey_core::shard::Effect>>,
+/// Applied states of the groups, shared between the groups and the node.
+struct States {
+    meta: Arc<SharedMeta>,
+    retained: Arc<SharedRetained>,
+    /// By shard number.
+    shards: Vec<Arc<SharedShard>>,
+}
+
+/// What the task of a shard's leader receives.
+struct LeaderInputs {
+    effects: mpsc::UnboundedReceiver<Vec<Effect>>,
     inbound: mpsc::UnboundedReceiver<Inbound>,
+}
+
+/// Inputs of the tasks that start once the node is built.
+struct Inputs {
+    /// By shard number.
+    leaders: Vec<LeaderInputs>,
+    /// Of the task that commits retained messages.
+    writes: mpsc::UnboundedReceiver<Job>,
+    /// Of the lease grantor.
+    requests: mpsc::Receiver<Request>,
 }
 
 /// Starts a node: opens the state, replays the log and starts all tasks. The node serves clients when it holds a
@@ -69,81 +93,176 @@ struct ShardParts {
 ///
 /// # Errors
 /// Returns [`StartError`] if the state store cannot be opened or a group cannot be started.
-pub async fn start(parts: Parts) -> Result<(Arc<Node>, Arc<Membership>), StartError> {
-    let Parts { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = parts;
-    let (meta, retained_state) = (Meta::new(), Retained::new(config.mqtt.max_retained_bytes));
-    let mut machines: Vec<(GroupId, Box<dyn Machine>)> = vec![
-        (GroupId::META, Box::new(MetaMachine(meta.clone()))),
-        (GroupId::RETAINED, Box::new(RetainedMachine(retained_state.clone()))),
-    ];
-    let (mut shards, mut leaders) = (Vec::new(), Vec::new());
-    for shard in ShardId::all(config.cluster.shards) {
-        let (state, effects) = Shard::new();
-        let (leader, inbound) = mpsc::unbounded_channel();
-        machines.push((GroupId::shard(shard), Box::new(ShardMachine(state.clone()))));
-        shards.push(ShardParts { state, effects, inbound });
-        leaders.push(leader);
-    }
-    let channels: Arc<dyn covey_raft::Channels> = Arc::new(pool.clone());
+pub async fn start(options: StartOptions) -> Result<(Arc<Node>, Arc<Membership>), StartError> {
+    let StartOptions { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = options;
+    let (states, leaders, inputs) = applied_states(&config);
+    let channels: Arc<dyn Channels> = Arc::new(pool.clone());
+    let id = identity.node();
     let cluster = Cluster::start(covey_raft::Options {
-        node: identity.node,
+        node: id,
         dir,
         log,
         timing: config.raft.clone(),
         tuning,
         channels: channels.clone(),
-        machines,
+        machines: machines(&states),
         fatal,
         supervisor: supervisor.clone(),
         shutdown: shutdown.clone(),
     })
     .await?;
-    let states = shards.iter().map(|shard| shard.state.clone()).collect();
-    let (keeper, requests) = mpsc::channel(1024);
-    let (writer, writes) = retained::Writer::new();
-    let filters = Filters::new();
-    let registry = Registry::new(filters.clone(), observer.clone());
-    let deliver = registry.clone();
-    let node = Arc::new(Node {
-        id: identity.node,
-        shards: ShardId::all(config.cluster.shards).map(|shard| Client::new(shard, identity.node)).collect(),
-        incoming: Incoming::new(filters.clone(), Arc::new(move |message| deliver.deliver(&message))),
-        peers: Peers::new(identity.node, meta.clone()),
-        config,
-        cluster,
-        metrics: observer,
-        tasks: TaskTracker::new(),
-        supervisor,
-        lease: Lease::new(),
-        meta,
-        retained: retained_state,
-        writer,
-        states,
-        leaders,
-        keeper,
-        registry,
-        filters,
-        channels,
-        connections: AtomicU64::new(1),
-        links: AtomicU64::new(1),
-        epoch_over: Mutex::default(),
-        shutdown,
-    });
-    spawn_tasks(&node, shards, writes, requests, &identity);
-    let membership = Arc::new(Membership { node: node.clone(), identity, pool });
-    node.spawn_lasting("membership", membership.clone().run());
+    let tasks = Tasks::new(supervisor, shutdown);
+    let (grantor, requests) = mpsc::channel(1024);
+    let (retained, writes) = RetainedMessages::new(id, cluster.clone(), states.retained.clone());
+    let network = Network::new(id, cluster.clone(), states.meta.clone(), channels, leaders, grantor, tasks.clone());
+    let node = Parts { config, id, cluster, states, retained, network, observer, tasks }.build();
+    spawn_tasks(&node, Inputs { leaders: inputs, writes, requests }, identity.incarnation());
+    let membership = Membership::new(node.clone(), identity, pool);
+    node.tasks.spawn_lasting("membership", membership.clone().run());
     Ok((node, membership))
 }
 
-fn spawn_tasks(
-    node: &Arc<Node>,
-    shards: Vec<ShardParts>,
-    writes: mpsc::UnboundedReceiver<retained::Job>,
-    requests: mpsc::Receiver<super::lease::Request>,
-    identity: &Identity,
-) {
-    let handle = Arc::new(Handle(node.clone()));
-    for (shard, parts) in node.shard_ids().zip(shards) {
+/// Returns the empty states of all groups, and both ends of the leaders' inputs.
+fn applied_states(config: &Config) -> (States, Vec<mpsc::UnboundedSender<Inbound>>, Vec<LeaderInputs>) {
+    let (mut shards, mut leaders, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in ShardId::all(config.cluster.shards) {
+        let (state, effects) = SharedShard::new();
+        let (leader, inbound) = mpsc::unbounded_channel();
+        shards.push(state);
+        leaders.push(leader);
+        inputs.push(LeaderInputs { effects, inbound });
+    }
+    let retained = SharedRetained::new(config.mqtt.max_retained_bytes);
+    (States { meta: SharedMeta::new(), retained, shards }, leaders, inputs)
+}
+
+/// Returns the state machine of each group.
+fn machines(states: &States) -> Vec<(GroupId, Box<dyn Machine>)> {
+    let mut machines: Vec<(GroupId, Box<dyn Machine>)> = vec![
+        (GroupId::META, Box::new(MetaMachine(states.meta.clone()))),
+        (GroupId::RETAINED, Box::new(RetainedMachine(states.retained.clone()))),
+    ];
+    for (number, state) in (0..).zip(&states.shards) {
+        machines.push((GroupId::shard(ShardId::new(number)), Box::new(ShardMachine(state.clone()))));
+    }
+    machines
+}
+
+/// What [`Node`] is put together from.
+struct Parts {
+    config: Arc<Config>,
+    id: NodeId,
+    cluster: Cluster,
+    states: States,
+    retained: Arc<RetainedMessages>,
+    network: Arc<Network>,
+    observer: Arc<dyn Observer>,
+    tasks: Tasks,
+}
+
+impl Parts {
+    fn build(self) -> Arc<Node> {
+        let Self { config, id, cluster, states, retained, network, observer, tasks } = self;
+        let filters = Filters::new();
+        let registry = Registry::new(filters.clone(), observer.clone());
+        let deliver = registry.clone();
+        let incoming = Incoming::new(filters.clone(), Arc::new(move |message| deliver.deliver(&message)));
+        let lease = Lease::new();
+        let router = Arc::new(Router {
+            meta: states.meta.clone(),
+            shards: ShardId::all(config.cluster.shards).map(|shard| Client::new(shard, id)).collect(),
+            peers: Peers::new(id, states.meta.clone()),
+            sessions: registry.clone(),
+            lease: lease.clone(),
+            observer: observer.clone(),
+        });
+        let sessions = NodeSessions::new(SessionContext {
+            node: id,
+            config: config.clone(),
+            lease: lease.clone(),
+            router: router.clone(),
+            retained: retained.clone(),
+            registry,
+            filters: filters.clone(),
+            incoming: incoming.clone(),
+            observer,
+            connections: AtomicU64::new(1),
+            tasks: tasks.clone(),
+        });
+        let (meta, replicas) = (states.meta, states.shards);
+        Arc::new(Node {
+            id,
+            config,
+            cluster,
+            meta,
+            replicas,
+            lease,
+            router,
+            retained,
+            sessions,
+            filters,
+            incoming,
+            network,
+            tasks,
+        })
+    }
+}
+
+fn spawn_tasks(node: &Node, inputs: Inputs, incarnation: u64) {
+    spawn_leaders(node, inputs.leaders);
+    for client in &node.router.shards {
+        let run = client.clone().run(node.network.clone(), node.router.sessions.clone(), node.tasks.shutdown().clone());
+        node.tasks.spawn_lasting("shard client", run);
+    }
+    let fence = &node.config.fence;
+    let grantor = Grantor {
+        cluster: node.cluster.clone(),
+        meta: node.meta.clone(),
+        lease: fence.lease,
+        close_clients_after: fence.close_clients_after,
+        requests: inputs.requests,
+        shutdown: node.tasks.shutdown().clone(),
+    };
+    node.tasks.spawn_lasting("lease grantor", grantor.run());
+    let transport = NodeLeaseTransport {
+        network: node.network.clone(),
+        router: node.router.clone(),
+        retained: node.retained.clone(),
+        filters: node.filters.clone(),
+        incoming: node.incoming.clone(),
+        tasks: node.tasks.clone(),
+        lease: fence.lease,
+        epoch_over: Mutex::default(),
+    };
+    let holder = Holder {
+        lease: node.lease.clone(),
+        cluster: node.cluster.clone(),
+        node: node.id,
+        incarnation,
+        duration: fence.lease,
+        close_clients_after: fence.close_clients_after,
+        transport: Arc::new(transport),
+        shutdown: node.tasks.shutdown().clone(),
+    };
+    node.tasks.spawn_lasting("lease holder", holder.run());
+    let run = node.retained.clone().run(inputs.writes, node.tasks.shutdown().clone());
+    node.tasks.spawn_lasting("retained writer", run);
+}
+
+/// Starts the task of each shard's leader, which sleeps while another node leads the shard.
+fn spawn_leaders(node: &Node, inputs: Vec<LeaderInputs>) {
+    let wills =
+        WillPublisher { router: node.router.clone(), retained: node.retained.clone(), lease: node.lease.clone() };
+    let context = Arc::new(NodeContext {
+        cluster: node.cluster.clone(),
+        network: node.network.clone(),
+        retained: node.retained.clone(),
+        wills: Arc::new(wills),
+        observer: node.router.observer.clone(),
+        lease: node.config.fence.lease,
+    });
+    let shards = ShardId::all(node.config.cluster.shards).zip(&node.replicas);
+    for ((shard, replica), inputs) in shards.zip(inputs) {
         let Some(rows) = node.cluster.rows(GroupId::shard(shard)) else {
             error!(shard = shard.get(), "the shard's group is not running; the shard is not led here");
             continue;
@@ -152,49 +271,14 @@ fn spawn_tasks(
             shard,
             cluster: node.cluster.clone(),
             rows,
-            state: parts.state,
+            replica: replica.clone(),
             meta: node.meta.clone(),
-            services: handle.clone(),
-            inbound: parts.inbound,
-            effects: parts.effects,
-            shutdown: node.shutdown.clone(),
+            context: context.clone(),
+            inbound: inputs.inbound,
+            effects: inputs.effects,
+            shutdown: node.tasks.shutdown().clone(),
             order: 0,
         };
-        node.spawn_lasting("shard leader", leader.run());
+        node.tasks.spawn_lasting("shard leader", leader.run());
     }
-    for client in &node.shards {
-        let client = client.clone();
-        node.spawn_lasting("shard client", client.run(handle.clone(), handle.clone(), node.shutdown.clone()));
-    }
-    let keeper = Keeper {
-        cluster: node.cluster.clone(),
-        meta: node.meta.clone(),
-        lease: node.config.fence.lease,
-        close_clients_after: node.config.fence.close_clients_after,
-        requests,
-        shutdown: node.shutdown.clone(),
-    };
-    node.spawn_lasting("lease keeper", keeper.run());
-    let holder = Holder {
-        lease: node.lease.clone(),
-        cluster: node.cluster.clone(),
-        node: node.id,
-        incarnation: identity.incarnation,
-        duration: node.config.fence.lease,
-        close_clients_after: node.config.fence.close_clients_after,
-        surroundings: handle,
-        shutdown: node.shutdown.clone(),
-    };
-    node.spawn_lasting("lease holder", holder.run());
-    let (writer, cluster) = (node.writer.clone(), node.cluster.clone());
-    let (retained_state, shutdown) = (node.retained.clone(), node.shutdown.clone());
-    node.spawn_lasting("retained writer", retained::run(writes, writer, cluster, retained_state, shutdown));
-}
-
-/// Returns the gRPC routes of the peer port.
-pub fn peer_routes(node: Arc<Node>, membership: Arc<Membership>) -> tonic::service::Routes {
-    let service = PeerServer::new(PeerService { node, membership })
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    tonic::service::Routes::new(service)
 }

@@ -6,17 +6,17 @@ use covey_broker::metrics::Metrics;
 use covey_broker::sampling::GroupSeries;
 use covey_types::GroupId;
 
-use crate::herd::{Herd, until};
+use crate::test_cluster::{TestCluster, until};
 
 /// Returns the groups of which the node is a replica, by the groups' leaders; `None` while one has no leader or
 /// changes its members.
-fn replicated(herd: &Herd, ordinal: usize) -> Option<BTreeSet<GroupId>> {
-    let nodes: Vec<_> = herd.nodes.iter().flatten().map(|running| &running.node).collect();
-    let id = herd.nodes[ordinal].as_ref().unwrap().node.id;
+fn replicated(cluster: &TestCluster, ordinal: usize) -> Option<BTreeSet<GroupId>> {
+    let nodes: Vec<_> = cluster.nodes.iter().flatten().map(|running| &running.node).collect();
+    let id = cluster.nodes[ordinal].as_ref().unwrap().node.id();
     let mut found = BTreeSet::new();
     for group in nodes[0].groups() {
-        let leader = nodes.iter().find(|node| node.cluster.leadership(group).borrow().ours)?;
-        let status = leader.cluster.status(group);
+        let leader = nodes.iter().find(|node| node.leads(group))?;
+        let status = leader.group_status(group);
         let replicas = if group.as_shard().is_some() { 3 } else { nodes.len() };
         if status.joint || status.voters.len() + status.learners.len() != replicas {
             return None;
@@ -37,23 +37,23 @@ fn exported(metrics: &Metrics) -> BTreeSet<String> {
 
 /// Waits until every node knows the leaders of its groups and their voters are in sync, and checks that it exports
 /// only these groups.
-async fn settles(herd: &Herd, series: &mut [(GroupSeries, std::sync::Arc<Metrics>)]) {
-    for (ordinal, running) in herd.nodes.iter().enumerate() {
+async fn settles(cluster: &TestCluster, series: &mut [(GroupSeries, std::sync::Arc<Metrics>)]) {
+    for (ordinal, running) in cluster.nodes.iter().enumerate() {
         let Some(running) = running else { continue };
         let node = &running.node;
         until(&format!("node {ordinal} has settled"), || {
-            node.groups_held().all(|group| node.knows_leader(group))
+            node.groups_held().all(|group| node.leader_of(group).is_some())
                 && node.voters_behind().is_empty()
-                && replicated(herd, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
+                && replicated(cluster, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
         })
         .await;
     }
-    for (ordinal, running) in herd.nodes.iter().enumerate() {
+    for (ordinal, running) in cluster.nodes.iter().enumerate() {
         let Some(running) = running else { continue };
         let (groups, metrics) = &mut series[ordinal];
         groups.read(&running.node, metrics);
         let expected =
-            replicated(herd, ordinal).unwrap().iter().map(|group| group.to_string().replace('/', "-")).collect();
+            replicated(cluster, ordinal).unwrap().iter().map(|group| group.to_string().replace('/', "-")).collect();
         assert_eq!(exported(metrics), expected, "node {ordinal}");
     }
 }
@@ -64,29 +64,29 @@ fn series(count: usize) -> Vec<(GroupSeries, std::sync::Arc<Metrics>)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_report_only_the_groups_that_they_are_replicas_of() {
-    let herd = Herd::formed(4).await;
+    let cluster = TestCluster::formed(4).await;
     let mut series = series(4);
     // Formation makes every node a voter of every group, so groups that are removed later have series already.
-    for (running, (groups, metrics)) in herd.nodes.iter().flatten().zip(&mut series) {
+    for (running, (groups, metrics)) in cluster.nodes.iter().flatten().zip(&mut series) {
         groups.read(&running.node, metrics);
     }
-    settles(&herd, &mut series).await;
+    settles(&cluster, &mut series).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fifth_node_reports_only_the_groups_that_it_is_a_replica_of() {
-    let mut herd = Herd::fresh(5).await;
-    herd.stop(4).await;
-    herd.form().await;
-    herd.all_serve().await;
+    let mut cluster = TestCluster::fresh(5).await;
+    cluster.stop(4).await;
+    cluster.form().await;
+    cluster.all_serve().await;
     let mut series = series(5);
-    settles(&herd, &mut series).await;
-    herd.start(4).await;
-    herd.all_serve().await;
-    settles(&herd, &mut series).await;
+    settles(&cluster, &mut series).await;
+    cluster.start(4).await;
+    cluster.all_serve().await;
+    settles(&cluster, &mut series).await;
     // A node that missed its removal from a group must report correctly after a restart, too.
-    herd.stop(1).await;
-    herd.start(1).await;
-    herd.all_serve().await;
-    settles(&herd, &mut series).await;
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    cluster.all_serve().await;
+    settles(&cluster, &mut series).await;
 }

@@ -4,5 +4,5 @@
 
 mod groups;
 #[expect(dead_code, reason = "shared with the tests of covey-node, which use the rest")]
-#[path = "../../node/tests/node/herd.rs"]
-mod herd;
+#[path = "../../node/tests/node/test_cluster.rs"]
+mod test_cluster;

@@ -1,4 +1,5 @@
-//! For fields that store 0 where there is no value. The bytes are those of the number; in memory it is an `Option`.
+//! For fields that store 0, or an empty text, where there is no value. The bytes are those of the number or the text;
+//! in memory it is an `Option`.
 //!
 //! ```
 //! use covey_types::NodeEpoch;
@@ -18,10 +19,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Returns the error of the serializer.
 pub fn serialize<T, S>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
 where
-    T: Copy + Default + Serialize,
+    T: Default + Serialize,
     S: Serializer,
 {
-    value.unwrap_or_default().serialize(serializer)
+    match value {
+        Some(value) => value.serialize(serializer),
+        None => T::default().serialize(serializer),
+    }
 }
 
 /// Reads a value; the default becomes `None`.
@@ -43,6 +47,17 @@ mod tests {
 
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
     struct Held(#[serde(with = "super")] Option<OwnerEpoch>);
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Named(#[serde(with = "super")] Option<Box<str>>);
+
+    #[test]
+    fn none_is_stored_as_an_empty_text() {
+        for (named, bytes) in [(Named(None), &[0][..]), (Named(Some("a".into())), &[1, b'a'])] {
+            assert_eq!(postcard::to_stdvec(&named).unwrap(), bytes);
+            assert_eq!(postcard::from_bytes::<Named>(bytes), Ok(named));
+        }
+    }
 
     #[test]
     fn none_is_stored_as_zero() {

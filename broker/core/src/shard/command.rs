@@ -60,12 +60,12 @@ pub enum Operation {
     ///
     /// Proposed by the leader, which collects acknowledgements for a short time. `ranges` are inclusive ranges of inbox
     /// sequence numbers; numbers that are not in the inbox are skipped. Outcomes: [`Outcome::Done`] or `Stale`.
-    Settle { client: Box<str>, owner: OwnerEpoch, ranges: Vec<(InboxSeq, InboxSeq)> },
+    Acknowledge { client: Box<str>, owner: OwnerEpoch, ranges: Vec<(InboxSeq, InboxSeq)> },
     /// PUBREC for a QoS 2 delivery: the body is released and only PUBREL is sent from now on.
     ///
     /// Sent by the holder's node when the client's PUBREC arrives. A repetition changes nothing. Outcomes:
     /// [`Outcome::Known`] (`false`: no delivery with that sequence number) or `Stale`.
-    Received {
+    Pubrec {
         client: Box<str>,
         owner: OwnerEpoch,
         /// Sequence number of the delivery in the inbox.
@@ -74,9 +74,9 @@ pub enum Operation {
     /// Reserves the packet id of a QoS 2 PUBLISH from the client, before the message is routed (MQTT-4.3.3).
     ///
     /// Sent by the holder's node, for durable sessions only. A packet id that is not released yet keeps its number, so
-    /// a resent PUBLISH is routed under the same [`Once`]. Outcomes: [`Outcome::Receiving`] or `Stale`.
-    Receive { client: Box<str>, owner: OwnerEpoch, packet: u16 },
-    /// PUBREL from the client for its own QoS 2 PUBLISH: frees the packet id that `Receive` reserved.
+    /// a resent PUBLISH is routed under the same [`Once`]. Outcomes: [`Outcome::Qos2Begun`] or `Stale`.
+    BeginQos2 { client: Box<str>, owner: OwnerEpoch, packet: u16 },
+    /// PUBREL from the client for its own QoS 2 PUBLISH: frees the packet id that `BeginQos2` reserved.
     ///
     /// Sent by the holder's node, also when a QoS 2 PUBLISH was refused. Outcomes: [`Outcome::Known`] (`false`: the
     /// packet id was not reserved, as for a repetition) or `Stale`.
@@ -87,7 +87,7 @@ pub enum Operation {
     /// ends the wait. Copies that are not newer than a live copy of the same topic are skipped. A new leader reads and
     /// proposes all chunks of an unfinished subscription again, so messages of committed chunks are queued twice.
     /// Outcomes: [`Outcome::Known`] (`false`: the subscription is gone or awaits nothing) or `Stale`.
-    Snapshot {
+    DeliverRetained {
         client: Box<str>,
         owner: OwnerEpoch,
         filter: Box<str>,
@@ -219,8 +219,9 @@ pub struct Publication {
     pub qos: QoS,
     /// Retain flag of the PUBLISH.
     pub retain: bool,
-    /// Client id of the publisher, for No Local. Empty for wills and retained messages.
-    pub publisher: Box<str>,
+    /// Client id of the publisher, for No Local; `None` for wills and retained messages.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub publisher: Option<Box<str>>,
     /// Message expiry in seconds, counted from the arrival in the shard; `None` for none.
     pub expiry: Option<u32>,
     /// Log index at which the retained group stored the message; `None` for a message that is not retained.
@@ -254,7 +255,7 @@ mod unnumbered {
 /// or a will.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Once {
-    /// Source of the numbers: `q:<client id>:<session incarnation>` or `w:<shard>:<number of the will>`.
+    /// Source of the numbers: `q:<client id>:<owner epoch that created the session>` or `w:<shard>:<number of the will>`.
     pub key: Box<str>,
     /// Number of the message within the key.
     pub number: u64,
@@ -288,14 +289,14 @@ pub enum Outcome {
     /// The number is not the next one. The sender resends from `expected`.
     Gap { expected: u64 },
     /// The packet id is reserved.
-    Receiving {
+    Qos2Begun {
         /// Number of the publish within the session, counted from 1.
         number: u64,
         /// Lowest number that is reserved and not released.
         floor: u64,
         /// Owner epoch of the claim that created the session: distinguishes its numbers from those of an earlier
         /// session with the same client id.
-        incarnation: OwnerEpoch,
+        created_by: OwnerEpoch,
     },
     /// Whether the subject of the operation existed; each operation says what `false` means.
     Known(bool),
@@ -319,7 +320,8 @@ pub struct Claimed {
 /// Result for one filter of a SUBSCRIBE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subscribed {
-    /// The subscription exists with this QoS. `awaits_retained`: retained messages will follow in a `Snapshot`.
+    /// The subscription exists with this QoS. `awaits_retained`: retained messages will follow in a
+    /// `DeliverRetained`.
     Granted { qos: QoS, awaits_retained: bool },
     /// The filter is malformed, the session has the maximum number of subscriptions, or its filters take more than 1
     /// MiB.

@@ -8,8 +8,8 @@ use covey_types::OwnerEpoch;
 
 use super::bodies::Body;
 use super::command::{Enqueue, Once, Outcome, Publication, SenderSeq};
-use super::machine::{Effect, Machine};
 use super::session::{SessionId, Slot, slot_key};
+use super::state::{Effect, ShardState};
 use crate::rows::{self, Rows};
 use crate::subscriptions::{self, Match};
 use crate::topic::{Filter, Name};
@@ -20,11 +20,11 @@ const ONCE_KEPT: u64 = 168 * 3600 * 1000;
 /// Bytes that a queued message is charged besides its body and topic.
 const SLOT_BYTES: usize = 64;
 
-impl Machine {
+impl ShardState {
     /// Applies [`Operation::Enqueue`](super::command::Operation::Enqueue).
     pub(super) fn enqueue(&mut self, enqueue: Enqueue, rows: &mut dyn Rows) -> Outcome {
         let Enqueue { sender, publication } = enqueue;
-        if let Some(answer) = self.number(sender) {
+        if let Some(answer) = self.check_number(sender) {
             return answer;
         }
         if let Some(once) = &publication.once
@@ -52,7 +52,7 @@ impl Machine {
 
     /// Checks the sequence number. Returns the outcome for a duplicate, a gap or an ended epoch; `None` if this is the
     /// next message of its sender.
-    fn number(&mut self, next: SenderSeq) -> Option<Outcome> {
+    fn check_number(&mut self, next: SenderSeq) -> Option<Outcome> {
         let epoch = Some(next.epoch);
         let sender = self.senders.entry(next.node).or_default();
         if epoch <= sender.ended || epoch < sender.epoch {
@@ -97,7 +97,7 @@ impl Machine {
 
     /// Drops state that is older than [`ONCE_KEPT`], at most 16 keys per call, to bound the work of an entry.
     fn forget_seen(&mut self, now: u64, rows: &mut dyn Rows) {
-        let old = |seen: &super::machine::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
+        let old = |seen: &super::state::Seen| seen.used.saturating_add(ONCE_KEPT) < now;
         let gone: Vec<Box<str>> =
             self.seen.iter().filter(|(_, seen)| old(seen)).map(|(key, _)| key.clone()).take(16).collect();
         for key in gone {
@@ -109,8 +109,8 @@ impl Machine {
     /// Returns the sessions with a match at QoS 1 or 2, each once.
     fn matching(&mut self, message: &Publication) -> BTreeMap<SessionId, Match> {
         let Ok(name) = message.topic.parse::<Name>() else { return BTreeMap::new() };
-        let mut matches = subscriptions::matching(&self.tree, &name, |id| self.is_of(id, &message.publisher));
-        // QoS 0 is not logged: those subscriptions are served by `volatile_matches`.
+        let mut matches = subscriptions::matching(&self.tree, &name, |id| self.is_of(id, message.publisher.as_deref()));
+        // QoS 0 is not logged: those subscriptions are served by `qos0_matches`.
         matches.retain(|_, matched| matched.qos.min(message.qos) > QoS::AtMostOnce);
         if let Some(index) = message.retained_index {
             for id in matches.keys() {
@@ -120,8 +120,7 @@ impl Machine {
         matches
     }
 
-    /// Records the index of a live retained message per topic, for subscriptions that still await their retained
-    /// messages.
+    /// Notes a live copy of a retained message, for subscriptions that still await their retained messages.
     fn note_live_copy(&mut self, id: SessionId, name: &Name, index: u64) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // Without a holder no retained messages are read for the session; the read after the next claim includes this
@@ -129,9 +128,9 @@ impl Machine {
         if session.profile.holder.is_none() {
             return;
         }
-        for (filter, newest) in &mut session.awaiting {
-            if filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name)) {
-                newest.insert(name.as_str().into(), index);
+        for (filter, live) in &mut session.awaiting {
+            let matches = filter.parse::<Filter>().is_ok_and(|filter| filter.matches(name));
+            if matches && live.note(name.as_str(), index) {
                 self.dirty.awaiting.insert(id);
             }
         }
@@ -173,9 +172,9 @@ impl Machine {
         accepted
     }
 
-    /// Applies [`Operation::Snapshot`](super::command::Operation::Snapshot): skips copies that are not newer than a
+    /// Applies [`Operation::DeliverRetained`](super::command::Operation::DeliverRetained): skips copies that are not newer than a
     /// live copy of the same topic.
-    pub(super) fn snapshot(
+    pub(super) fn deliver_retained(
         &mut self,
         client: &str,
         owner: OwnerEpoch,
@@ -192,8 +191,7 @@ impl Machine {
             self.dirty.awaiting.insert(id);
         }
         for message in messages {
-            let newer = live.get(&message.topic).is_some_and(|index| Some(*index) >= message.retained_index);
-            if !newer {
+            if live.is_newer(&message.topic, message.retained_index) {
                 let mut matched = Match::default();
                 matched.add(options);
                 // [MQTT-3.3.1-8] of MQTT 3.1.1: a retained message for a new subscription is sent with the retain flag.
@@ -208,10 +206,10 @@ impl Machine {
     /// Calls `visit` for each online session that gets the message at QoS 0, outside the log: sessions whose matching
     /// subscriptions all have a QoS below `below`. The others receive it as an `Enqueue`. The arguments of `visit` are
     /// the session, whether any matching subscription has Retain As Published, and the subscription identifiers.
-    pub fn volatile_matches(
+    pub fn qos0_matches(
         &self,
         topic: &str,
-        publisher: &str,
+        publisher: Option<&str>,
         below: u8,
         mut visit: impl FnMut(SessionId, bool, &[u32]),
     ) {
@@ -224,9 +222,9 @@ impl Machine {
         }
     }
 
-    /// Returns whether the session is that of the client.
-    fn is_of(&self, id: SessionId, client: &str) -> bool {
-        self.sessions.get(&id).is_some_and(|session| &*session.profile.client == client)
+    /// Returns whether the session is that of the client; `false` without a client.
+    fn is_of(&self, id: SessionId, client: Option<&str>) -> bool {
+        client.is_some() && self.sessions.get(&id).map(|session| &*session.profile.client) == client
     }
 }
 

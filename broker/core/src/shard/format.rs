@@ -6,11 +6,12 @@ use bytes::Bytes;
 use covey_codec::QoS;
 use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 
-use super::machine::{Header, Seen, Sender};
 use super::session::{Awaiting, Receiving};
+use super::state::{Header, Seen, Sender};
 use super::*;
 use crate::dedup::Window;
 use crate::format::{Samples, stored};
+use crate::live_copies::LiveCopies;
 
 const NODE: NodeId = NodeId::new(0x0123_4567_89ab_cdef);
 const LIMITS: Limits = Limits { messages: 1000, bytes: 1_000_000, subscriptions: 1001 };
@@ -56,7 +57,7 @@ fn publication() -> Publication {
         topic: "a/b".into(),
         qos: QoS::AtLeastOnce,
         retain: true,
-        publisher: "publisher".into(),
+        publisher: Some("publisher".into()),
         expiry: Some(1009),
         retained_index: Some(1010),
         once: Some(Once { key: "q:publisher:1".into(), number: 1011, floor: 1012 }),
@@ -64,13 +65,13 @@ fn publication() -> Publication {
     }
 }
 
-/// A retained message as it is in `Operation::Snapshot`.
+/// A retained message as it is in `Operation::DeliverRetained`.
 fn retained() -> Publication {
     Publication {
         topic: "a/c".into(),
         qos: QoS::AtMostOnce,
         retain: true,
-        publisher: "".into(),
+        publisher: None,
         expiry: None,
         retained_index: Some(1013),
         once: None,
@@ -111,8 +112,10 @@ fn subscriptions(samples: &mut Samples) {
         "Operation.Unsubscribe",
         &Operation::Unsubscribe { client: client(), owner: OwnerEpoch::new(1018), filters },
     );
-    samples
-        .add("Operation.Receive", &Operation::Receive { client: client(), owner: OwnerEpoch::new(1019), packet: 1020 });
+    samples.add(
+        "Operation.Receive",
+        &Operation::BeginQos2 { client: client(), owner: OwnerEpoch::new(1019), packet: 1020 },
+    );
     samples
         .add("Operation.Release", &Operation::Release { client: client(), owner: OwnerEpoch::new(1021), packet: 1022 });
 }
@@ -131,13 +134,12 @@ fn messages(samples: &mut Samples) {
     let plain = Enqueue { publication: plain, ..enqueue() };
     samples.add("Operation.Enqueue.plain", &Operation::Enqueue(plain));
     let ranges = [(1024, 1025), (1027, 1027)].map(|(low, high)| (InboxSeq::new(low), InboxSeq::new(high))).into();
-    let settle = Operation::Settle { client: client(), owner: OwnerEpoch::new(1023), ranges };
-    samples.add("Operation.Settle", &settle);
-    let received =
-        Operation::Received { client: client(), owner: OwnerEpoch::new(1028), sequence: InboxSeq::new(1029) };
+    let acknowledge = Operation::Acknowledge { client: client(), owner: OwnerEpoch::new(1023), ranges };
+    samples.add("Operation.Settle", &acknowledge);
+    let received = Operation::Pubrec { client: client(), owner: OwnerEpoch::new(1028), sequence: InboxSeq::new(1029) };
     samples.add("Operation.Received", &received);
     let messages = vec![retained()];
-    let snapshot = Operation::Snapshot {
+    let snapshot = Operation::DeliverRetained {
         client: client(),
         owner: OwnerEpoch::new(1030),
         filter: "a/+".into(),
@@ -175,10 +177,8 @@ fn outcomes(samples: &mut Samples) {
     samples.add("Outcome.Unsubscribed", &Outcome::Unsubscribed(vec![true, false]));
     samples.add("Outcome.Enqueued", &Outcome::Enqueued { matched: 1040, accepted: 1041 });
     samples.add("Outcome.Gap", &Outcome::Gap { expected: 1042 });
-    samples.add(
-        "Outcome.Receiving",
-        &Outcome::Receiving { number: 1043, floor: 1044, incarnation: OwnerEpoch::new(1045) },
-    );
+    samples
+        .add("Outcome.Receiving", &Outcome::Qos2Begun { number: 1043, floor: 1044, created_by: OwnerEpoch::new(1045) });
     samples.add("Outcome.Known", &Outcome::Known(true));
 }
 
@@ -199,7 +199,7 @@ fn rows(samples: &mut Samples) {
         present: true,
         durable: false,
         expiry: 1054,
-        offline_since: 1055,
+        offline_since: Some(1055),
         will: Some(will()),
         limits: LIMITS,
         subscriptions: BTreeMap::from([
@@ -208,7 +208,7 @@ fn rows(samples: &mut Samples) {
             ("c".into(), options(QoS::ExactlyOnce)),
         ]),
         dup_below: InboxSeq::new(1056),
-        incarnation: OwnerEpoch::new(1057),
+        created_by: OwnerEpoch::new(1057),
     };
     samples.add("row.s", &profile);
     samples.add("row.s.offline", &Profile { holder: None, durable: true, will: None, ..profile });
@@ -226,7 +226,9 @@ fn rows(samples: &mut Samples) {
     let body = Body { topic: "a/b".into(), arrived: 1064, expiry: Some(1065), data: Bytes::from_static(b"body") };
     samples.add("row.b", &body);
     samples.add("row.q", &Receiving { last: 1066, numbers: BTreeMap::from([(1067, 1068), (1069, 1070)]) });
-    let awaiting = Awaiting::from([("a/+".into(), BTreeMap::from([("a/b".into(), 1071)]))]);
+    let mut live = LiveCopies::default();
+    live.note("a/b", 1071);
+    let awaiting = Awaiting::from([("a/+".into(), live)]);
     samples.add("row.a", &awaiting);
     samples.add(
         "row.p",
@@ -244,7 +246,7 @@ fn rows(samples: &mut Samples) {
 
 /// Rows with their keys, as a machine writes them.
 fn machine(samples: &mut Samples) {
-    let (mut machine, mut rows) = (Machine::default(), BTreeMap::new());
+    let (mut machine, mut rows) = (ShardState::default(), BTreeMap::new());
     let client = || Box::from("client");
     let wanted = |filter, qos| subscription(filter, qos, WantRetained::Always);
     let once = Some(Once { key: "q:publisher:1".into(), number: 1012, floor: 1011 });
@@ -261,8 +263,8 @@ fn machine(samples: &mut Samples) {
         },
         Operation::Enqueue(numbered(1, QoS::AtLeastOnce, once)),
         Operation::Enqueue(numbered(2, QoS::ExactlyOnce, None)),
-        Operation::Receive { client: client(), owner: OwnerEpoch::new(1), packet: 300 },
-        Operation::Received { client: client(), owner: OwnerEpoch::new(1), sequence: InboxSeq::new(1) },
+        Operation::BeginQos2 { client: client(), owner: OwnerEpoch::new(1), packet: 300 },
+        Operation::Pubrec { client: client(), owner: OwnerEpoch::new(1), sequence: InboxSeq::new(1) },
         Operation::Claim(Claim { client: "other".into(), will: Some(Will { delay: 0, ..will() }), ..claim() }),
         Operation::End(End { client: "other".into(), owner: OwnerEpoch::new(2), expiry: None, drop_will: false }),
     ];
@@ -270,5 +272,5 @@ fn machine(samples: &mut Samples) {
     assert!(outcomes.contains(&Outcome::Known(true)), "PUBREC is committed: {outcomes:?}");
     assert_eq!(outcomes.last(), Some(&Outcome::Done));
     stored(samples, "shard", &rows);
-    Machine::restore(rows).unwrap();
+    ShardState::restore(rows).unwrap();
 }

@@ -2,7 +2,7 @@
 //!
 //! Deterministic: the same entries give the same state on every replica. Shard time is part of the entry, rows are
 //! written through [`Rows`](crate::rows::Rows), and the work that an entry causes for the leader is collected in
-//! [`Machine::take_effects`].
+//! [`ShardState::take_effects`].
 //!
 //! ```text
 //!  Entry{time, operations} --apply--> Outcome per operation   (to the proposer)
@@ -13,9 +13,9 @@
 mod bodies;
 mod command;
 mod enqueue;
-mod machine;
 mod restore;
 mod session;
+mod state;
 mod view;
 
 pub use crate::subscriptions::Options;
@@ -24,8 +24,8 @@ pub use command::{
     Claim, Claimed, End, Enqueue, Entry, Once, Operation, Outcome, Publication, SenderSeq, Subscribed, Subscription,
     WantRetained, Will,
 };
-pub use machine::{Effect, Machine};
 pub use session::{Counters, Holder, Inbox, Limits, Profile, Session, SessionId, Slot};
+pub use state::{Effect, ShardState};
 
 #[cfg(test)]
 mod format;

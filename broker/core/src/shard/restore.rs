@@ -3,12 +3,12 @@
 use covey_types::{InboxSeq, NodeId};
 
 use super::command::Will;
-use super::machine::{Dirty, Header, Machine, Sender};
 use super::session::{Awaiting, Counters, Inbox, Profile, Receiving, Session, Slot};
+use super::state::{Dirty, Header, Sender, ShardState};
 use crate::rows::{self, Rows, Unreadable};
 use crate::topic::Filter;
 
-impl Machine {
+impl ShardState {
     /// Writes the rows of what the entry changed. Slots, bodies, wills and exactly-once state are written where they
     /// change.
     pub(super) fn write_dirty(&mut self, rows: &mut dyn Rows) {

@@ -7,6 +7,7 @@ use covey_types::{ConnectionId, InboxSeq, NodeEpoch, NodeId, OwnerEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::command::Will;
+use crate::live_copies::LiveCopies;
 use crate::rows;
 use crate::subscriptions::Options;
 
@@ -54,8 +55,10 @@ pub struct Profile {
     pub durable: bool,
     /// Session expiry in seconds, counted from the loss of the holder; 0 for a session that ends with its connection.
     pub expiry: u32,
-    /// Shard time in milliseconds at which the holder was lost; 0 while the session is online.
-    pub offline_since: u64,
+    /// Shard time in milliseconds at which the holder was lost; `None` while the session is online. Shard time 0 is
+    /// stored like `None` and counts the same.
+    #[serde(with = "covey_types::zero_is_none")]
+    pub offline_since: Option<u64>,
     /// Will of the last connection; `None` if there is none or it was published or discarded.
     pub will: Option<Will>,
     /// Limits from the last claim.
@@ -66,7 +69,7 @@ pub struct Profile {
     pub dup_below: InboxSeq,
     /// Owner epoch of the claim that created the session. Distinguishes its QoS 2 numbers from those of an earlier
     /// session with the same client id.
-    pub incarnation: OwnerEpoch,
+    pub created_by: OwnerEpoch,
 }
 
 /// Value of a row `i`: a message in an inbox.
@@ -115,9 +118,9 @@ pub(super) struct Receiving {
     pub(super) numbers: BTreeMap<u16, u64>,
 }
 
-/// Value of a row `a`: filters whose retained messages are still to come. For each, the highest retained index of a
-/// live copy per topic, so that an older retained copy never follows a newer live one.
-pub(super) type Awaiting = BTreeMap<Box<str>, BTreeMap<Box<str>, u64>>;
+/// Value of a row `a`: filters whose retained messages are still to come, each with the live copies that were delivered
+/// meanwhile.
+pub(super) type Awaiting = BTreeMap<Box<str>, LiveCopies>;
 
 /// A session. Only durable sessions have subscriptions and an inbox here.
 #[derive(Debug)]
@@ -139,15 +142,18 @@ impl Session {
 
     /// Returns whether the session is offline and its expiry has passed at shard time `now` (milliseconds).
     pub fn is_expired(&self, now: u64) -> bool {
-        let profile = &self.profile;
-        profile.holder.is_none() && now >= profile.offline_since.saturating_add(u64::from(profile.expiry) * 1000)
+        self.is_offline_for(self.profile.expiry, now)
     }
 
     /// Returns whether the session is offline and its will is due at shard time `now` (milliseconds).
     pub fn is_will_due(&self, now: u64) -> bool {
-        let profile = &self.profile;
-        let delay = |will: &Will| profile.offline_since.saturating_add(u64::from(will.delay) * 1000);
-        profile.holder.is_none() && profile.will.as_ref().is_some_and(|will| now >= delay(will))
+        self.profile.will.as_ref().is_some_and(|will| self.is_offline_for(will.delay, now))
+    }
+
+    /// Returns whether the session is offline and has been for so many seconds at shard time `now` (milliseconds).
+    fn is_offline_for(&self, seconds: u32, now: u64) -> bool {
+        let since = self.profile.offline_since.unwrap_or_default();
+        self.profile.holder.is_none() && now >= since.saturating_add(u64::from(seconds) * 1000)
     }
 }
 

@@ -14,7 +14,7 @@ const LIMITS: Limits = Limits { messages: 3, bytes: 10_000, subscriptions: 10 };
 /// A machine with its rows, and shorthands for its operations.
 #[derive(Default)]
 struct Shard {
-    machine: Machine,
+    machine: ShardState,
     rows: Stored,
     time: u64,
     number: u64,
@@ -87,7 +87,7 @@ fn publication(topic: &str, body: String) -> Publication {
         topic: topic.into(),
         qos: QoS::AtLeastOnce,
         retain: false,
-        publisher: "".into(),
+        publisher: None,
         expiry: None,
         retained_index: None,
         once: None,
@@ -115,9 +115,9 @@ fn a_session_keeps_its_queue_over_connections_and_marks_what_may_have_been_sent(
     assert_eq!(shard.queued("c"), [0, 1]);
     let (_, session) = shard.machine.session_of("c").unwrap();
     assert_eq!(session.profile.dup_below, InboxSeq::new(1));
-    let settle = |owner| Operation::Settle { client: "c".into(), owner, ranges: vec![range(0, 0)] };
-    assert_eq!(shard.apply(settle(first.owner)), Outcome::Stale, "an older owner epoch is refused");
-    assert_eq!(shard.apply(settle(second.owner)), Outcome::Done);
+    let acknowledge = |owner| Operation::Acknowledge { client: "c".into(), owner, ranges: vec![range(0, 0)] };
+    assert_eq!(shard.apply(acknowledge(first.owner)), Outcome::Stale, "an older owner epoch is refused");
+    assert_eq!(shard.apply(acknowledge(second.owner)), Outcome::Done);
     assert_eq!(shard.queued("c"), [1]);
     assert_eq!(shard.bodies(), 1);
 }
@@ -185,7 +185,7 @@ fn what_a_full_inbox_refused_is_no_repetition_when_it_is_sent_again() {
     }
     let again = |sequence| once(20, sequence, 1, 1);
     assert_eq!(shard.apply(again(1)), Outcome::Enqueued { matched: 1, accepted: 0 });
-    shard.apply(Operation::Settle { client: "c".into(), owner, ranges: vec![range(0, 100)] });
+    shard.apply(Operation::Acknowledge { client: "c".into(), owner, ranges: vec![range(0, 100)] });
     assert_eq!(shard.apply(again(2)), Outcome::Enqueued { matched: 1, accepted: 1 });
     assert_eq!(shard.queued("c").len(), 1, "it is stored now");
     assert_eq!(shard.apply(again(3)), Outcome::Enqueued { matched: 1, accepted: 1 });
@@ -251,13 +251,13 @@ fn a_route_is_the_highest_qos_and_goes_with_the_last_subscription() {
     let mut shard = Shard::default();
     let (one, two) = (shard.claim("one", 60, 1).owner, shard.claim("two", 60, 2).owner);
     shard.subscribe("one", one, "a/+", QoS::AtMostOnce);
-    assert_eq!(shard.machine.route("a/+"), Some(QoS::AtMostOnce));
+    assert_eq!(shard.machine.route_qos("a/+"), Some(QoS::AtMostOnce));
     shard.subscribe("two", two, "a/+", QoS::ExactlyOnce);
-    assert_eq!(shard.machine.route("a/+"), Some(QoS::ExactlyOnce));
+    assert_eq!(shard.machine.route_qos("a/+"), Some(QoS::ExactlyOnce));
     shard.apply(Operation::Unsubscribe { client: "two".into(), owner: two, filters: vec!["a/+".into()] });
-    assert_eq!(shard.machine.route("a/+"), Some(QoS::AtMostOnce));
+    assert_eq!(shard.machine.route_qos("a/+"), Some(QoS::AtMostOnce));
     shard.apply(Operation::Unsubscribe { client: "one".into(), owner: one, filters: vec!["a/+".into()] });
-    assert_eq!(shard.machine.route("a/+"), None);
+    assert_eq!(shard.machine.route_qos("a/+"), None);
 }
 
 #[test]
@@ -269,14 +269,44 @@ fn an_older_retained_copy_never_follows_a_newer_live_one() {
     shard.apply(Operation::Enqueue(Enqueue { sender: sender(9, 1), publication: retained(9) }));
     let older = retained(8);
     let snapshot =
-        Operation::Snapshot { client: "c".into(), owner, filter: "a".into(), messages: vec![older], last: true };
+        Operation::DeliverRetained { client: "c".into(), owner, filter: "a".into(), messages: vec![older], last: true };
     assert_eq!(shard.apply(snapshot.clone()), Outcome::Known(true));
     assert_eq!(shard.queued("c").len(), 1);
     assert_eq!(shard.apply(snapshot), Outcome::Known(false), "the subscription no longer awaits retained messages");
 }
 
+#[test]
+fn a_live_copy_that_arrives_late_does_not_hide_a_newer_one() {
+    let mut shard = Shard::default();
+    let owner = shard.claim("c", 60, 1).owner;
+    shard.subscribe("c", owner, "a", QoS::AtLeastOnce);
+    let retained = |index| Publication { retained_index: Some(index), ..publication("a", "retained".into()) };
+    // Live copies of two publishers arrive in another order than the retained group stored them.
+    shard.apply(Operation::Enqueue(Enqueue { sender: sender(8, 1), publication: retained(9) }));
+    shard.apply(Operation::Enqueue(Enqueue { sender: sender(9, 1), publication: retained(7) }));
+    let messages = vec![retained(8)];
+    shard.apply(Operation::DeliverRetained { client: "c".into(), owner, filter: "a".into(), messages, last: true });
+    assert_eq!(shard.queued("c").len(), 2, "the retained copy is older than the live copy with index 9");
+}
+
 fn any_qos() -> impl Strategy<Value = QoS> {
     prop::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
+}
+
+/// A claim of the client: of a durable or a transient session, with or without a will.
+fn any_claim(client: &'static str) -> impl Strategy<Value = Operation> {
+    (0_u32..3, 1_u64..9, any::<bool>()).prop_map(move |(expiry, connection, clean_start)| {
+        let Operation::Claim(mut claim) = claim(client, expiry * 30, connection) else { unreachable!() };
+        claim.clean_start = clean_start;
+        claim.will = (connection % 3 == 0).then(|| Will {
+            topic: "t".into(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            delay: expiry,
+            body: Bytes::from_static(b"will"),
+        });
+        Operation::Claim(claim)
+    })
 }
 
 /// Any operation, with few names, so that operations affect each other.
@@ -286,18 +316,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
     let filter = prop::sample::select(vec!["t", "t/#", "+", "v"]);
     let owner = (1_u64..8).prop_map(OwnerEpoch::new);
     prop_oneof![
-        (client.clone(), 0_u32..3, 1_u64..9, any::<bool>()).prop_map(|(client, expiry, connection, clean_start)| {
-            let Operation::Claim(mut claim) = claim(client, expiry * 30, connection) else { unreachable!() };
-            claim.clean_start = clean_start;
-            claim.will = (connection % 3 == 0).then(|| Will {
-                topic: "t".into(),
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                delay: expiry,
-                body: Bytes::from_static(b"will"),
-            });
-            Operation::Claim(claim)
-        }),
+        client.clone().prop_flat_map(any_claim),
         (client.clone(), owner.clone(), filter.clone(), any_qos()).prop_map(|(client, owner, filter, qos)| {
             let options =
                 Options { qos, no_local: qos == QoS::AtLeastOnce, retain_as_published: false, identifier: None };
@@ -311,18 +330,18 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         (1_u64..40, topic, client.clone()).prop_map(|(number, topic, publisher)| {
             let once = (number % 4 == 0).then(|| Once { key: publisher.into(), number, floor: number / 2 });
             let body = format!("body {number}");
-            let publication = Publication { publisher: publisher.into(), once, ..publication(topic, body) };
+            let publication = Publication { publisher: Some(publisher.into()), once, ..publication(topic, body) };
             Operation::Enqueue(Enqueue { sender: SenderSeq { floor: number / 3, ..sender(9, number) }, publication })
         }),
         (client.clone(), owner.clone(), 0_u64..8, 0_u64..3).prop_map(|(client, owner, low, length)| {
-            Operation::Settle { client: client.into(), owner, ranges: vec![range(low, low + length)] }
+            Operation::Acknowledge { client: client.into(), owner, ranges: vec![range(low, low + length)] }
         }),
-        (client.clone(), owner.clone(), 0_u64..8).prop_map(|(client, owner, sequence)| Operation::Received {
+        (client.clone(), owner.clone(), 0_u64..8).prop_map(|(client, owner, sequence)| Operation::Pubrec {
             client: client.into(),
             owner,
             sequence: InboxSeq::new(sequence)
         }),
-        (client.clone(), owner.clone(), 1_u16..4).prop_map(|(client, owner, packet)| Operation::Receive {
+        (client.clone(), owner.clone(), 1_u16..4).prop_map(|(client, owner, packet)| Operation::BeginQos2 {
             client: client.into(),
             owner,
             packet
@@ -345,7 +364,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
 }
 
 /// Returns everything that is readable from outside, as text.
-fn view(machine: &Machine) -> String {
+fn view(machine: &ShardState) -> String {
     let sessions: Vec<_> = machine.sessions().collect();
     let routes: Vec<_> = machine.routes().collect();
     let wills: Vec<_> = machine.wills().collect();
@@ -359,7 +378,7 @@ proptest! {
         let (mut steady, mut restarted) = (Shard::default(), Shard::default());
         for (position, operation) in operations.into_iter().enumerate() {
             if position == cut {
-                restarted.machine = Machine::restore(restarted.rows.clone()).unwrap();
+                restarted.machine = ShardState::restore(restarted.rows.clone()).unwrap();
             }
             steady.time += 1000;
             restarted.time += 1000;

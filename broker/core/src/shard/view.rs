@@ -5,11 +5,11 @@ use covey_types::{NodeEpoch, NodeId, OwnerEpoch};
 
 use super::bodies::Body;
 use super::command::Will;
-use super::machine::{Effect, Machine};
 use super::session::{Session, SessionId};
+use super::state::{Effect, ShardState};
 use crate::rows;
 
-impl Machine {
+impl ShardState {
     /// Returns shard time as of the last entry, in milliseconds.
     pub fn time(&self) -> u64 {
         self.header.time
@@ -37,7 +37,7 @@ impl Machine {
     }
 
     /// Returns the highest QoS of the subscriptions with exactly this filter; `None` if there is no subscription.
-    pub fn route(&self, filter: &str) -> Option<QoS> {
+    pub fn route_qos(&self, filter: &str) -> Option<QoS> {
         self.filters.get(filter)?.highest()
     }
 

@@ -1,4 +1,4 @@
-//! The lease and the epoch of this node: until when it may serve, and under which epoch its sessions and numbers are.
+//! Takes the epochs of this node and renews its lease.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,42 +9,16 @@ use covey_raft::Cluster;
 use covey_types::{GroupId, NodeEpoch, NodeId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
+use super::validity::{Lease, State};
+use super::wire::{Grant, Renewal, Verdict};
 use crate::clock;
-use crate::wire::{Grant, Renewal, Verdict};
-
-/// The epoch is over; nothing under it may be acknowledged any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the node's epoch ended")]
-pub struct Lapsed;
-
-/// The lease, as the rest of the node reads it.
-#[derive(Debug)]
-pub struct Lease {
-    /// Written by the [`Holder`] only.
-    state: watch::Sender<State>,
-    /// Asks the holder for a renewal at once.
-    nudge: Notify,
-}
-
-/// The present epoch and its lease.
-#[derive(Debug, Clone, Default)]
-struct State {
-    /// Current epoch; `None` between epochs.
-    epoch: Option<NodeEpoch>,
-    /// Boot-time clock until which the lease is valid.
-    until: Duration,
-    /// Boot-time clock at which the renewal of the newest grant was sent.
-    granted: Duration,
-    /// Nodes that may hold a lease, by that grant.
-    leased: Vec<NodeId>,
-}
 
 /// Callbacks of the holder into the node.
-pub(crate) trait Surroundings: Send + Sync + 'static {
+pub(crate) trait LeaseTransport: Send + Sync + 'static {
     /// Asks the meta leader for a lease; `None` if it was not reached or did not answer in time.
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>>;
     /// Returns the members that this node has heard within half a lease.
@@ -55,69 +29,6 @@ pub(crate) trait Surroundings: Send + Sync + 'static {
     fn on_epoch(&self, epoch: NodeEpoch);
     /// Handles the end of an epoch: its clients are closed.
     fn on_epoch_end(&self, epoch: NodeEpoch);
-}
-
-impl Lease {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: watch::channel(State::default()).0, nudge: Notify::new() })
-    }
-
-    /// Returns the epoch if its lease is valid now.
-    pub fn valid_epoch(&self) -> Option<NodeEpoch> {
-        let state = self.state.borrow();
-        state.epoch.filter(|_| clock::now() < state.until)
-    }
-
-    /// Returns the current epoch, whether or not its lease is valid.
-    pub fn epoch(&self) -> Option<NodeEpoch> {
-        self.state.borrow().epoch
-    }
-
-    /// Returns whether this is the current epoch and its lease is valid now.
-    pub fn is_valid(&self, epoch: NodeEpoch) -> bool {
-        self.valid_epoch() == Some(epoch)
-    }
-
-    /// Waits until the lease of the epoch is valid.
-    ///
-    /// # Errors
-    /// Returns [`Lapsed`] if the epoch is over.
-    pub async fn held(&self, epoch: NodeEpoch) -> Result<(), Lapsed> {
-        let mut changes = self.state.subscribe();
-        loop {
-            {
-                let state = changes.borrow_and_update();
-                if state.epoch != Some(epoch) {
-                    return Err(Lapsed);
-                }
-                if clock::now() < state.until {
-                    return Ok(());
-                }
-            }
-            changes.changed().await.map_err(|_| Lapsed)?;
-        }
-    }
-
-    /// Waits for a grant to a renewal that is sent after this call and returns its nodes that may hold a lease.
-    ///
-    /// # Errors
-    /// Returns [`Lapsed`] if the epoch is over.
-    pub async fn leased_from_now(&self, epoch: NodeEpoch) -> Result<Vec<NodeId>, Lapsed> {
-        let (asked, mut changes) = (clock::now(), self.state.subscribe());
-        self.nudge.notify_one();
-        loop {
-            {
-                let state = changes.borrow_and_update();
-                if state.epoch != Some(epoch) {
-                    return Err(Lapsed);
-                }
-                if state.granted >= asked && clock::now() < state.until {
-                    return Ok(state.leased.clone());
-                }
-            }
-            changes.changed().await.map_err(|_| Lapsed)?;
-        }
-    }
 }
 
 /// Takes epochs and renews their leases; one task per node.
@@ -136,7 +47,7 @@ pub(crate) struct Holder<S> {
     /// Time after the end of a lease at which the epoch ends.
     pub close_clients_after: Duration,
     /// The node around the holder.
-    pub surroundings: Arc<S>,
+    pub transport: Arc<S>,
     /// Stops the task.
     pub shutdown: CancellationToken,
 }
@@ -168,17 +79,17 @@ struct Preparing {
 /// Renewals in progress.
 type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
 
-impl<S: Surroundings> Holder<S> {
+impl<S: LeaseTransport> Holder<S> {
     /// Runs until shutdown: takes an epoch, renews its lease, ends it when it is lost for good, and takes the next.
     pub(crate) async fn run(self) {
         let mut former = None;
         while let Some(epoch) = self.take_epoch(former).await {
             info!(epoch = epoch.get(), "epoch begun");
-            self.surroundings.on_epoch(epoch);
+            self.transport.on_epoch(epoch);
             self.lease.state.send_modify(|state| *state = State { epoch: Some(epoch), ..State::default() });
-            let stopped = self.keep(epoch).await;
+            let stopped = self.renew_until_over(epoch).await;
             self.lease.state.send_modify(|state| *state = State::default());
-            self.surroundings.on_epoch_end(epoch);
+            self.transport.on_epoch_end(epoch);
             if stopped {
                 return;
             }
@@ -210,7 +121,7 @@ impl<S: Surroundings> Holder<S> {
     }
 
     /// Renews the lease of one epoch. Returns `true` at shutdown, `false` when the epoch is over.
-    async fn keep(&self, epoch: NodeEpoch) -> bool {
+    async fn renew_until_over(&self, epoch: NodeEpoch) -> bool {
         let mut progress = Progress::default();
         let mut asking: Asking = FuturesUnordered::new();
         let mut preparing: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
@@ -238,7 +149,7 @@ impl<S: Surroundings> Holder<S> {
                 Some(number) = preparing.next() => self.on_prepared(number, &mut progress),
             }
             let until = self.lease.state.borrow().until;
-            if until > Duration::ZERO && clock::now() > until + self.close_clients_after {
+            if until.is_some_and(|until| clock::now() > until + self.close_clients_after) {
                 return false;
             }
         }
@@ -255,12 +166,12 @@ impl<S: Surroundings> Holder<S> {
         while progress.sent.len() > 64 {
             progress.sent.pop_first();
         }
-        asking.push(self.surroundings.renew(Renewal {
+        asking.push(self.transport.renew(Renewal {
             node: self.node,
             epoch,
             sequence: progress.sequence,
             applied: *self.cluster.applied(GroupId::META).borrow(),
-            reaches: self.surroundings.reaches(),
+            reaches: self.transport.reaches(),
         }));
     }
 
@@ -269,7 +180,7 @@ impl<S: Surroundings> Holder<S> {
         let sent = progress.sent.remove(&grant.sequence)?;
         let Verdict::Granted { leased, anew, .. } = &grant.verdict else { return Some(grant.verdict) };
         let until = sent + self.duration;
-        let lapsed = clock::now() >= self.lease.state.borrow().until;
+        let lapsed = !self.lease.state.borrow().is_valid();
         if let (Some(preparing), false) = (&mut progress.preparing, *anew) {
             preparing.until = until.max(preparing.until);
             preparing.leased.send_replace(leased.clone());
@@ -282,9 +193,9 @@ impl<S: Surroundings> Holder<S> {
             return Some(grant.verdict);
         }
         self.lease.state.send_modify(|state| {
-            state.until = state.until.max(until);
-            if sent >= state.granted {
-                state.granted = sent;
+            state.until = state.until.max(Some(until));
+            if Some(sent) >= state.granted {
+                state.granted = Some(sent);
                 state.leased.clone_from(leased);
             }
         });
@@ -294,7 +205,7 @@ impl<S: Surroundings> Holder<S> {
     /// Waits for what a new lease requires: meta applied up to the grant, and the transient filters of every other
     /// leased node.
     fn prepare(&self, begun: &Preparing, commit: u64) -> BoxFuture<'static, u64> {
-        let (cluster, surroundings, node) = (self.cluster.clone(), self.surroundings.clone(), self.node);
+        let (cluster, transport, node) = (self.cluster.clone(), self.transport.clone(), self.node);
         let (number, leased) = (begun.number, begun.leased.subscribe());
         Box::pin(async move {
             cluster.await_applied(GroupId::META, commit).await;
@@ -306,7 +217,7 @@ impl<S: Surroundings> Holder<S> {
                     drop(leased.wait_for(|leased| !leased.contains(&other)).await);
                 };
                 tokio::select! {
-                    () = surroundings.fetch_filters(other) => {}
+                    () = transport.fetch_filters(other) => {}
                     () = left => {}
                 }
             }
@@ -321,7 +232,7 @@ impl<S: Surroundings> Holder<S> {
         }
         if let Some(preparing) = progress.preparing.take() {
             info!("lease held");
-            self.lease.state.send_modify(|state| state.until = state.until.max(preparing.until));
+            self.lease.state.send_modify(|state| state.until = state.until.max(Some(preparing.until)));
         }
     }
 }

@@ -16,33 +16,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
-use crate::say::reply;
-use crate::wire::{FromShard, Held, ToShard};
+use super::link::Link;
+use super::wire::{Acknowledgement, FromShard, HeldSession, ToShard};
+use crate::channel::reply;
 
 /// Timeout of a connection attempt to the leader, and interval of the check for a stalled link.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A link without any answer for this long, while operations wait, is reopened. Resends are deduplicated.
-const PATIENCE: Duration = Duration::from_secs(15);
+const LINK_STALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Receiver of deliveries and of lost sessions.
-pub(crate) trait Events: Send + Sync + 'static {
-    /// Handles a frame that answers neither an operation nor `Attach`.
-    fn on_shard(&self, shard: ShardId, event: FromShard);
+pub(crate) trait DeliverySink: Send + Sync + 'static {
+    /// Handles a frame that answers neither an operation nor `Attach`. Returns deliveries to acknowledge to the leader:
+    /// those that it repeats although they were acknowledged, and those that need no acknowledgement.
+    fn on_shard(&self, event: FromShard) -> Option<Acknowledgement>;
 }
 
 /// Finds the shard's leader and opens a link to it.
-pub(crate) trait Connector: Send + Sync + 'static {
+pub(crate) trait ShardDialer: Send + Sync + 'static {
     /// Returns both ends of a link; `None` if no leader is known or reached.
-    fn connect(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>>;
-}
-
-/// An open link to a leader. Dropping it closes it.
-#[derive(Debug)]
-pub(crate) struct Link {
-    /// To the leader.
-    pub to: mpsc::UnboundedSender<ToShard>,
-    /// From the leader; ends when the leader or the connection is gone.
-    pub from: mpsc::UnboundedReceiver<FromShard>,
+    fn dial(&self, shard: ShardId) -> BoxFuture<'_, Option<Link>>;
 }
 
 /// Client of one shard; one per node and shard.
@@ -70,7 +63,7 @@ struct State {
     /// Calls without an answer, by id.
     calls: BTreeMap<u64, Call>,
     /// Sessions that connections of this node hold, by client id.
-    held: HashMap<Box<str>, Held>,
+    held: HashMap<Box<str>, HeldSession>,
     /// Since when operations wait without any answer from the leader; `None` if none waits, or not checked yet.
     waiting: Option<Instant>,
     /// Link to the leader that has sent `Attached`; `None` while there is none.
@@ -149,7 +142,7 @@ impl Client {
     }
 
     /// Registers a session that a connection of this node holds; every leader is told.
-    pub(crate) fn hold(&self, held: Held) {
+    pub(crate) fn hold(&self, held: HeldSession) {
         let mut state = self.state.lock();
         // Calls may come in another order than the claims were committed: the newest owner stays.
         if state.held.get(&held.client).is_some_and(|known| known.owner > held.owner) {
@@ -170,15 +163,15 @@ impl Client {
     /// Keeps a link to the leader until shutdown.
     pub(crate) async fn run(
         self: Arc<Self>,
-        connector: Arc<impl Connector>,
-        events: Arc<impl Events>,
+        dialer: Arc<impl ShardDialer>,
+        sink: Arc<impl DeliverySink>,
         shutdown: CancellationToken,
     ) {
         loop {
             let pause = if self.state.lock().epoch.is_none() { 20 } else { 10 };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.serve(&*connector, &*events) => {}
+                () = self.serve(&*dialer, &*sink) => {}
             }
             self.state.lock().link = None;
             tokio::select! {
@@ -189,13 +182,13 @@ impl Client {
     }
 
     /// Opens one link and serves it until it breaks or the epoch changes.
-    async fn serve(&self, connector: &impl Connector, events: &impl Events) {
+    async fn serve(&self, dialer: &impl ShardDialer, sink: &impl DeliverySink) {
         let (epoch, stale) = {
             let state = self.state.lock();
             (state.epoch, state.stale.clone())
         };
         let Some(epoch) = epoch else { return };
-        let connecting = tokio::time::timeout(CONNECT, connector.connect(self.shard)).await;
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial(self.shard)).await;
         let Some(mut link) = connecting.ok().flatten() else { return };
         let sessions = self.state.lock().held.values().cloned().collect();
         let attach = ToShard::Attach { shard: self.shard, node: self.node, epoch, sessions };
@@ -203,7 +196,7 @@ impl Client {
             return;
         }
         self.state.lock().waiting = None;
-        let mut tick = tokio::time::interval(CONNECT);
+        let mut tick = tokio::time::interval(CONNECT_TIMEOUT);
         loop {
             let frame = tokio::select! {
                 () = stale.cancelled() => return,
@@ -224,13 +217,17 @@ impl Client {
                         return;
                     }
                 }
-                Some(event) => events.on_shard(self.shard, event),
+                Some(event) => {
+                    if let Some(acknowledgement) = sink.on_shard(event) {
+                        self.tell(acknowledgement.into());
+                    }
+                }
                 None => return,
             }
         }
     }
 
-    /// Returns whether operations have waited without any answer for longer than [`PATIENCE`]. Polled; the first call
+    /// Returns whether operations have waited without any answer for longer than [`LINK_STALL_TIMEOUT`]. Polled; the first call
     /// with waiting operations starts the timer.
     fn is_stuck(&self) -> bool {
         let mut state = self.state.lock();
@@ -238,7 +235,7 @@ impl Client {
             state.waiting = None;
             return false;
         }
-        state.waiting.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+        state.waiting.get_or_insert_with(Instant::now).elapsed() > LINK_STALL_TIMEOUT
     }
 
     /// Handles `Attached`: resends everything without an outcome, in order, before anything new.

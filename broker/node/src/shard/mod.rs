@@ -8,13 +8,12 @@
 //! ```
 //! The link is a pair of channels if the leader is on this node, else the gRPC stream `Shard`.
 
-mod batch;
-mod border;
 mod client;
-mod delivery;
 mod leader;
-mod routes;
+mod link;
+mod wire;
 
-pub(super) use border::{Inbound, LinkId, Services};
-pub(super) use client::{Client, Connector, Events, Link};
-pub(super) use leader::Leader;
+pub(super) use client::{Client, DeliverySink, ShardDialer};
+pub(super) use leader::{Leader, LeaderContext};
+pub(super) use link::{Inbound, LeaderEnd, Link, LinkId};
+pub(super) use wire::{Acknowledgement, FromShard, HeldSession, Item, ToShard};

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::debug;
 
-use super::local::Filters;
-use crate::wire::{self, FromTransient, ToTransient};
+use super::subscriptions::Filters;
+use super::wire::{FromTransient, ToTransient};
+use crate::frame;
 use covey_contract::proto::Frame;
 
 /// Delivers a message to the sessions here and returns the number that matched.
@@ -85,7 +86,7 @@ impl Incoming {
         out: mpsc::UnboundedSender<Result<Frame, Status>>,
     ) -> Result<(), Status> {
         let first = frames.next().await.ok_or_else(|| Status::cancelled("the stream ended before the hello"))??;
-        let ToTransient::Hello { node, epoch } = wire::read(&first)? else {
+        let ToTransient::Hello { node, epoch } = frame::decode(&first)? else {
             return Err(Status::invalid_argument("the first frame must be a hello"));
         };
         let received = {
@@ -99,7 +100,7 @@ impl Incoming {
         self.filters.follow(received, out.clone());
         debug!(%node, epoch = epoch.get(), "transient stream accepted");
         while let Some(frame) = frames.next().await {
-            match wire::read(&frame?)? {
+            match frame::decode(&frame?)? {
                 ToTransient::Hello { .. } => return Err(Status::invalid_argument("a second hello")),
                 ToTransient::Message(numbered) => {
                     let Some(matched) = self.receive(node, epoch, numbered.number, numbered.message) else {
@@ -107,7 +108,7 @@ impl Incoming {
                     };
                     answer(&out, &FromTransient::Receipt { number: numbered.number, matched })?;
                 }
-                ToTransient::Volatile(message) => {
+                ToTransient::Qos0(message) => {
                     (self.deliver)(message);
                 }
                 ToTransient::Sync(id) => answer(&out, &FromTransient::Synced(id))?,
@@ -139,5 +140,5 @@ impl Incoming {
 }
 
 fn answer(out: &mpsc::UnboundedSender<Result<Frame, Status>>, answer: &FromTransient) -> Result<(), Status> {
-    out.send(Ok(wire::frame(answer))).map_err(|_| Status::cancelled("stream closed"))
+    out.send(Ok(frame::encode(answer))).map_err(|_| Status::cancelled("stream closed"))
 }

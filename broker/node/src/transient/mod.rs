@@ -9,13 +9,16 @@
 //! on the streams that it accepted.
 
 mod incoming;
-mod local;
 mod outgoing;
 mod peers;
 mod session;
+mod subscriptions;
+mod wire;
 
 pub(super) use incoming::Incoming;
-pub(super) use local::Filters;
-pub(super) use outgoing::{Dial, Stream};
-pub(super) use peers::{Peers, Tasks};
+pub(super) use outgoing::{PeerDialer, Stream};
+pub(super) use peers::Peers;
 pub(super) use session::TransientSession;
+pub(super) use subscriptions::Filters;
+#[cfg(test)]
+pub(super) use wire::{FromTransient, Numbered, ToTransient};

@@ -16,12 +16,15 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use super::wire::{FromTransient, Numbered, ToTransient};
+use crate::channel::{reply, tell};
 use crate::clock;
-use crate::say::{reply, tell};
-use crate::wire::{self, FromTransient, Numbered, ToTransient};
+use crate::frame;
 
-/// Timeout of a connection attempt; a stream without a frame for this long is reopened.
-const DIAL: Duration = Duration::from_secs(3);
+/// Timeout of a connection attempt.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A stream without a frame for this long is reopened.
+const STREAM_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Both ends of a stream to a node.
 pub(crate) struct Stream {
@@ -81,7 +84,7 @@ struct View {
 }
 
 /// Opens streams to nodes.
-pub(crate) trait Dial: Send + Sync + 'static {
+pub(crate) trait PeerDialer: Send + Sync + 'static {
     /// Returns a stream to the node; `None` if it is not reached.
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Option<Stream>>;
 }
@@ -114,7 +117,7 @@ impl Outgoing {
         state.number += 1;
         let number = state.number;
         if let Some(link) = &state.link {
-            let frame = wire::frame(&ToTransient::Message(Box::new(Numbered { number, message: message.clone() })));
+            let frame = frame::encode(&ToTransient::Message(Box::new(Numbered { number, message: message.clone() })));
             // If the stream has just broken, the message is sent on the next one.
             tell(link, frame);
         }
@@ -125,7 +128,7 @@ impl Outgoing {
     /// Sends a QoS 0 message. Returns `false` if there is no stream and the message was dropped.
     pub(crate) fn tell(&self, message: Publication) -> bool {
         let state = self.state.lock();
-        let frame = || wire::frame(&ToTransient::Volatile(message));
+        let frame = || frame::encode(&ToTransient::Qos0(message));
         state.link.as_ref().is_some_and(|link| link.send(frame()).is_ok())
     }
 
@@ -137,7 +140,7 @@ impl Outgoing {
                 let mut state = self.state.lock();
                 state.sync += 1;
                 let id = state.sync;
-                let frame = wire::frame(&ToTransient::Sync(id));
+                let frame = frame::encode(&ToTransient::Sync(id));
                 if state.link.as_ref().is_some_and(|link| link.send(frame).is_ok()) {
                     state.syncs.insert(id, done);
                 }
@@ -168,9 +171,9 @@ impl Outgoing {
     }
 
     /// Keeps a stream open; cancelled when this node's epoch ends.
-    pub(super) async fn run(&self, epoch: NodeEpoch, dial: Arc<impl Dial>, ping: Duration) {
+    pub(super) async fn run(&self, epoch: NodeEpoch, dial: Arc<impl PeerDialer>, ping: Duration) {
         loop {
-            let dialled = tokio::time::timeout(DIAL, dial.dial(self.node)).await;
+            let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial.dial(self.node)).await;
             if let Some(stream) = dialled.ok().flatten() {
                 // Whatever broke it, it is reopened.
                 drop(self.serve(epoch, stream, ping).await);
@@ -182,7 +185,7 @@ impl Outgoing {
 
     async fn serve(&self, epoch: NodeEpoch, mut stream: Stream, ping: Duration) -> Result<(), Status> {
         let closed = |_| Status::cancelled("stream closed");
-        let hello = wire::frame(&ToTransient::Hello { node: self.own, epoch });
+        let hello = frame::encode(&ToTransient::Hello { node: self.own, epoch });
         stream.to.send(hello).map_err(closed)?;
         let mut tick = tokio::time::interval(ping);
         self.state.lock().heard = clock::now();
@@ -190,22 +193,22 @@ impl Outgoing {
             let frame = tokio::select! {
                 frame = stream.from.next() => frame.ok_or_else(|| Status::cancelled("the stream ended"))??,
                 _ = tick.tick() => {
-                    if clock::now() > self.state.lock().heard + DIAL {
+                    if clock::now() > self.state.lock().heard + STREAM_STALL_TIMEOUT {
                         return Err(Status::deadline_exceeded("no frame received in time"));
                     }
-                    stream.to.send(wire::frame(&ToTransient::Sync(0))).map_err(closed)?;
+                    stream.to.send(frame::encode(&ToTransient::Sync(0))).map_err(closed)?;
                     continue;
                 }
             };
             self.state.lock().heard = clock::now();
-            match wire::read(&frame)? {
+            match frame::decode(&frame)? {
                 FromTransient::State { epoch: theirs, change, filters, received } => {
                     self.on_state(Epochs { ours: Some(epoch), theirs }, filters, received, &stream.to);
-                    stream.to.send(wire::frame(&ToTransient::Known(change))).map_err(closed)?;
+                    stream.to.send(frame::encode(&ToTransient::Known(change))).map_err(closed)?;
                 }
                 FromTransient::Change { change, filter, qos } => {
                     self.filters.write().change(filter, qos);
-                    stream.to.send(wire::frame(&ToTransient::Known(change))).map_err(closed)?;
+                    stream.to.send(frame::encode(&ToTransient::Known(change))).map_err(closed)?;
                 }
                 FromTransient::Receipt { number, matched } => self.on_receipt(number, matched),
                 FromTransient::Synced(id) => {
@@ -240,7 +243,7 @@ impl Outgoing {
         let mut state = self.state.lock();
         for (number, (message, _)) in &state.kept {
             let numbered = Numbered { number: *number, message: message.clone() };
-            tell(to, wire::frame(&ToTransient::Message(Box::new(numbered))));
+            tell(to, frame::encode(&ToTransient::Message(Box::new(numbered))));
         }
         state.link = Some(to.clone());
     }

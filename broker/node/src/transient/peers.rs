@@ -6,23 +6,13 @@ use std::time::Duration;
 
 use covey_codec::QoS;
 use covey_core::topic::Name;
-use covey_supervise::Supervisor;
 use covey_types::{NodeEpoch, NodeId};
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::outgoing::{Dial, Outgoing};
-use crate::machines::Meta;
-
-/// Tracker and supervisor of the streams' tasks.
-#[derive(Debug)]
-pub(crate) struct Tasks {
-    /// Tasks of the node.
-    pub(crate) tasks: TaskTracker,
-    /// Ends the process if a task panics.
-    pub(crate) supervisor: Supervisor,
-}
+use super::outgoing::{Outgoing, PeerDialer};
+use crate::state::SharedMeta;
+use crate::tasks::Tasks;
 
 /// One [`Outgoing`] per other member.
 #[derive(Debug)]
@@ -30,13 +20,13 @@ pub(crate) struct Peers {
     /// This node.
     own: NodeId,
     /// Members, and the end of their epochs.
-    meta: Arc<Meta>,
+    meta: Arc<SharedMeta>,
     /// Other members, each with the token that stops its task.
     others: RwLock<BTreeMap<NodeId, (Arc<Outgoing>, CancellationToken)>>,
 }
 
 impl Peers {
-    pub(crate) fn new(own: NodeId, meta: Arc<Meta>) -> Arc<Self> {
+    pub(crate) fn new(own: NodeId, meta: Arc<SharedMeta>) -> Arc<Self> {
         Arc::new(Self { own, meta, others: RwLock::default() })
     }
 
@@ -44,7 +34,7 @@ impl Peers {
     pub(crate) async fn run(
         &self,
         epoch: NodeEpoch,
-        dial: Arc<impl Dial>,
+        dial: Arc<impl PeerDialer>,
         ping: Duration,
         tasks: Tasks,
         over: CancellationToken,
@@ -67,7 +57,7 @@ impl Peers {
     fn follow_members(
         &self,
         epoch: NodeEpoch,
-        dial: &Arc<impl Dial>,
+        dial: &Arc<impl PeerDialer>,
         ping: Duration,
         tasks: &Tasks,
         over: &CancellationToken,
@@ -86,7 +76,7 @@ impl Peers {
                 let (peer, stop) = (Outgoing::new(self.own, node), over.child_token());
                 let (runner, dial, stopped) = (peer.clone(), dial.clone(), stop.clone());
                 let run = async move { runner.run(epoch, dial, ping).await };
-                tasks.tasks.spawn(tasks.supervisor.clone().lasting("peer", stopped, run));
+                tasks.spawn_lasting_until("peer", stopped, run);
                 (peer, stop)
             });
             if peer.epoch().is_some() && member.ended >= peer.epoch() {

@@ -1,17 +1,18 @@
 //! A transient session on the node of its connection: queue, subscriptions, and QoS 2 publishes of the client. It ends
 //! with the connection. Methods do not send; they return the events for the connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use covey_codec::{MqttStr, PacketId};
+use covey_core::live_copies::LiveCopies;
 use covey_core::shard::Publication;
 use covey_core::subscriptions::Options;
 use covey_core::topic::{Filter, Name};
 use covey_mqtt::session::{Delivery, Event};
 use covey_types::ConnectionId;
 
-use super::local::Filters;
-use crate::outbox::{Full, Queue};
+use super::subscriptions::Filters;
+use crate::session::{Full, Queue};
 
 /// State of a transient session.
 #[derive(Debug)]
@@ -33,8 +34,8 @@ pub(crate) struct TransientSession {
 struct Awaiting {
     /// Its filter.
     filter: Filter,
-    /// Retained index of the last live copy, by topic.
-    newest: HashMap<Box<str>, u64>,
+    /// Live copies that were delivered meanwhile.
+    live: LiveCopies,
 }
 
 /// A subscription that was added.
@@ -59,7 +60,7 @@ impl TransientSession {
     }
 
     /// Reserves the packet id of a QoS 2 publish. Returns `false` if it was reserved and not released.
-    pub(crate) fn receive(&mut self, packet: PacketId) -> bool {
+    pub(crate) fn begin_qos2(&mut self, packet: PacketId) -> bool {
         self.receiving.insert(packet)
     }
 
@@ -100,24 +101,21 @@ impl TransientSession {
 
     /// Notes that a subscription awaits retained messages.
     pub(crate) fn await_retained(&mut self, text: &MqttStr, filter: Filter) {
-        self.awaiting.insert(text.clone(), Awaiting { filter, newest: HashMap::new() });
+        self.awaiting.insert(text.clone(), Awaiting { filter, live: LiveCopies::default() });
     }
 
     /// Ends the wait of a subscription for retained messages and returns those that no live copy is as new as; nothing
     /// if it was removed in the meantime.
     pub(crate) fn take_retained(&mut self, text: &MqttStr, found: Vec<Publication>) -> Vec<Publication> {
-        let Some(Awaiting { newest, .. }) = self.awaiting.remove(text) else { return Vec::new() };
-        let is_newer = |found: &Publication| {
-            newest.get(&found.topic).is_none_or(|live| found.retained_index.is_some_and(|index| *live < index))
-        };
-        found.into_iter().filter(is_newer).collect()
+        let Some(Awaiting { live, .. }) = self.awaiting.remove(text) else { return Vec::new() };
+        found.into_iter().filter(|found| live.is_newer(&found.topic, found.retained_index)).collect()
     }
 
-    /// Records the index of a live retained message, for subscriptions that still await their retained messages.
+    /// Notes a live copy of a retained message, for subscriptions that still await their retained messages.
     pub(crate) fn note_live_copy(&mut self, name: &Name, index: u64) {
-        for Awaiting { filter, newest } in self.awaiting.values_mut() {
+        for Awaiting { filter, live } in self.awaiting.values_mut() {
             if filter.matches(name) {
-                newest.insert(name.as_str().into(), index);
+                live.note(name.as_str(), index);
             }
         }
     }
@@ -137,8 +135,8 @@ impl TransientSession {
     }
 
     /// Returns whether a delivery with this packet id is unacknowledged.
-    pub(crate) fn is_flying(&self, packet: PacketId) -> bool {
-        self.queue.is_flying(packet)
+    pub(crate) fn is_unacknowledged(&self, packet: PacketId) -> bool {
+        self.queue.is_unacknowledged(packet)
     }
 }
 
@@ -165,7 +163,7 @@ mod tests {
             topic: topic.into(),
             qos: QoS::AtLeastOnce,
             retain: true,
-            publisher: "".into(),
+            publisher: None,
             expiry: None,
             retained_index: Some(index),
             once: None,
@@ -183,6 +181,15 @@ mod tests {
         let fresh = session.take_retained(&text, found.clone());
         assert_eq!(fresh, found[2..]);
         assert!(session.take_retained(&text, found).is_empty(), "it no longer awaits retained messages");
+    }
+
+    #[test]
+    fn a_live_copy_that_arrives_late_does_not_hide_a_newer_one() {
+        let filters = Filters::new();
+        let (mut session, text) = subscribed(&filters, "a/+");
+        session.note_live_copy(&"a/b".parse().unwrap(), 9);
+        session.note_live_copy(&"a/b".parse().unwrap(), 7);
+        assert!(session.take_retained(&text, vec![retained("a/b", 8)]).is_empty());
     }
 
     #[test]

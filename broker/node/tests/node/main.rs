@@ -2,5 +2,5 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-mod herd;
 mod sessions;
+mod test_cluster;

@@ -6,19 +6,19 @@ use std::time::Duration;
 use covey_codec::{QoS, ReasonCode};
 use covey_mqtt::session::{Close, ConnectRequest, Ended, Event, Message, Published, Session, Sessions, Subscription};
 
-use crate::herd::{Herd, filter, message, receive, request, until};
+use crate::test_cluster::{TestCluster, filter, message, receive, request, until};
 
 const BROKEN: Ended = Ended { drop_will: false, expiry: None };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_reaches_durable_and_transient_sessions_on_other_nodes() {
-    let herd = Herd::formed(3).await;
-    let mut durable = herd.connect(0, "durable", 600).await;
-    let mut transient = herd.connect(1, "transient", 0).await;
+    let cluster = TestCluster::formed(3).await;
+    let mut durable = cluster.connect(0, "durable", 600).await;
+    let mut transient = cluster.connect(1, "transient", 0).await;
     for session in [&durable.session, &transient.session] {
         assert_eq!(session.subscribe(vec![filter("jobs/#")]).await, [ReasonCode::GrantedQos1]);
     }
-    let publisher = herd.connect(2, "publisher", 0).await;
+    let publisher = cluster.connect(2, "publisher", 0).await;
     for number in 0..20 {
         let published = publisher.session.publish(message("jobs/a", &number.to_string()), None).await;
         assert_eq!(published, Published::Delivered);
@@ -36,8 +36,8 @@ async fn a_message_reaches_durable_and_transient_sessions_on_other_nodes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn qos_0_waits_for_a_slow_client_as_long_as_a_queue_and_is_counted_above() {
     const QUEUE: u32 = 1000;
-    let herd = Herd::formed(1).await;
-    let mut slow = herd.connect(0, "slow", 0).await;
+    let cluster = TestCluster::formed(1).await;
+    let mut slow = cluster.connect(0, "slow", 0).await;
     slow.session.subscribe(vec![Subscription { qos: QoS::AtMostOnce, ..filter("news") }]).await;
     for number in 0..QUEUE + 5 {
         let message = Message { qos: QoS::AtMostOnce, ..message("news", &number.to_string()) };
@@ -48,14 +48,14 @@ async fn qos_0_waits_for_a_slow_client_as_long_as_a_queue_and_is_counted_above()
         assert_eq!(delivery.message.payload, number.to_string().as_bytes());
     }
     assert!(slow.events.try_recv().is_err());
-    assert_eq!(herd.counts.slow.load(Ordering::Relaxed), 5);
+    assert_eq!(cluster.counts.slow.load(Ordering::Relaxed), 5);
 }
 
 /// A retained message waits for its commit, and what follows waits behind it: QoS 0 up to a number of bytes, QoS 1 always.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn qos_1_behind_a_large_qos_0_message_is_acknowledged() {
-    let herd = Herd::formed(1).await;
-    let publisher = herd.connect(0, "publisher", 0).await;
+    let cluster = TestCluster::formed(1).await;
+    let publisher = cluster.connect(0, "publisher", 0).await;
     let large = "x".repeat(2 << 20);
     for attempt in 0..30 {
         let retained = publisher.session.publish(Message { retain: true, ..message("kept", "x") }, None);
@@ -73,13 +73,13 @@ async fn qos_1_behind_a_large_qos_0_message_is_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transient_session_that_overruns_ends_with_its_will() {
-    let herd = Herd::formed(1).await;
-    let mut watcher = herd.connect(0, "watcher", 0).await;
+    let cluster = TestCluster::formed(1).await;
+    let mut watcher = cluster.connect(0, "watcher", 0).await;
     watcher.session.subscribe(vec![filter("gone")]).await;
     let request = ConnectRequest { will: Some(message("gone", "slow")), ..request("slow", 0) };
-    let mut slow = herd.sessions(0).connect(request).await.unwrap();
+    let mut slow = cluster.sessions(0).connect(request).await.unwrap();
     slow.session.subscribe(vec![filter("jobs")]).await;
-    let publisher = herd.connect(0, "publisher", 0).await;
+    let publisher = cluster.connect(0, "publisher", 0).await;
     // More than a window and a queue.
     for number in 0..1200 {
         publisher.session.publish(message("jobs", &number.to_string()), None).await;
@@ -100,14 +100,14 @@ async fn a_transient_session_that_overruns_ends_with_its_will() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_right_before_the_end_does_not_come_again() {
-    let herd = Herd::formed(1).await;
-    let worker = herd.connect(0, "worker", 600).await;
+    let cluster = TestCluster::formed(1).await;
+    let worker = cluster.connect(0, "worker", 600).await;
     worker.session.subscribe(vec![filter("jobs")]).await;
     worker.session.end(BROKEN);
-    let publisher = herd.connect(0, "publisher", 0).await;
+    let publisher = cluster.connect(0, "publisher", 0).await;
     for number in 0..20 {
         publisher.session.publish(message("jobs", &number.to_string()), None).await;
-        let mut worker = herd.connect(0, "worker", 600).await;
+        let mut worker = cluster.connect(0, "worker", 600).await;
         let (payload, packet) = receive(&mut worker).await;
         assert_eq!(payload, number.to_string());
         worker.session.acknowledge(packet);
@@ -117,15 +117,15 @@ async fn what_was_acknowledged_right_before_the_end_does_not_come_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_offline_session_keeps_its_queue_and_resumes_on_another_node() {
-    let herd = Herd::formed(3).await;
-    let first = herd.connect(0, "worker", 600).await;
+    let cluster = TestCluster::formed(3).await;
+    let first = cluster.connect(0, "worker", 600).await;
     first.session.subscribe(vec![filter("jobs/#")]).await;
     first.session.end(BROKEN);
-    let publisher = herd.connect(1, "publisher", 0).await;
+    let publisher = cluster.connect(1, "publisher", 0).await;
     for number in 0..50 {
         assert_eq!(publisher.session.publish(message("jobs/a", &number.to_string()), None).await, Published::Delivered);
     }
-    let mut second = herd.connect(2, "worker", 600).await;
+    let mut second = cluster.connect(2, "worker", 600).await;
     assert!(second.session_present);
     for number in 0..50 {
         let (payload, packet) = receive(&mut second).await;
@@ -136,23 +136,23 @@ async fn an_offline_session_keeps_its_queue_and_resumes_on_another_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_connection_takes_the_session_over() {
-    let herd = Herd::formed(3).await;
-    let mut first = herd.connect(0, "worker", 600).await;
-    let _second = herd.connect(1, "worker", 600).await;
+    let cluster = TestCluster::formed(3).await;
+    let mut first = cluster.connect(0, "worker", 600).await;
+    let _second = cluster.connect(1, "worker", 600).await;
     let event = tokio::time::timeout(Duration::from_secs(5), first.events.recv()).await.unwrap().unwrap();
     assert!(matches!(event, Event::Close(Close::TakenOver)), "{event:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publish_right_after_the_suback_arrives_wherever_it_is_made() {
-    let herd = Herd::formed(3).await;
+    let cluster = TestCluster::formed(3).await;
     let mut publishers = Vec::new();
     for ordinal in 0..3 {
-        publishers.push(herd.connect(ordinal, &format!("publisher-{ordinal}"), 0).await);
+        publishers.push(cluster.connect(ordinal, &format!("publisher-{ordinal}"), 0).await);
     }
     for round in 0..60 {
         let expiry = if round % 2 == 0 { 600 } else { 0 };
-        let mut subscriber = herd.connect(round % 3, &format!("subscriber-{round}"), expiry).await;
+        let mut subscriber = cluster.connect(round % 3, &format!("subscriber-{round}"), expiry).await;
         let topic = format!("fresh/{round}");
         subscriber.session.subscribe(vec![filter(&topic)]).await;
         let publisher = &publishers[(round + 1) % 3];
@@ -168,23 +168,23 @@ async fn a_publish_right_after_the_suback_arrives_wherever_it_is_made() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_a_restart_of_all_nodes() {
-    let mut herd = Herd::formed(3).await;
-    let worker = herd.connect(0, "worker", 600).await;
+    let mut cluster = TestCluster::formed(3).await;
+    let worker = cluster.connect(0, "worker", 600).await;
     worker.session.subscribe(vec![filter("jobs/#")]).await;
     worker.session.end(BROKEN);
-    let publisher = herd.connect(1, "publisher", 0).await;
+    let publisher = cluster.connect(1, "publisher", 0).await;
     for number in 0..100 {
         assert_eq!(publisher.session.publish(message("jobs/a", &number.to_string()), None).await, Published::Delivered);
     }
     drop((worker, publisher));
     for ordinal in 0..3 {
-        herd.stop(ordinal).await;
+        cluster.stop(ordinal).await;
     }
     for ordinal in 0..3 {
-        herd.start(ordinal).await;
+        cluster.start(ordinal).await;
     }
-    herd.all_serve().await;
-    let mut worker = herd.connect(2, "worker", 600).await;
+    cluster.all_serve().await;
+    let mut worker = cluster.connect(2, "worker", 600).await;
     assert!(worker.session_present);
     for number in 0..100 {
         let (payload, packet) = receive(&mut worker).await;
@@ -195,13 +195,13 @@ async fn what_was_acknowledged_survives_a_restart_of_all_nodes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishes_go_on_over_the_death_of_a_leader_and_none_is_lost_or_doubled() {
-    let mut herd = Herd::formed(3).await;
-    let mut worker = herd.connect(0, "worker", 600).await;
+    let mut cluster = TestCluster::formed(3).await;
+    let mut worker = cluster.connect(0, "worker", 600).await;
     worker.session.subscribe(vec![filter("jobs/#")]).await;
-    let publisher = herd.connect(1, "publisher", 0).await;
+    let publisher = cluster.connect(1, "publisher", 0).await;
     let publish = |number: u32| publisher.session.publish(message("jobs/a", &number.to_string()), None);
     let before: Vec<_> = (0..50).map(publish).collect();
-    herd.stop(2).await;
+    cluster.stop(2).await;
     let after: Vec<_> = (50..100).map(publish).collect();
     for published in before.into_iter().chain(after) {
         let published = tokio::time::timeout(Duration::from_secs(20), published).await.expect("acknowledged");
@@ -212,28 +212,28 @@ async fn publishes_go_on_over_the_death_of_a_leader_and_none_is_lost_or_doubled(
         assert_eq!(payload, number.to_string());
         worker.session.acknowledge(packet);
     }
-    herd.start(2).await;
-    herd.all_serve().await;
+    cluster.start(2).await;
+    cluster.all_serve().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
-    let herd = Herd::formed(4).await;
-    let node = |ordinal: usize| &herd.nodes[ordinal].as_ref().unwrap().node;
+    let cluster = TestCluster::formed(4).await;
+    let node = |ordinal: usize| &cluster.nodes[ordinal].as_ref().unwrap().node;
     let shards: Vec<_> = node(0).groups().filter(|group| group.as_shard().is_some()).collect();
     until("every shard has three voters", || {
         shards.iter().all(|shard| {
             let leader = (0..4).find(|ordinal| node(*ordinal).groups_led().any(|led| led == *shard));
-            leader.is_some_and(|leader| node(leader).cluster.status(*shard).voters.len() == 3)
+            leader.is_some_and(|leader| node(leader).group_status(*shard).voters.len() == 3)
         })
     })
     .await;
     // Client ids of all shards, each connected to a node that may not have a replica of the shard.
     for client in 0..16 {
-        let mut worker = herd.connect(client % 4, &format!("worker-{client}"), 600).await;
+        let mut worker = cluster.connect(client % 4, &format!("worker-{client}"), 600).await;
         let topic = format!("jobs/{client}");
         worker.session.subscribe(vec![filter(&topic)]).await;
-        let publisher = herd.connect((client + 1) % 4, &format!("publisher-{client}"), 0).await;
+        let publisher = cluster.connect((client + 1) % 4, &format!("publisher-{client}"), 0).await;
         assert_eq!(publisher.session.publish(message(&topic, "now"), None).await, Published::Delivered);
         assert_eq!(receive(&mut worker).await.0, "now");
     }
@@ -241,13 +241,13 @@ async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_majority_stops_serving_and_comes_back_by_itself() {
-    let mut herd = Herd::formed(3).await;
-    let mut client = herd.connect(0, "client", 600).await;
-    herd.stop(1).await;
-    herd.stop(2).await;
-    until("the last node is fenced", || !herd.sessions(0).is_serving()).await;
+    let mut cluster = TestCluster::formed(3).await;
+    let mut client = cluster.connect(0, "client", 600).await;
+    cluster.stop(1).await;
+    cluster.stop(2).await;
+    until("the last node is fenced", || !cluster.sessions(0).is_serving()).await;
     let event = tokio::time::timeout(Duration::from_secs(10), client.events.recv()).await.unwrap();
     assert!(matches!(event, Some(Event::Close(Close::Fenced))), "{event:?}");
-    herd.start(1).await;
-    herd.all_serve().await;
+    cluster.start(1).await;
+    cluster.all_serve().await;
 }

@@ -1,0 +1,23 @@
+//! Sessions whose connections are on this node.
+//!
+//! ```text
+//! NodeSessions (CONNECT: claims the session) -> NodeSession, one per connection
+//!                                                 |-- PublishQueue: publishes in order
+//!                                                 '-- LocalSession: Inflight, or TransientSession
+//! Registry: all LocalSessions, for deliveries
+//! ```
+
+mod connect;
+mod context;
+mod handle;
+mod inflight;
+mod local;
+mod queue;
+mod registry;
+mod subscribe;
+
+pub use connect::NodeSessions;
+pub(crate) use context::SessionContext;
+pub use handle::NodeSession;
+pub(crate) use inflight::{Full, PACKET_IDS, Queue};
+pub(crate) use registry::Registry;
