@@ -104,6 +104,8 @@ pub mod reason {
     pub const NODES_NOT_SYNCED: &str = "NodesNotSynced";
     /// An older `MqttUser` has the same user name.
     pub const CONFLICT: &str = "Conflict";
+    /// The rules of all users of the cluster do not fit in the document.
+    pub const TOO_MANY_RULES: &str = "TooManyRules";
     /// The Secret or its key does not exist, or the Secret lacks the user label.
     pub const SECRET_MISSING: &str = "SecretMissing";
     /// The Secret holds a password that clients are unlikely to send, such as one that ends in a line break.

@@ -4,13 +4,15 @@
 //! the caller passes in. Invariants: the same users yield the same document and the same revision; a revision is never
 //! used for different contents; a password source that did not change keeps its verifier.
 
+mod budget;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use covey_contract::access::{Document, FORMAT, Index, Rule, User, Verifier};
+use covey_contract::access::{Document, FORMAT, Index, Rule, USER_BYTES, User, Verifier};
 use covey_crds::MqttUser;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
@@ -70,6 +72,8 @@ pub enum Outcome {
     NoCredential,
     /// Not in the document, because an older object has the user name.
     Conflict { winner: String },
+    /// The rules do not fit in the document. The previous rules, if any, stay in it.
+    TooLarge,
     /// The rules cannot be enforced. The previous entry, if any, stays in the document.
     Invalid { problem: String },
 }
@@ -128,7 +132,7 @@ pub fn project(
 ) -> Result<Projection, Error> {
     let before: BTreeMap<&str, &User> =
         previous.iter().flat_map(|document| &document.users).map(|user| (user.name.as_str(), user)).collect();
-    let mut users = Vec::new();
+    let mut entries = Vec::new();
     let mut outcomes = BTreeMap::new();
     let mut changed = BTreeSet::new();
     let mut winners: BTreeMap<&str, &str> = BTreeMap::new();
@@ -140,13 +144,22 @@ pub fn project(
         winners.insert(&candidate.username, &candidate.object);
         let known = before.get(candidate.username.as_str()).copied();
         let (entry, outcome) = admit(candidate, known, make)?;
-        if entry.as_ref() != known {
+        if entry.is_none() && known.is_some() {
             changed.insert(candidate.object.clone());
         }
-        users.extend(entry);
+        entries.extend(entry.map(|user| budget::Entry { object: &candidate.object, user, known }));
         outcomes.insert(candidate.object.clone(), outcome);
     }
-    users.extend(anonymous.map(anonymous_user));
+    let mut users: Vec<User> = anonymous.map(anonymous_user).into_iter().collect();
+    for fitted in budget::fit(users.iter().map(User::bytes).sum(), entries) {
+        if fitted.is_cut {
+            outcomes.insert(fitted.object.to_owned(), Outcome::TooLarge);
+        }
+        if fitted.user.as_ref() != fitted.known {
+            changed.insert(fitted.object.to_owned());
+        }
+        users.extend(fitted.user);
+    }
     users.sort_by(|a, b| a.name.cmp(&b.name));
     let document = number(Document { format: FORMAT, revision: 0, users }, previous, seen);
     Ok(Projection { document, outcomes, changed })
@@ -184,7 +197,12 @@ fn admit(
         (None, _) => return Ok((None, Outcome::NoCredential)),
     };
     let client_id_pattern = candidate.client_id_pattern.clone();
-    Ok((Some(User { name: candidate.username.clone(), source, verifiers, client_id_pattern, rules }), outcome))
+    let user = User { name: candidate.username.clone(), source, verifiers, client_id_pattern, rules };
+    if user.bytes() > USER_BYTES {
+        let problem = format!("the rules have {} bytes as JSON, and a user has at most {USER_BYTES}", user.bytes());
+        return Ok((known.cloned(), Outcome::Invalid { problem }));
+    }
+    Ok((Some(user), outcome))
 }
 
 /// Returns the entry for clients without a user name. No `MqttUser` can have the empty user name.

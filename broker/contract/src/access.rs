@@ -16,6 +16,10 @@ pub const FORMAT: u32 = 1;
 pub const INDEX_KEY: &str = "index.json";
 /// Bytes of users in one key of the Secret, unless a single user is larger. A Secret holds at most 1 MiB.
 pub const PART_BYTES: usize = 256 * 1024;
+/// Bytes of all users of a document ([`User::bytes`]). With the index they fit in a Secret.
+pub const DOCUMENT_BYTES: usize = (1 << 20) - (32 << 10);
+/// Bytes of one user ([`User::bytes`]), so that one cannot fill the document.
+pub const USER_BYTES: usize = 64 * 1024;
 
 /// Longest password in bytes. Brokers hash no longer one, so that a client cannot make hashing expensive; the operator
 /// refuses a longer one, because no client could log in with it.
@@ -221,6 +225,11 @@ impl Index {
 }
 
 impl User {
+    /// Returns the bytes that the user takes in the document, as JSON with a separator.
+    pub fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |json| json.len() + 1)
+    }
+
     fn check(&self) -> Result<(), String> {
         if let Some(pattern) = &self.client_id_pattern {
             check_client_id_pattern(pattern)?;
@@ -313,7 +322,7 @@ fn split(users: &[User]) -> Vec<&[User]> {
     let mut parts = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (position, user) in users.iter().enumerate() {
-        let size = serde_json::to_vec(user).map_or(0, |json| json.len());
+        let size = user.bytes();
         if bytes + size > PART_BYTES && position > start {
             parts.extend(users.get(start..position));
             (start, bytes) = (position, 0);

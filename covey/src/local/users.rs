@@ -98,6 +98,7 @@ pub(super) fn complaints(users: &[User], projection: &Projection) -> Vec<String>
         let complaint = match projection.outcomes.get(&name) {
             Some(Outcome::Conflict { winner }) => format!("its user name is taken by MqttUser {winner}"),
             Some(Outcome::Invalid { problem }) => problem.clone(),
+            Some(Outcome::TooLarge) => "the rules of all users do not fit in one document".to_owned(),
             Some(Outcome::NoCredential | Outcome::Kept) => user.credential.clone().err().unwrap_or_default(),
             Some(Outcome::Included) | None => continue,
         };

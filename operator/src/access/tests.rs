@@ -174,3 +174,40 @@ fn a_generated_password_has_192_bits() {
     assert_eq!(password.len(), 32);
     assert_ne!(password, generate_password());
 }
+
+/// Returns a candidate whose rules take about this many bytes.
+fn large(object: &str, second: i64, bytes: usize) -> DesiredUser {
+    DesiredUser { rules: Ok(vec![rule(&"t".repeat(500)); bytes / 600]), ..candidate(object, object, second) }
+}
+
+#[test]
+fn a_user_cannot_fill_the_document() {
+    let mut users = [large("a", 1, 10_000)];
+    let first = run(None, 0, &users);
+    users[0].rules = large("a", 1, 100_000).rules;
+    let second = run(Some(&first.document), 1, &users);
+    assert!(matches!(&second.outcomes["a"], Outcome::Invalid { problem } if problem.contains("at most 65536")));
+    assert_eq!(second.document, first.document);
+}
+
+#[test]
+fn a_full_document_delays_no_revocation() {
+    let mut users: Vec<DesiredUser> = (10..40).map(|n| large(&format!("u{n}"), n, 50_000)).collect();
+    let first = run(None, 0, &users);
+    let outcome = |projection: &Projection, n: usize| projection.outcomes[&format!("u{n}")].clone();
+    let present = first.document.users.len();
+    assert!((15..25).contains(&present), "{present}");
+    assert_eq!((outcome(&first, 10), outcome(&first, 39)), (Outcome::Included, Outcome::TooLarge));
+    let bytes: usize = first.document.to_files().values().map(Vec::len).sum();
+    assert!(bytes <= 1 << 20, "{bytes}");
+
+    // One user loses its rules and another is deleted; both make room for users that waited.
+    users[0].rules = Ok(vec![]);
+    users.remove(1);
+    let second = run(Some(&first.document), 1, &users);
+    assert_eq!(second.document.revision, 2);
+    assert!(second.document.users[0].rules.is_empty());
+    assert!(!second.document.users.iter().any(|user| user.name == "u11"));
+    assert_eq!(second.document.users.len(), present + 1);
+    assert!(second.changed.contains("u10") && !second.changed.contains("u39"));
+}

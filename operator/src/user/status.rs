@@ -96,6 +96,13 @@ fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
                 observed.user.username()
             ),
         ),
+        Outcome::TooLarge => Draft::new(
+            READY,
+            Some(false),
+            reason::TOO_MANY_RULES,
+            "the rules of all users of the cluster do not fit in one Secret: give this user fewer, or remove others; \
+             until then its previous rules, if any, stay in force",
+        ),
         Outcome::Invalid { problem } => Draft::new(
             READY,
             Some(false),
