@@ -1,4 +1,4 @@
-//! Fourth step of a reconcile: applies the children.
+//! Step *apply children* of a pass: applies the children.
 //!
 //! An absent child is created, so that the request fails with AlreadyExists if another object takes the name meanwhile.
 //! A child that belongs to the cluster is applied (server-side) with its uid as a precondition, and a Secret also with

@@ -1,4 +1,4 @@
-//! First step of a reconcile: reads all inputs once. I/O only, no decisions.
+//! Step *dereference* of a pass: reads all inputs once. I/O only, no decisions.
 //!
 //! Users and Secrets are listed from the API server on every pass, not read from a cache. A list is either complete or
 //! an error, so a user that is absent from it has been deleted. One that cannot be parsed has not.

@@ -1,9 +1,9 @@
 //! Reconciles an `MqttCluster`: brings the observed state to the desired state.
 //!
 //! ```text
-//!  dereference -> validate -> identity -> poll nodes -> project access -> apply children -> push access
+//!  dereference -> validate -> identity -> poll nodes -> project access -> record -> alerts -> push
 //!                                                                                              |
-//!                              status <- alerts <- roll a pod <- StatefulSet <- form <---------+
+//!                                        status <- roll a pod <- form <- apply children <------+
 //! ```
 
 pub(crate) mod access;

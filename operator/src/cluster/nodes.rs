@@ -1,6 +1,6 @@
 //! The observed state of the nodes: their pods from the API server, and their status reports over the admin connection.
 //!
-//! Part of the reconcile's first step. Invariant: every ordinal below `replicas` has an entry, even without an answer.
+//! Part of step *poll nodes* of a pass. Invariant: every ordinal below `replicas` has an entry, even without an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -14,9 +14,9 @@ use jiff::{SignedDuration, Timestamp, ToSpan as _, Zoned};
 pub enum Postponement {
     /// The policy is Manual, and the template with this revision is not approved.
     Approval { revision: String },
-    /// No window is open. Begin of the next one.
+    /// No window is open. Start of the next one, such as `Sun 2026-11-29 22:00 Europe/Berlin`, or `never`.
     Windows { next: String },
-    /// As many other clusters as the operator permits replace pods: their namespaces and names.
+    /// As many other clusters as the operator permits replace pods. These, as `namespace/name`.
     Fleet { others: Vec<String> },
 }
 
@@ -46,7 +46,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Returns the begin of the window that begins on the day `days` after that of `now`, if one begins there. A time
+    /// Returns the start of the window that begins on the day `days` after that of `now`, if one begins there. A time
     /// that the clock skips on that day is taken as the one after the gap.
     fn begin(&self, now: &Zoned, days: i32) -> Option<Zoned> {
         let date = now.date().checked_add(days.days()).ok()?;

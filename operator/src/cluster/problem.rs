@@ -1,6 +1,6 @@
 //! Finds out why the broker of a pod does not run, for condition messages.
 //!
-//! Part of the reconcile's first step. Pure, except for [`explain_missing`], which reads Events. The cause is known to
+//! Part of step *poll nodes* of a pass. Pure, except for [`explain_missing`], which reads Events. The cause is known to
 //! the kubelet, the scheduler or the StatefulSet controller; this module brings it into the conditions of the cluster.
 
 use covey_crds::condition::reason;

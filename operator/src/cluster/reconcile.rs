@@ -155,9 +155,11 @@ impl Pass<'_> {
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
         let formed = self.form(&nodes, memory).await;
-        let rolled = match &formed {
-            Ok(phase) => self.roll(&nodes, &applied, phase, memory).await,
-            Err(_) => Ok(Step::Idle),
+        let rolled = if let Ok(phase) = &formed {
+            self.roll(&nodes, &applied, phase, memory).await
+        } else {
+            self.context.fleet.leave(&self.key());
+            Ok(Step::Idle)
         };
         // The status is written after a failure too: without a permission it would otherwise never change again.
         let phase = formed.as_ref().map_or_else(|error| self.phase_unchanged(&error.to_string()), Phase::clone);
@@ -170,7 +172,7 @@ impl Pass<'_> {
             return Err(error.into());
         }
         reported?;
-        let forming = matches!(phase, Phase::Forming { .. }) && self.held().is_none();
+        let forming = matches!(phase, Phase::Forming { .. }) && self.not_applied_because().is_none();
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
 
@@ -193,7 +195,7 @@ impl Pass<'_> {
     }
 
     /// Returns why only access and status are updated, as a message. `None` if the spec is applied.
-    fn held(&self) -> Option<&str> {
+    fn not_applied_because(&self) -> Option<&str> {
         match &self.work {
             Err(blocked) => Some(&blocked.message),
             Ok(_) => self.basics.paused.then_some("spec.paused is true"),
@@ -251,7 +253,7 @@ impl Pass<'_> {
     }
 
     async fn form(&mut self, nodes: &[Node], memory: &mut Memory) -> Result<Phase, Error> {
-        if let Some(waiting) = self.held() {
+        if let Some(waiting) = self.not_applied_because() {
             return Ok(self.phase_unchanged(waiting));
         }
         let replicas = self.basics.replicas;

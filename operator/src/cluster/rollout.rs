@@ -15,7 +15,7 @@
 //!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last; or Postponed
 //! ```
 //!
-//! The second line must come before the third to prevent an outage: if the new template fails, a pod of the earlier one
+//! A failing pod of the new template must be considered before one of the earlier template to prevent an outage: if the new template fails, a pod of the earlier one
 //! that is unready for a moment becomes ready again, but would not with the new template. If no pod of the new template
 //! fails, a pod that cannot run is replaced without further conditions: a corrected manifest repairs the cluster.
 

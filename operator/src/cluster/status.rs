@@ -1,4 +1,4 @@
-//! Fifth step of a reconcile: builds the status. Pure; the caller writes it if it differs.
+//! Step *status* of a pass: builds the status. Pure; the caller writes it if it differs.
 
 mod rollout;
 

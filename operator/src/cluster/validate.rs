@@ -1,4 +1,4 @@
-//! Second step of a reconcile: parses and checks the resource. Pure; `covey local` calls it for the same manifests.
+//! Step *validate* of a pass: parses and checks the resource. Pure; `covey local` calls it for the same manifests.
 //!
 //! Repeats the checks of the CRD's schema, because the manifests of `covey local` do not pass through an API server.
 

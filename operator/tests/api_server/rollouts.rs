@@ -136,4 +136,6 @@ async fn a_rollout_waits_for_its_approval_its_window_and_other_clusters() {
     })
     .await;
     assert!(asked.fleet.enter(&other).is_err(), "this cluster replaces pods now");
+    set(json!({"spec": {"paused": true}})).await;
+    assert_eq!(asked.fleet.enter(&other), Ok(()), "a paused cluster holds up no other");
 }

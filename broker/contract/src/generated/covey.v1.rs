@@ -1091,7 +1091,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Peer", "Transient"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Returns when every node that holds a lease has applied the meta group up to the index.
+        /// Returns when every node that may hold a lease has applied the meta group up to the index.
         pub async fn await_route(
             &mut self,
             request: impl tonic::IntoRequest<super::AwaitRouteRequest>,
@@ -1196,7 +1196,7 @@ pub mod peer_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::Frame>>,
         ) -> std::result::Result<tonic::Response<Self::TransientStream>, tonic::Status>;
-        /// Returns when every node that holds a lease has applied the meta group up to the index.
+        /// Returns when every node that may hold a lease has applied the meta group up to the index.
         async fn await_route(
             &self,
             request: tonic::Request<super::AwaitRouteRequest>,

@@ -138,7 +138,7 @@ impl Grantor {
             reply(answer, ());
         }
         for (node, epoch) in overdue {
-            warn!(%node, epoch = epoch.get(), "node lease expired; ending its epoch");
+            warn!(%node, epoch = epoch.get(), "the node has had no lease for too long; ending its epoch");
             let command = Command::NodeDown { node, epoch }.encode();
             drop(self.cluster.propose(GroupId::META, command).await);
         }
@@ -239,7 +239,7 @@ impl Grantor {
     }
 
     /// Returns whether the node is refused a lease because it and another node have not heard each other for the
-    /// length of a lease. Of the two, the one with fewer links is refused; if equal, the one with the higher id.
+    /// length of a lease. Of the two, the one that reaches fewer members is refused; if equal, the one with the higher id.
     fn is_cut_off(&self, term: &Term, node: NodeId, now: Duration) -> bool {
         let links = |node: NodeId| term.nodes.get(&node).map_or(0, |count| count.reaches.len());
         let since =

@@ -1,4 +1,4 @@
-//! Third step of a reconcile: builds the children of a validated cluster. Pure and infallible: [`super::validate`] has
+//! Part of step *apply children* of a pass: builds the children of a validated cluster. Pure and infallible: [`super::validate`] has
 //! refused everything that could fail here.
 
 mod config_map;

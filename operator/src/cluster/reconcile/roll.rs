@@ -35,10 +35,12 @@ impl Pass<'_> {
         memory: &mut Memory,
     ) -> Result<Step, Error> {
         // Pods with foreign or empty disks are not replaced, because the disks may be needed to find the cause.
-        if self.held().is_some()
+        if self.not_applied_because().is_some()
             || applied.error().is_some()
             || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
         {
+            // A cluster that is paused in the middle of its rollout must not hold up the others.
+            self.context.fleet.leave(&self.key());
             return Ok(Step::Idle);
         }
         let revision = self.revision(applied);
@@ -75,7 +77,9 @@ impl Pass<'_> {
     /// admit one in place of an earlier one.
     pub(super) async fn next_step(&self, nodes: &[Node], revision: Option<&str>, memory: &mut Memory) -> Step {
         let step = rollout::next(nodes, revision, &self.terms(revision), Timestamp::now());
-        let (Ok(cluster), Some(revision), None) = (&self.work, revision, self.held()) else { return step };
+        let (Ok(cluster), Some(revision), None) = (&self.work, revision, self.not_applied_because()) else {
+            return step;
+        };
         let outdated = rollout::outdated(nodes, revision);
         let pods = nodes.iter().filter(|node| node.pod.is_some()).count();
         let Some(first) = outdated.first().filter(|_| outdated.len() == pods) else { return step };
@@ -126,7 +130,7 @@ impl Pass<'_> {
         postponement::outside(&rollout.windows, Timestamp::now())
     }
 
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (self.basics.namespace.clone(), self.basics.name.clone())
     }
 

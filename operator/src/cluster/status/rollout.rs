@@ -8,6 +8,7 @@ use super::super::rollout::Step;
 use super::{Observed, Phase, is_out_of_reach, out_of_reach, pending};
 use crate::conditions::Draft;
 
+/// Condition Progressing.
 pub(super) fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::PROGRESSING, Some(status), reason, message);
     match (observed.phase, observed.step) {
@@ -28,13 +29,14 @@ pub(super) fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
             draft(true, reason::STARTING, format!("{ready} of {} nodes are ready", observed.nodes.len()))
         }
         _ if !pending(observed).is_empty() => {
-            let (why, held) = held(observed);
+            let (why, held) = not_replaced_because(observed);
             draft(false, why, format!("{}; {held}", run_an_earlier_template(observed)))
         }
         _ => draft(false, reason::SETTLED, "every pod runs the current template".into()),
     }
 }
 
+/// Condition UpgradePending.
 pub(super) fn upgrade_pending(observed: &Observed<'_>) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::UPGRADE_PENDING, Some(status), reason, message);
     match observed.step {
@@ -71,7 +73,7 @@ fn run_an_earlier_template(observed: &Observed<'_>) -> String {
 }
 
 /// Returns why pods of an earlier template are not replaced although no step of a rollout is due.
-fn held(observed: &Observed<'_>) -> (&'static str, &'static str) {
+fn not_replaced_because(observed: &Observed<'_>) -> (&'static str, &'static str) {
     match (observed.blocked, &observed.apply_error) {
         (Some(blocked), _) => (blocked.reason, "nothing is applied until the spec is corrected"),
         (None, Some((reason, _))) => (reason, "no pod is replaced until every object is applied"),

@@ -20,6 +20,7 @@ pub struct ValidatedRollout {
     pub min_ready: Duration,
 }
 
+/// Parses and checks all but `drain`.
 pub(super) fn validate(rollout: &Rollout, problems: &mut Problems) -> ValidatedRollout {
     problems.expect(rollout.min_ready_seconds <= 3600, "rollout.minReadySeconds must not exceed 3600");
     problems.expect(rollout.windows.len() <= 16, "rollout.windows must not have more than 16 entries");
@@ -30,6 +31,7 @@ pub(super) fn validate(rollout: &Rollout, problems: &mut Problems) -> ValidatedR
     }
 }
 
+/// Parses and checks `drain`.
 pub(super) fn drain(rollout: &Rollout, problems: &mut Problems) -> config::Drain {
     let drain = &rollout.drain;
     let deadline = problems.time("rollout.drain.deadline", &drain.deadline);
