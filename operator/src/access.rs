@@ -133,6 +133,7 @@ pub fn project(
     let before: BTreeMap<&str, &User> =
         previous.iter().flat_map(|document| &document.users).map(|user| (user.name.as_str(), user)).collect();
     let mut entries = Vec::new();
+    let mut unhashed: BTreeMap<&str, &Credential> = BTreeMap::new();
     let mut outcomes = BTreeMap::new();
     let mut changed = BTreeSet::new();
     let mut winners: BTreeMap<&str, &str> = BTreeMap::new();
@@ -143,15 +144,22 @@ pub fn project(
         }
         winners.insert(&candidate.username, &candidate.object);
         let known = before.get(candidate.username.as_str()).copied();
-        let (entry, outcome) = admit(candidate, known, make)?;
+        let (entry, outcome) = admit(candidate, known);
         if entry.is_none() && known.is_some() {
             changed.insert(candidate.object.clone());
         }
+        unhashed.extend(candidate.credential.as_ref().map(|credential| (candidate.object.as_str(), credential)));
         entries.extend(entry.map(|user| budget::Entry { object: &candidate.object, user, known }));
         outcomes.insert(candidate.object.clone(), outcome);
     }
     let mut users: Vec<User> = anonymous.map(anonymous_user).into_iter().collect();
-    for fitted in budget::fit(users.iter().map(User::bytes).sum(), entries) {
+    for mut fitted in budget::fit(users.iter().map(User::bytes).sum(), entries) {
+        // Only now: argon2id takes tens of milliseconds, and a user that is left out would be hashed in each pass.
+        if let Some(user) = fitted.user.as_mut().filter(|user| user.verifiers == [PLACEHOLDER])
+            && let Some(credential) = unhashed.get(fitted.object)
+        {
+            user.verifiers = vec![make(credential)?];
+        }
         if fitted.is_cut {
             outcomes.insert(fitted.object.to_owned(), Outcome::TooLarge);
         }
@@ -172,11 +180,12 @@ fn by_age(candidates: &[DesiredUser]) -> Vec<&DesiredUser> {
     sorted
 }
 
-fn admit(
-    candidate: &DesiredUser,
-    known: Option<&User>,
-    make: &mut dyn FnMut(&Credential) -> Result<Verifier, Error>,
-) -> Result<(Option<User>, Outcome), Error> {
+/// Stands for a verifier that is made once the user has a place in the document.
+const PLACEHOLDER: Verifier = Verifier::Argon2id(String::new());
+/// Bytes of a verifier beyond those of the placeholder, at most: those of argon2id with its parameters.
+const VERIFIER_BYTES: usize = 128;
+
+fn admit(candidate: &DesiredUser, known: Option<&User>) -> (Option<User>, Outcome) {
     let checked = candidate.rules.clone().and_then(|rules| {
         let pattern = candidate.client_id_pattern.as_deref();
         pattern.map_or(Ok(()), covey_contract::access::check_client_id_pattern)?;
@@ -184,25 +193,25 @@ fn admit(
     });
     let rules = match checked {
         Ok(rules) => rules,
-        Err(problem) => return Ok((known.cloned(), Outcome::Invalid { problem })),
+        Err(problem) => return (known.cloned(), Outcome::Invalid { problem }),
     };
     let (source, verifiers, outcome) = match (&candidate.credential, known) {
         (Some(credential), Some(known)) if known.source == credential.source && !known.verifiers.is_empty() => {
             (known.source.clone(), known.verifiers.clone(), Outcome::Included)
         }
-        (Some(credential), _) => (credential.source.clone(), vec![make(credential)?], Outcome::Included),
+        (Some(credential), _) => (credential.source.clone(), vec![PLACEHOLDER], Outcome::Included),
         (None, Some(known)) if !known.verifiers.is_empty() => {
             (known.source.clone(), known.verifiers.clone(), Outcome::Kept)
         }
-        (None, _) => return Ok((None, Outcome::NoCredential)),
+        (None, _) => return (None, Outcome::NoCredential),
     };
     let client_id_pattern = candidate.client_id_pattern.clone();
     let user = User { name: candidate.username.clone(), source, verifiers, client_id_pattern, rules };
     if user.bytes() > USER_BYTES {
         let problem = format!("the rules have {} bytes as JSON, and a user has at most {USER_BYTES}", user.bytes());
-        return Ok((known.cloned(), Outcome::Invalid { problem }));
+        return (known.cloned(), Outcome::Invalid { problem });
     }
-    Ok((Some(user), outcome))
+    (Some(user), outcome)
 }
 
 /// Returns the entry for clients without a user name. No `MqttUser` can have the empty user name.

@@ -91,11 +91,11 @@ impl Context {
 
     /// Drops memory and metrics of the clusters for which `exists` returns false.
     pub(crate) fn forget_missing(&self, exists: impl Fn(&Key) -> bool) {
+        self.fleet.retain(&exists);
         self.memories.lock().retain(|key, _| {
             let keep = exists(key);
             if !keep {
                 self.metrics.forget(&key.0, &key.1);
-                self.fleet.leave(key);
             }
             keep
         });

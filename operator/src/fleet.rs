@@ -1,5 +1,6 @@
 //! Limits how many clusters replace pods at the same time, so that a new operator, which may change the image of all
-//! clusters, does not take a node of each at once.
+//! clusters, does not take a node of each at once. A cluster whose rollout has stopped keeps its turn: the next one would
+//! probably fail in the same way. Pods that do not run their broker are replaced without a turn.
 
 use std::collections::BTreeSet;
 
@@ -33,6 +34,11 @@ impl Fleet {
         }
         rolling.insert(key.clone());
         Ok(())
+    }
+
+    /// Ends the counting of clusters for which `exists` returns false.
+    pub(crate) fn retain(&self, exists: impl Fn(&Key) -> bool) {
+        self.rolling.lock().retain(exists);
     }
 
     /// Ends the counting of a cluster.

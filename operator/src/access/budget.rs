@@ -1,10 +1,13 @@
 //! Keeps the access document within the size of a Secret. Pure.
 //!
-//! A document that is too large could not be recorded, and no change of access would reach the brokers any more: whoever
-//! may create users could stop every revocation. So users that are in force keep their place, and a change that does not
-//! fit is left out.
+//! A document that is too large could not be recorded, and no change of access would reach the brokers any more: a team
+//! that may create users could stop every revocation. So users that are in force keep their place, a change that does not
+//! fit is left out, and the last 64 KiB are kept for changes of users that are in force: rules that deny more can be
+//! longer.
 
-use covey_contract::access::{DOCUMENT_BYTES, User};
+use covey_contract::access::{DOCUMENT_BYTES, USER_BYTES, User};
+
+use super::{PLACEHOLDER, VERIFIER_BYTES};
 
 /// A user of the next document.
 #[derive(Debug)]
@@ -47,7 +50,9 @@ pub(super) fn fit(taken: usize, entries: Vec<Entry<'_>>) -> Vec<Fitted<'_>> {
     let mut changes: Vec<Change<'_>> = changes.collect();
     changes.sort_by_key(|change| (change.growth, change.position));
     for Change { growth, position, entry } in changes {
-        let fits = growth <= 0 || used + growth <= size(DOCUMENT_BYTES);
+        let is_new = entry.known.is_none();
+        let limit = size(DOCUMENT_BYTES) - if is_new { size(USER_BYTES) } else { 0 };
+        let fits = growth <= 0 || used + growth <= limit;
         if let Some(fitted) = fitted.get_mut(position).filter(|_| fits) {
             (fitted.user, fitted.is_cut) = (Some(entry.user), false);
             used += growth;
@@ -59,12 +64,20 @@ pub(super) fn fit(taken: usize, entries: Vec<Entry<'_>>) -> Vec<Fitted<'_>> {
 
 /// Returns the user with its previous rules and its present password; they need no more room than it has.
 fn with_previous_rules<'a>(entry: &Entry<'a>) -> Fitted<'a> {
-    let user = entry.known.map(|known| User {
+    let user = entry.known.filter(|known| is_of_same_secret(known, &entry.user)).map(|known| User {
         rules: known.rules.clone(),
         client_id_pattern: known.client_id_pattern.clone(),
         ..entry.user.clone()
     });
     Fitted { object: entry.object, user, is_cut: true, known: entry.known }
+}
+
+/// Returns whether both passwords come from the same Secret. Another object that has taken over the user name must not get
+/// the rules of the former one.
+fn is_of_same_secret(one: &User, other: &User) -> bool {
+    // The source begins with the uid of the Secret.
+    let uid = |user: &User| user.source.split(':').next().map(str::to_owned);
+    uid(one) == uid(other)
 }
 
 /// What is in force may exceed the limit: the rules of anonymous clients may have grown, or an earlier version had another
@@ -78,8 +91,10 @@ fn leave_out_largest(mut used: i64, fitted: &mut [Fitted<'_>]) {
     }
 }
 
+/// Returns the bytes of a user in the document, with room for a verifier that is not made yet.
 fn bytes(user: Option<&User>) -> i64 {
-    size(user.map_or(0, User::bytes))
+    let unmade = user.is_some_and(|user| user.verifiers == [PLACEHOLDER]);
+    size(user.map_or(0, User::bytes) + if unmade { VERIFIER_BYTES } else { 0 })
 }
 
 fn size(bytes: usize) -> i64 {
@@ -115,6 +130,16 @@ mod tests {
     }
 
     #[test]
+    fn newcomers_leave_room_for_rules_that_deny_more() {
+        let known = user("a", 40_000);
+        let fitted = fit(0, vec![entry("new", 930_000, None), entry("a", 40_000, Some(&known))]);
+        assert_eq!(cut(&fitted), ["new"]);
+        let full = user("b", 930_000);
+        let entries = vec![entry("b", 930_000, Some(&full)), entry("a", 80_000, Some(&known))];
+        assert_eq!(cut(&fit(0, entries)), [""; 0], "a user in force may grow into the rest");
+    }
+
+    #[test]
     fn users_in_force_stay_and_the_largest_newcomer_is_left_out() {
         let known = user("a", 500_000);
         let fitted =
@@ -128,11 +153,15 @@ mod tests {
     fn a_user_that_grows_too_much_keeps_its_rules_and_gets_its_new_password() {
         let (a, b) = (user("a", 500_000), user("b", 400_000));
         let mut grown = entry("b", 900_000, Some(&b));
-        grown.user.source = "another".into();
+        grown.user.source = "s:another".into();
         let fitted = fit(0, vec![entry("a", 500_000, Some(&a)), grown]);
         assert_eq!(cut(&fitted), ["b"]);
         let kept = fitted[1].user.as_ref().unwrap();
-        assert_eq!((&kept.rules, kept.source.as_str()), (&b.rules, "another"));
+        assert_eq!((&kept.rules, kept.source.as_str()), (&b.rules, "s:another"));
+        let mut another = entry("b", 900_000, Some(&b));
+        another.user.source = "t:1".into();
+        let fitted = fit(0, vec![entry("a", 500_000, Some(&a)), another]);
+        assert!(fitted[1].user.is_none(), "another object with the name does not get the former rules");
     }
 
     #[test]

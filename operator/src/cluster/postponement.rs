@@ -56,8 +56,8 @@ impl Window {
 
     fn is_open(&self, now: Timestamp) -> bool {
         let now = now.to_zoned(self.zone.clone());
-        // A window of at most a day that is open began today or yesterday.
-        [-1, 0].into_iter().filter_map(|days| self.begin(&now, days)).any(|begin| {
+        // A window of at most a day that is open began today or yesterday, or the day before if a day has 23 hours.
+        [-2, -1, 0].into_iter().filter_map(|days| self.begin(&now, days)).any(|begin| {
             let since = now.duration_since(&begin);
             !since.is_negative() && since < self.duration
         })

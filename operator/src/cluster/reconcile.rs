@@ -64,7 +64,11 @@ impl Error {
 /// The first step that failed. Steps that do not depend on it are carried out nevertheless.
 pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> Result<Action, Error> {
     let facts = dereference(&context.client, namespace, name).await.map_err(|error| Error::Read(Box::new(error)))?;
-    let Some(facts) = facts else { return Ok(Action::await_change()) };
+    let Some(facts) = facts else {
+        // It does not exist, or is being deleted.
+        context.fleet.leave(&(namespace.to_owned(), name.to_owned()));
+        return Ok(Action::await_change());
+    };
     let memory = context.memory(&(namespace.to_owned(), name.to_owned()));
     let mut memory = memory.lock().await;
     let uid = facts.cluster.uid().unwrap_or_default();
@@ -155,12 +159,13 @@ impl Pass<'_> {
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
         let formed = self.form(&nodes, memory).await;
-        let rolled = if let Ok(phase) = &formed {
-            self.roll(&nodes, &applied, phase, memory).await
-        } else {
-            self.context.fleet.leave(&self.key());
-            Ok(Step::Idle)
+        let rolled = match &formed {
+            Ok(phase) => self.roll(&nodes, &applied, phase, memory).await,
+            Err(_) => Ok(Step::Idle),
         };
+        if !self.keeps_turn(&rolled, &nodes) {
+            self.context.fleet.leave(&self.key());
+        }
         // The status is written after a failure too: without a permission it would otherwise never change again.
         let phase = formed.as_ref().map_or_else(|error| self.phase_unchanged(&error.to_string()), Phase::clone);
         let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
@@ -174,6 +179,18 @@ impl Pass<'_> {
         reported?;
         let forming = matches!(phase, Phase::Forming { .. }) && self.not_applied_because().is_none();
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
+    }
+
+    /// Returns whether the cluster keeps its turn among the clusters that replace pods: while its rollout goes on or has
+    /// stopped, and after the last eviction until every node is ready. One that is paused or fails must not hold up the
+    /// others.
+    fn keeps_turn(&self, rolled: &Result<Step, Error>, nodes: &[Node]) -> bool {
+        self.not_applied_because().is_none()
+            && match rolled {
+                Ok(Step::Replace { .. } | Step::Wait { .. } | Step::Stopped { .. }) => true,
+                Ok(Step::Idle) => !nodes.iter().all(Node::is_ready),
+                Ok(Step::Postponed(_) | Step::Refused { .. }) | Err(_) => false,
+            }
     }
 
     /// Reads the state of the nodes that these pods run, with the cause where a pod is missing.

@@ -162,7 +162,7 @@ fn is_unready_long(node: &Node, now: Timestamp) -> bool {
 /// Returns whether the pod has been ready for this time. A pod for which no time is known counts.
 fn is_ready_long(node: &Node, time: SignedDuration, now: Timestamp) -> bool {
     let since = node.pod.as_ref().and_then(|pod| pod.ready_since);
-    since.is_none_or(|since| now.duration_since(since) >= time)
+    time.is_zero() || since.is_none_or(|since| now.duration_since(since) >= time)
 }
 
 fn wait(reason: impl Into<String>) -> Step {

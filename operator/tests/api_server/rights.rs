@@ -10,8 +10,9 @@ use axum::http::{HeaderValue, Request, Response};
 use covey_crds::{MqttCluster, MqttUser};
 use covey_operator::cluster::reconcile::reconcile;
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
@@ -24,13 +25,14 @@ const RELEASE_NAMESPACE: &str = "covey-system";
 const OPERATOR: &str = "system:serviceaccount:covey-system:covey-operator";
 const GROUPS: [&str; 3] = ["system:serviceaccounts", "system:serviceaccounts:covey-system", "system:authenticated"];
 
-/// Installs the ClusterRole and its binding as `helm template` renders them, and waits until they are in force.
+/// Installs the ClusterRoles and the binding of the operator's as `helm template` renders them, and waits until they are in force.
 pub(crate) async fn install(client: &Client, binaries: &Path) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/covey");
     let helm = Command::new(binaries.join("helm"))
         .args(["template", "covey"])
         .arg(&chart)
-        .args(["--namespace", RELEASE_NAMESPACE, "--kube-version", "1.33.0", "--show-only", "templates/rbac.yaml"])
+        .args(["--namespace", RELEASE_NAMESPACE, "--kube-version", "1.33.0"])
+        .args(["--show-only", "templates/rbac.yaml", "--show-only", "templates/roles.yaml"])
         .output()
         .unwrap();
     assert!(helm.status.success(), "{}", String::from_utf8_lossy(&helm.stderr));
@@ -39,7 +41,7 @@ pub(crate) async fn install(client: &Client, binaries: &Path) {
         match object.types.as_ref().unwrap().kind.as_str() {
             "ClusterRole" => create::<ClusterRole>(client, &object).await,
             "ClusterRoleBinding" => create::<ClusterRoleBinding>(client, &object).await,
-            other => panic!("the chart's rbac.yaml has a {other}"),
+            other => panic!("the chart's roles have a {other}"),
         }
     }
     let operator = operator(client);
@@ -106,6 +108,40 @@ async fn the_operator_of_these_tests_may_delete_config_maps_and_secrets_and_noth
     let users: Api<MqttUser> = Api::namespaced(operator.clone(), "default");
     assert!(forbidden(users.delete("any", &DeleteParams::default()).await));
     assert!(forbidden(Api::<ClusterRole>::all(operator).list(&everything).await));
+}
+
+/// Returns whether user `ann` may do this in namespace `default`.
+async fn ann_may(client: &Client, verb: &str, group: &str, resource: &str) -> bool {
+    let attributes = json!({"namespace": "default", "verb": verb, "group": group, "resource": resource});
+    let review = json!({"metadata": {}, "spec": {"user": "ann", "resourceAttributes": attributes}});
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    let review = reviews.create(&PostParams::default(), &serde_json::from_value(review).unwrap()).await.unwrap();
+    review.status.unwrap().allowed
+}
+
+#[tokio::test]
+#[ignore = "needs KUBERNETES_BIN"]
+async fn a_team_that_manages_users_may_change_users_and_no_cluster_and_read_no_password() {
+    let server = started().await;
+    let client = &server.client;
+    let binding = json!({
+        "metadata": {"name": "ann"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "covey-operator-edit-users"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]
+    });
+    assert!(!ann_may(client, "create", "covey.io", "mqttusers").await);
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), "default");
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    until("the binding", async || ann_may(client, "create", "covey.io", "mqttusers").await).await;
+    for verb in ["get", "list", "watch", "update", "patch", "delete"] {
+        assert!(ann_may(client, verb, "covey.io", "mqttusers").await, "{verb} mqttusers");
+    }
+    assert!(ann_may(client, "get", "covey.io", "mqttclusters").await);
+    for verb in ["create", "update", "patch", "delete"] {
+        assert!(!ann_may(client, verb, "covey.io", "mqttclusters").await, "{verb} mqttclusters");
+    }
+    assert!(!ann_may(client, "update", "covey.io", "mqttusers/status").await);
+    assert!(!ann_may(client, "get", "", "secrets").await);
 }
 
 /// A pass that lacks the permission for its last step must report that in the status.

@@ -39,15 +39,10 @@ impl Pass<'_> {
             || applied.error().is_some()
             || matches!(phase, Phase::Foreign { .. } | Phase::TooFew { .. } | Phase::AllDisksEmpty)
         {
-            // A cluster that is paused in the middle of its rollout must not hold up the others.
-            self.context.fleet.leave(&self.key());
             return Ok(Step::Idle);
         }
         let revision = self.revision(applied);
         let step = self.next_step(nodes, revision.as_deref(), memory).await;
-        if matches!(step, Step::Idle | Step::Postponed(_) | Step::Stopped { .. } | Step::Refused { .. }) {
-            self.context.fleet.leave(&self.key());
-        }
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
         if *serving && let Err(others) = self.context.fleet.enter(&self.key()) {
             return Ok(Step::Postponed(Postponement::Fleet { others }));
