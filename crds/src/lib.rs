@@ -22,7 +22,7 @@ pub use cluster::{
 pub use definition::{Error, all, file_name, to_yaml};
 pub use placement::{Placement, Spread, TaintEffect, Toleration, TolerationOperator};
 pub use pod::{Image, PullPolicy, ResourceList, Resources};
-pub use rollout::{Day, Drain, MIN_READY_SECONDS, Rollout, RolloutPolicy, Window};
+pub use rollout::{Day, Drain, Rollout, RolloutPolicy, Window};
 pub use rule::{AclRule, Action};
 pub use status::{
     AccessStatus, AlertStatus, Formation, FormationMember, MqttClusterStatus, NodeStatus, Quorum, Totals, Version,

@@ -7,8 +7,6 @@ use serde_json::json;
 
 use crate::value::{Time, between};
 
-/// Default of `rollout.minReadySeconds`.
-pub const MIN_READY_SECONDS: u32 = 10;
 /// Format of `from` in a window: a time of day.
 pub(crate) const TIME_OF_DAY: &str = "^([01][0-9]|2[0-3]):[0-5][0-9]$";
 
@@ -31,12 +29,7 @@ pub struct Rollout {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self {
-            policy: RolloutPolicy::Auto,
-            windows: vec![],
-            min_ready_seconds: MIN_READY_SECONDS,
-            drain: Drain::default(),
-        }
+        Self { policy: RolloutPolicy::Auto, windows: vec![], min_ready_seconds: 10, drain: Drain::default() }
     }
 }
 

@@ -72,7 +72,7 @@ struct States {
     shards: Vec<Arc<SharedShard>>,
 }
 
-/// What the task of a shard's leader receives.
+/// Inputs of the task of a shard's leader.
 struct LeaderInputs {
     effects: mpsc::UnboundedReceiver<Vec<Effect>>,
     inbound: mpsc::UnboundedReceiver<Inbound>,
@@ -148,7 +148,7 @@ fn machines(states: &States) -> Vec<(GroupId, Box<dyn Machine>)> {
     machines
 }
 
-/// What [`Node`] is put together from.
+/// Parts of which [`Node`] consists.
 struct Parts {
     config: Arc<Config>,
     id: NodeId,

@@ -26,7 +26,7 @@ pub(super) struct Fitted<'a> {
     pub(super) object: &'a str,
     /// The user as it is in the document; absent if it is left out.
     pub(super) user: Option<User>,
-    /// Whether the desired rules do not fit. The user then has its previous rules, or is left out.
+    /// Whether the desired rules were refused for lack of room. The user then has its previous rules, or is left out.
     pub(super) is_cut: bool,
     pub(super) known: Option<&'a User>,
 }
@@ -80,8 +80,8 @@ fn is_of_same_secret(one: &User, other: &User) -> bool {
     uid(one) == uid(other)
 }
 
-/// What is in force may exceed the limit: the rules of anonymous clients may have grown, or an earlier version had another
-/// limit.
+/// Leaves out the largest users until the document fits. Entries in force can exceed the limit: the rules of anonymous
+/// clients may have grown, or an earlier version had another limit.
 fn leave_out_largest(mut used: i64, fitted: &mut [Fitted<'_>]) {
     while used > size(DOCUMENT_BYTES) {
         let present = fitted.iter_mut().filter(|fitted| fitted.user.is_some());

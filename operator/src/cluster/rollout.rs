@@ -15,9 +15,10 @@
 //!  every member is ready and every group has its voters in sync ----> Replace, the meta leader last; or Postponed
 //! ```
 //!
-//! A failing pod of the new template must be considered before one of the earlier template to prevent an outage: if the new template fails, a pod of the earlier one
-//! that is unready for a moment becomes ready again, but would not with the new template. If no pod of the new template
-//! fails, a pod that cannot run is replaced without further conditions: a corrected manifest repairs the cluster.
+//! A failing pod of the new template is considered before one of the earlier template, to prevent an outage: if the new
+//! template fails, a pod of the earlier one that is unready for a moment becomes ready again, but would not with the new
+//! template. If no pod of the new template fails, a pod that cannot run is replaced without further conditions: a
+//! corrected manifest repairs the cluster.
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -1,4 +1,4 @@
-//! What the sessions of a node share.
+//! State and connections that all sessions of a node share.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -1,4 +1,4 @@
-//! What follows from committed entries: answers to nodes, effects of the state machine, and steps of the routes.
+//! Handles committed entries: answers to nodes, effects of the state machine, and steps of the routes.
 
 use covey_core::shard::{Effect, Operation, Outcome, Publication, Subscribed};
 

@@ -1,4 +1,4 @@
-//! What the leader does at intervals: it ends what is over, publishes wills, and notices that entries are stuck.
+//! Periodic work of the leader: it ends sessions that have expired, publishes wills, and notices that entries are stuck.
 
 use std::time::Duration;
 
