@@ -197,7 +197,7 @@ impl node::Observer for MetricsObserver {
 
 /// The part of the status that does not come from the node.
 #[derive(Debug, Clone)]
-pub(crate) struct NodeStatusSource {
+pub(crate) struct BrokerBackend {
     /// Enforced access rules.
     pub(crate) access: Access,
     /// Readiness checks.
@@ -206,7 +206,7 @@ pub(crate) struct NodeStatusSource {
     pub(crate) data: PathBuf,
 }
 
-impl admin::StatusSource for NodeStatusSource {
+impl admin::AdminBackend for BrokerBackend {
     fn failing_checks(&self) -> Vec<String> {
         self.readiness.failing().iter().map(|check| check.text().to_owned()).collect()
     }

@@ -12,7 +12,7 @@ use covey_types::{GroupId, NodeId};
 use tonic::{Request, Response, Status};
 
 /// Parts of the status that do not come from the node.
-pub trait StatusSource: Send + Sync + 'static {
+pub trait AdminBackend: Send + Sync + 'static {
     /// Returns the names of the readiness checks that fail.
     fn failing_checks(&self) -> Vec<String>;
     /// Returns whether the broker is disconnecting its clients in order to stop.
@@ -32,7 +32,7 @@ pub struct AdminService {
     /// Membership of the node, which `Initialize` changes.
     pub membership: Arc<Membership>,
     /// The rest of the status.
-    pub source: Arc<dyn StatusSource>,
+    pub source: Arc<dyn AdminBackend>,
 }
 
 impl std::fmt::Debug for AdminService {

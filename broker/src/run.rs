@@ -28,7 +28,7 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::access::{self, Access};
-use crate::adapters::{AccessGuard, MetricsObserver, NodeStatusSource};
+use crate::adapters::{AccessGuard, BrokerBackend, MetricsObserver};
 use crate::admin::AdminService;
 use crate::http;
 use crate::metrics::{Check, Metrics, StorageKind};
@@ -349,11 +349,8 @@ impl Broker {
         data: &Path,
     ) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let source = NodeStatusSource {
-            access: access.clone(),
-            readiness: self.host.readiness.clone(),
-            data: PathBuf::from(data),
-        };
+        let source =
+            BrokerBackend { access: access.clone(), readiness: self.host.readiness.clone(), data: PathBuf::from(data) };
         let service = AdminService { node: self.node.clone(), membership, source: Arc::new(source) };
         let routes = service.into_routes();
         let serving = peer::serve(listener, tls.clone(), Role::Operator, routes, self.host.stop.clone());

@@ -15,8 +15,8 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::ListParams;
-use kube::core::DeserializeGuard;
+use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
+use kube::core::{DeserializeGuard, DynamicResourceScope};
 use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
@@ -33,6 +33,8 @@ use crate::user;
 
 type Clusters = DeserializeGuard<MqttCluster>;
 type Users = DeserializeGuard<MqttUser>;
+/// The metadata of an object of any kind.
+type Metadata = PartialObjectMeta<DynamicObject>;
 
 const RETRY: Duration = Duration::from_secs(2);
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -129,6 +131,17 @@ where
     }
 }
 
+/// Returns the API of a kind that is known only at run time. One Rust type for all watched kinds keeps the code small.
+fn untyped<K>(client: &Client, options: &Options, resource: &ApiResource) -> Api<K>
+where
+    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+{
+    match &options.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    }
+}
+
 /// Waits until the API server serves both custom resources. Meanwhile `/readyz` reports which are missing.
 async fn await_definitions(client: &Client, options: &Options, readiness: &Readiness) {
     loop {
@@ -206,24 +219,32 @@ where
 }
 
 /// Builds the cluster controller. It watches clusters, their children and pods, and the users with their Secrets.
+///
+/// Of children, pods and Secrets only the metadata is transferred: a change starts a pass, and the pass reads the object.
 fn cluster_controller(context: &Arc<Context>, options: &Options, users: Store<Users>) -> Controller<Clusters> {
     let client = &context.client;
     let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", names::FIELD_MANAGER));
     let of_users = watcher::Config::default().labels(names::LABEL_USER);
     let of_clusters = watcher::Config::default().labels(names::LABEL_CLUSTER);
+    let stateful_sets = ApiResource::erase::<StatefulSet>(&());
+    let services = ApiResource::erase::<Service>(&());
+    let config_maps = ApiResource::erase::<ConfigMap>(&());
+    let secrets = ApiResource::erase::<Secret>(&());
+    let budgets = ApiResource::erase::<PodDisruptionBudget>(&());
+    let pods = ApiResource::erase::<Pod>(&());
     Controller::new(scoped::<Clusters>(client, options), watcher::Config::default())
-        .owns(scoped::<StatefulSet>(client, options), ours())
-        .owns(scoped::<Service>(client, options), ours())
-        .owns(scoped::<ConfigMap>(client, options), ours())
-        .owns(scoped::<Secret>(client, options), ours())
-        .owns(scoped::<PodDisruptionBudget>(client, options), ours())
+        .owns_with(untyped::<DynamicObject>(client, options, &stateful_sets), stateful_sets, ours())
+        .owns_with(untyped::<DynamicObject>(client, options, &services), services, ours())
+        .owns_with(untyped::<DynamicObject>(client, options, &config_maps), config_maps, ours())
+        .owns_with(untyped::<DynamicObject>(client, options, &secrets), secrets.clone(), ours())
+        .owns_with(untyped::<DynamicObject>(client, options, &budgets), budgets, ours())
         .watches(scoped::<Users>(client, options), watcher::Config::default(), |user| cluster_of(&user))
-        .watches(scoped::<Secret>(client, options), of_users, move |secret| {
+        .watches_with(untyped::<Metadata>(client, options, &secrets), secrets, of_users, move |secret| {
             let user = secret.labels().get(names::LABEL_USER)?;
             let user = users.get(&ObjectRef::new(user).within(&secret.namespace()?))?;
             cluster_of(&user)
         })
-        .watches(scoped::<Pod>(client, options), of_clusters, |pod| {
+        .watches_with(untyped::<Metadata>(client, options, &pods), pods, of_clusters, |pod| {
             let name = pod.labels().get(names::LABEL_CLUSTER)?;
             Some(ObjectRef::new(name).within(&pod.namespace()?))
         })

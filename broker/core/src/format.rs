@@ -105,12 +105,12 @@ fn meta_rows(samples: &mut Samples) {
         routes_index: Some(1016),
     };
     samples.add("meta.row.m", &header);
-    let (mut machine, mut rows) = (meta::MetaState::default(), BTreeMap::new());
-    machine.apply(400, form(), &mut rows);
-    machine.apply(401, meta::Command::NodeUp { node: NODE, incarnation: 500, former: None }, &mut rows);
-    machine.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: None }, &mut rows);
-    machine.apply(403, meta::Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(2) }, &mut rows);
-    machine.apply(404, routes(), &mut rows);
+    let (mut state, mut rows) = (meta::MetaState::default(), BTreeMap::new());
+    state.apply(400, form(), &mut rows);
+    state.apply(401, meta::Command::NodeUp { node: NODE, incarnation: 500, former: None }, &mut rows);
+    state.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: None }, &mut rows);
+    state.apply(403, meta::Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(2) }, &mut rows);
+    state.apply(404, routes(), &mut rows);
     stored(samples, "meta", &rows);
     meta::MetaState::restore(rows).unwrap();
 }
@@ -142,13 +142,13 @@ fn retained_rows(samples: &mut Samples) {
     let body = Bytes::from_static(b"body");
     let message = retained::Message { index: 1106, qos: QoS::AtLeastOnce, arrived: 1107, expiry: Some(1108), body };
     samples.add("retained.row.t", &message);
-    let (mut machine, mut rows) = (retained::RetainedState::new(1 << 20), BTreeMap::new());
-    machine.apply(405, retained::Entry { time: 1109, writes: vec![write(1, "t"), write(2, "a/b")] }, &mut rows);
+    let (mut state, mut rows) = (retained::RetainedState::new(1 << 20), BTreeMap::new());
+    state.apply(405, retained::Entry { time: 1109, writes: vec![write(1, "t"), write(2, "a/b")] }, &mut rows);
     stored(samples, "retained", &rows);
     retained::RetainedState::restore(1 << 20, rows).unwrap();
 }
 
-/// Adds the rows of a machine, with their keys.
+/// Adds the rows of a state machine, with their keys.
 pub(crate) fn stored(samples: &mut Samples, group: &str, rows: &BTreeMap<Vec<u8>, Vec<u8>>) {
     let kinds: BTreeSet<u8> = rows.keys().filter_map(|key| key.first().copied()).collect();
     for kind in kinds {

@@ -292,32 +292,32 @@ impl MetaState {
     /// # Errors
     /// Returns [`Unreadable`] for a row of an unknown kind, and for a key or value that cannot be decoded.
     pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
-        let mut machine = Self::default();
+        let mut state = Self::default();
         for (key, value) in stored {
             let kind = key.first().copied().unwrap_or_default();
             let unreadable = Unreadable { kind: char::from(kind) };
             match kind {
-                b'm' => machine.header = rows::decode(kind, &value)?,
+                b'm' => state.header = rows::decode(kind, &value)?,
                 b'n' => {
                     let [node] = rows::numbers(&key).ok_or(unreadable)?;
-                    machine.members.insert(NodeId::new(node), rows::decode(kind, &value)?);
+                    state.members.insert(NodeId::new(node), rows::decode(kind, &value)?);
                 }
                 b'f' => {
                     let [shard] = rows::numbers(&key).ok_or_else(|| unreadable.clone())?;
                     let shard = ShardId::new(u16::try_from(shard).map_err(|_| unreadable)?);
-                    machine.fences.insert(shard, rows::decode(kind, &value)?);
+                    state.fences.insert(shard, rows::decode(kind, &value)?);
                 }
                 b'r' => {
                     let (shard, filter) = route_of(&key).ok_or_else(|| unreadable.clone())?;
                     let parsed = filter.parse::<Filter>().map_err(|_| unreadable.clone())?;
                     let qos = value.first().and_then(|bits| QoS::from_bits(*bits)).ok_or(unreadable)?;
-                    machine.tree.insert(&parsed, shard, qos);
-                    machine.routes.insert((shard, filter), qos);
+                    state.tree.insert(&parsed, shard, qos);
+                    state.routes.insert((shard, filter), qos);
                 }
                 _ => return Err(unreadable),
             }
         }
-        Ok(machine)
+        Ok(state)
     }
 
     // Read access for nodes.
@@ -383,49 +383,46 @@ mod tests {
 
     const FIRST: Ordinal = Ordinal::new(0);
 
-    fn routes(machine: &mut MetaState, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
+    fn routes(state: &mut MetaState, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
         let command = Command::Routes { shard: ShardId::new(1), index: at, changes: vec![(filter.into(), qos)] };
-        machine.apply(at, command, &mut Stored::new())
+        state.apply(at, command, &mut Stored::new())
     }
 
     #[test]
     fn a_former_leaders_late_word_is_void() {
-        let mut machine = MetaState::default();
-        assert_eq!(routes(&mut machine, 10, "a/b", Some(QoS::AtLeastOnce)), Answer::Done);
-        machine.apply(11, Command::FenceShard { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
-        assert_eq!(routes(&mut machine, 19, "a/b", None), Answer::Refused);
-        assert_eq!(machine.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), QoS::AtLeastOnce)]));
-        assert_eq!(routes(&mut machine, 20, "a/b", None), Answer::Done);
-        assert!(machine.matches(&"a/b".parse().unwrap()).is_empty());
+        let mut state = MetaState::default();
+        assert_eq!(routes(&mut state, 10, "a/b", Some(QoS::AtLeastOnce)), Answer::Done);
+        state.apply(11, Command::FenceShard { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
+        assert_eq!(routes(&mut state, 19, "a/b", None), Answer::Refused);
+        assert_eq!(state.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), QoS::AtLeastOnce)]));
+        assert_eq!(routes(&mut state, 20, "a/b", None), Answer::Done);
+        assert!(state.matches(&"a/b".parse().unwrap()).is_empty());
     }
 
     #[test]
     fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
-        let (mut machine, mut rows) = (MetaState::default(), Stored::new());
+        let (mut state, mut rows) = (MetaState::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
-        machine.apply(1, form, &mut rows);
+        state.apply(1, form, &mut rows);
         let epoch = |number| Answer::Epoch(NodeEpoch::new(number));
         let up = |incarnation| Command::NodeUp { node: NodeId::new(7), incarnation, former: None };
-        assert_eq!(machine.apply(2, up(1), &mut rows), epoch(1));
-        assert_eq!(machine.apply(3, up(1), &mut rows), epoch(1));
-        assert_eq!(machine.apply(4, up(2), &mut rows), epoch(2));
-        assert_eq!(machine.member(NodeId::new(7)).unwrap().ended, Some(NodeEpoch::new(1)));
-        assert_eq!(machine.apply(5, up(1), &mut rows), Answer::Refused);
+        assert_eq!(state.apply(2, up(1), &mut rows), epoch(1));
+        assert_eq!(state.apply(3, up(1), &mut rows), epoch(1));
+        assert_eq!(state.apply(4, up(2), &mut rows), epoch(2));
+        assert_eq!(state.member(NodeId::new(7)).unwrap().ended, Some(NodeEpoch::new(1)));
+        assert_eq!(state.apply(5, up(1), &mut rows), Answer::Refused);
         let back = MetaState::restore(rows).unwrap();
-        assert_eq!(back.member(NodeId::new(7)), machine.member(NodeId::new(7)));
-        assert_eq!(back.header(), machine.header());
+        assert_eq!(back.member(NodeId::new(7)), state.member(NodeId::new(7)));
+        assert_eq!(back.header(), state.header());
     }
 
     #[test]
     fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
-        let (mut machine, mut rows) = (MetaState::default(), Stored::new());
+        let (mut state, mut rows) = (MetaState::default(), Stored::new());
         let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
-        machine.apply(1, form, &mut rows);
-        assert_eq!(machine.apply(2, Command::Join { node: NodeId::new(8), ordinal: FIRST }, &mut rows), Answer::Done);
-        assert!(machine.member(NodeId::new(7)).unwrap().removed);
-        assert_eq!(
-            machine.apply(3, Command::Join { node: NodeId::new(7), ordinal: FIRST }, &mut rows),
-            Answer::Refused
-        );
+        state.apply(1, form, &mut rows);
+        assert_eq!(state.apply(2, Command::Join { node: NodeId::new(8), ordinal: FIRST }, &mut rows), Answer::Done);
+        assert!(state.member(NodeId::new(7)).unwrap().removed);
+        assert_eq!(state.apply(3, Command::Join { node: NodeId::new(7), ordinal: FIRST }, &mut rows), Answer::Refused);
     }
 }

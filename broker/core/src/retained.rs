@@ -174,27 +174,27 @@ impl RetainedState {
     /// # Errors
     /// Returns [`Unreadable`] for a row of an unknown kind, and for a key or value that cannot be decoded.
     pub fn restore(limit: u64, stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
-        let mut machine = Self::new(limit);
+        let mut state = Self::new(limit);
         for (key, value) in stored {
             let kind = key.first().copied().unwrap_or_default();
             let unreadable = Unreadable { kind: char::from(kind) };
             match kind {
-                b'm' => machine.time = rows::decode(kind, &value)?,
+                b'm' => state.time = rows::decode(kind, &value)?,
                 b'p' => {
                     let [node] = rows::numbers(&key).ok_or(unreadable)?;
-                    machine.senders.insert(NodeId::new(node), rows::decode(kind, &value)?);
+                    state.senders.insert(NodeId::new(node), rows::decode(kind, &value)?);
                 }
                 b't' => {
                     let topic = key.get(1..).and_then(|topic| std::str::from_utf8(topic).ok());
                     let name = topic.and_then(|topic| topic.parse::<Name>().ok()).ok_or(unreadable)?;
                     let message: Message = rows::decode(kind, &value)?;
-                    machine.bytes += size(&message);
-                    machine.messages.insert(name, message);
+                    state.bytes += size(&message);
+                    state.messages.insert(name, message);
                 }
                 _ => return Err(unreadable),
             }
         }
-        Ok(machine)
+        Ok(state)
     }
 
     /// Returns the retained messages whose topic matches the filter and that have not expired at group time `now`
@@ -261,30 +261,30 @@ mod tests {
         }
     }
 
-    fn found(machine: &RetainedState, filter: &str) -> Vec<Bytes> {
-        machine.matches(&filter.parse().unwrap(), 0).into_iter().map(|(_, message)| message.body).collect()
+    fn found(state: &RetainedState, filter: &str) -> Vec<Bytes> {
+        state.matches(&filter.parse().unwrap(), 0).into_iter().map(|(_, message)| message.body).collect()
     }
 
     #[test]
     fn the_newest_message_per_topic_is_kept_and_an_empty_one_deletes() {
-        let (mut machine, mut rows) = (RetainedState::new(1 << 20), BTreeMap::new());
+        let (mut state, mut rows) = (RetainedState::new(1 << 20), BTreeMap::new());
         let entry = |writes| Entry { time: 5, writes };
-        machine.apply(1, entry(vec![write(1, "a/b", b"1"), write(2, "a/b", b"2"), write(3, "c", b"3")]), &mut rows);
-        assert_eq!(found(&machine, "a/+"), [&b"2"[..]]);
-        assert_eq!(machine.apply(2, entry(vec![write(2, "a/b", b"late")]), &mut rows), [Outcome::Stored]);
-        assert_eq!(found(&machine, "a/+"), [&b"2"[..]], "a repeated write must not undo a newer one");
-        machine.apply(3, entry(vec![write(4, "a/b", b"")]), &mut rows);
-        assert!(found(&machine, "a/+").is_empty());
+        state.apply(1, entry(vec![write(1, "a/b", b"1"), write(2, "a/b", b"2"), write(3, "c", b"3")]), &mut rows);
+        assert_eq!(found(&state, "a/+"), [&b"2"[..]]);
+        assert_eq!(state.apply(2, entry(vec![write(2, "a/b", b"late")]), &mut rows), [Outcome::Stored]);
+        assert_eq!(found(&state, "a/+"), [&b"2"[..]], "a repeated write must not undo a newer one");
+        state.apply(3, entry(vec![write(4, "a/b", b"")]), &mut rows);
+        assert!(found(&state, "a/+").is_empty());
         let back = RetainedState::restore(1 << 20, rows).unwrap();
-        assert_eq!((back.len(), back.bytes()), (machine.len(), machine.bytes()));
+        assert_eq!((back.len(), back.bytes()), (state.len(), state.bytes()));
     }
 
     #[test]
     fn a_full_group_refuses_and_keeps_what_it_has() {
-        let (mut machine, mut rows) = (RetainedState::new(70), BTreeMap::new());
+        let (mut state, mut rows) = (RetainedState::new(70), BTreeMap::new());
         let entry = |write| Entry { time: 0, writes: vec![write] };
-        assert_eq!(machine.apply(1, entry(write(1, "a", b"1")), &mut rows), [Outcome::Stored]);
-        assert_eq!(machine.apply(2, entry(write(2, "b", b"2")), &mut rows), [Outcome::Full]);
-        assert_eq!(found(&machine, "#").len(), 1);
+        assert_eq!(state.apply(1, entry(write(1, "a", b"1")), &mut rows), [Outcome::Stored]);
+        assert_eq!(state.apply(2, entry(write(2, "b", b"2")), &mut rows), [Outcome::Full]);
+        assert_eq!(found(&state, "#").len(), 1);
     }
 }

@@ -77,13 +77,13 @@ fn to_shard(samples: &mut Samples) {
         expiry: Some(1012),
         body: Bytes::from_static(b"body"),
     };
-    samples.add("ToShard.Volatile", &qos0);
+    samples.add("ToShard.Qos0", &qos0);
     let acknowledge = ToShard::Acknowledge {
         client: "client".into(),
         owner: OwnerEpoch::new(1013),
         sequences: [1014, 1015].map(InboxSeq::new).into(),
     };
-    samples.add("ToShard.Settle", &acknowledge);
+    samples.add("ToShard.Acknowledge", &acknowledge);
 }
 
 fn from_shard(samples: &mut Samples) {
@@ -120,7 +120,7 @@ fn from_shard(samples: &mut Samples) {
         expiry: Some(1028),
         body: Bytes::from_static(b"body"),
     };
-    samples.add("FromShard.Volatile", &qos0);
+    samples.add("FromShard.Qos0", &qos0);
     samples.add("FromShard.Lost", &FromShard::Lost { client: "client".into(), owner: OwnerEpoch::new(1029) });
 }
 
@@ -159,7 +159,7 @@ fn to_transient(samples: &mut Samples) {
         expiry: None,
         ..publication()
     };
-    samples.add("ToTransient.Volatile", &ToTransient::Qos0(plain));
+    samples.add("ToTransient.Qos0", &ToTransient::Qos0(plain));
     samples.add("ToTransient.Sync", &ToTransient::Sync(1041));
     samples.add("ToTransient.Known", &ToTransient::Known(1042));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use covey_core::meta::{Answer, Command};
 use covey_core::shard::{Publication, Will};
-use covey_raft::Cluster;
+use covey_raft::RaftGroups;
 use covey_types::GroupId;
 use futures::future::BoxFuture;
 use tracing::warn;
@@ -21,9 +21,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(20);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Implements [`LeaderContext`].
-pub(crate) struct NodeContext {
+pub(crate) struct NodeLeaderContext {
     /// The Raft groups.
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: RaftGroups,
     /// Reaches the meta leader.
     pub(crate) network: Arc<Network>,
     /// Reads retained messages.
@@ -36,7 +36,7 @@ pub(crate) struct NodeContext {
     pub(crate) lease: Duration,
 }
 
-impl LeaderContext for NodeContext {
+impl LeaderContext for NodeLeaderContext {
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>> {
         let (cluster, command) = (self.cluster.clone(), command.encode());
         Box::pin(async move {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connection ── session ─┬─ publish ── routes (meta), peers' filters, local filters
-//!                        │      └── shard::Client ══ shard::Leader (on this node or another one)
+//!                        │      └── shard::ShardClient ══ shard::Leader (on this node or another one)
 //!                        │      └── transient::Outgoing ══ transient::Incoming (on other nodes)
 //!                        └─ session::Registry: the sessions of this node
 //! lease::Holder ── renews at ── lease::Grantor (meta leader)    membership ── formation, joining, voters
@@ -18,9 +18,9 @@ mod clock;
 #[cfg(test)]
 mod format;
 mod frame;
+mod holder_context;
 mod leader_context;
 mod lease;
-mod lease_transport;
 mod membership;
 mod network;
 mod node;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use covey_contract::proto::{AwaitRouteRequest, Frame, peer_client::PeerClient};
-use covey_raft::{Channels, Cluster, MAX_MESSAGE, Purpose};
+use covey_raft::{Channels, MAX_MESSAGE, Purpose, RaftGroups};
 use covey_types::{GroupId, NodeId, ShardId};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 
 use crate::frame;
 use crate::lease::{Grant, Renewal, Request};
-use crate::membership::{SHARD_VOTERS, placement};
+use crate::membership::{SHARD_VOTERS, voters_of};
 use crate::shard::{FromShard, Inbound, LeaderEnd, Link, LinkId, ShardDialer};
 use crate::state::SharedMeta;
 use crate::tasks::Tasks;
@@ -27,7 +27,7 @@ pub(crate) struct Network {
     /// This node.
     node: NodeId,
     /// The Raft groups: their leaders and members.
-    cluster: Cluster,
+    cluster: RaftGroups,
     /// Ordinals of the members.
     meta: Arc<SharedMeta>,
     /// Connections to other nodes.
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Network {
 impl Network {
     pub(crate) fn new(
         node: NodeId,
-        cluster: Cluster,
+        cluster: RaftGroups,
         meta: Arc<SharedMeta>,
         channels: Arc<dyn Channels>,
         leaders: Vec<mpsc::UnboundedSender<Inbound>>,
@@ -64,7 +64,7 @@ impl Network {
     /// Returns a client of the node's peer service, over the connection for data; `None` if the node is not a member
     /// or not reachable.
     async fn peer(&self, node: NodeId) -> Option<PeerClient<Channel>> {
-        let ordinal = self.meta.machine.read().member(node)?.ordinal;
+        let ordinal = self.meta.state.read().member(node)?.ordinal;
         let channel = self.channels.channel(node, ordinal, Purpose::Data).await.ok()?;
         Some(PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
@@ -108,7 +108,7 @@ impl Network {
         if status.has_member(self.node) {
             return self.cluster.leadership(group).borrow().leader;
         }
-        let (voters, _) = placement(group, &self.meta.members_by_ordinal());
+        let (voters, _) = voters_of(group, &self.meta.members_by_ordinal());
         let turn = usize::try_from(self.next_link()).unwrap_or_default();
         voters.keys().copied().filter(|voter| *voter != self.node).cycle().nth(turn % SHARD_VOTERS)
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use covey_contract::config::Config;
-use covey_raft::{Cluster, GroupStatus};
+use covey_raft::{GroupStatus, RaftGroups};
 use covey_types::{GroupId, NodeId, Ordinal, ShardId};
 use tracing::debug;
 
 use crate::lease::Lease;
-use crate::membership::placement;
+use crate::membership::voters_of;
 use crate::network::Network;
 use crate::publish::{RetainedMessages, Router};
 use crate::session::NodeSessions;
@@ -27,7 +27,7 @@ pub struct Node {
     /// The broker's configuration.
     pub(crate) config: Arc<Config>,
     /// The Raft groups.
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: RaftGroups,
     /// Applied state of the meta group: members, epochs and routes.
     pub(crate) meta: Arc<SharedMeta>,
     /// Applied state of each shard, by shard number; without meaning where this node has no replica.
@@ -94,7 +94,7 @@ impl Node {
 
     /// Returns the number of members that this node hears, itself included, and the number of members of the cluster.
     pub fn members_heard(&self) -> (usize, usize) {
-        let members = self.meta.machine.read().members().filter(|(_, member)| !member.removed).count();
+        let members = self.meta.state.read().members().filter(|(_, member)| !member.removed).count();
         (1 + self.router.peers.heard(self.config.fence.lease).len(), members)
     }
 
@@ -104,8 +104,8 @@ impl Node {
         let mut totals = Durables::default();
         let led = |shard| self.leads(GroupId::shard(shard));
         for (replica, _) in self.replicas.iter().zip(self.shard_ids()).filter(|(_, shard)| led(*shard)) {
-            let machine = replica.machine.lock();
-            machine
+            let state = replica.state.lock();
+            state
                 .sessions()
                 .filter(|(_, session)| session.profile.durable)
                 .for_each(|(_, session)| totals.add(session));
@@ -125,7 +125,7 @@ impl Node {
 
     /// Returns whether this node is a member, as of the meta entries applied here.
     pub fn is_member(&self) -> bool {
-        self.meta.machine.read().member(self.id).is_some_and(|member| !member.removed)
+        self.meta.state.read().member(self.id).is_some_and(|member| !member.removed)
     }
 
     /// All groups of the cluster.
@@ -155,12 +155,12 @@ impl Node {
     }
 
     /// Returns whether this node has a replica of the group. A node that was removed from a group may never receive
-    /// the entry that removes it and still list itself, so the placement must name it as well, unless it still leads.
+    /// the entry that removes it and still list itself, so its voters must name it as well, unless it still leads.
     fn holds(&self, group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> bool {
         if !self.cluster.status(group).has_member(self.id) {
             return false;
         }
-        let (voters, learners) = placement(group, members);
+        let (voters, learners) = voters_of(group, members);
         // Before the cluster is formed meta has no members.
         members.is_empty() || voters.contains_key(&self.id) || learners.contains_key(&self.id) || self.leads(group)
     }

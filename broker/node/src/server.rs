@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use covey_contract::proto::peer_server::{Peer, PeerServer};
 use covey_contract::proto::{self, Frame};
-use covey_raft::{Cluster, MAX_MESSAGE};
+use covey_raft::{MAX_MESSAGE, RaftGroups};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -27,7 +27,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 struct PeerService {
     /// Serves the calls of the Raft groups.
-    cluster: Cluster,
+    cluster: RaftGroups,
     /// Passes requests on to the lease grantor and the shard leaders of this node.
     network: Arc<Network>,
     /// Serves the streams of transient sessions.

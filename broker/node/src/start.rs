@@ -12,7 +12,7 @@ use covey_contract::config::Config;
 use covey_core::shard::Effect;
 use covey_log::segment::Log;
 use covey_peer::Pool;
-use covey_raft::{Channels, Cluster, Fatal, Machine, StartError, Tuning};
+use covey_raft::{Channels, Fatal, RaftGroups, StartError, StateMachine, Tuning};
 use covey_supervise::Supervisor;
 use covey_types::{GroupId, NodeId, ShardId};
 use parking_lot::Mutex;
@@ -20,16 +20,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::leader_context::NodeContext;
+use crate::holder_context::NodeHolderContext;
+use crate::leader_context::NodeLeaderContext;
 use crate::lease::{Grantor, Holder, Lease, Request};
-use crate::lease_transport::NodeLeaseTransport;
 use crate::membership::{Identity, Membership};
 use crate::network::Network;
 use crate::node::Node;
 use crate::observer::Observer;
 use crate::publish::{Job, RetainedMessages, Router, WillPublisher};
 use crate::session::{NodeSessions, Registry, SessionContext};
-use crate::shard::{Client, Inbound, Leader};
+use crate::shard::{Inbound, Leader, ShardClient};
 use crate::state::{MetaMachine, RetainedMachine, ShardMachine, SharedMeta, SharedRetained, SharedShard};
 use crate::tasks::Tasks;
 use crate::transient::{Filters, Incoming, Peers};
@@ -98,7 +98,7 @@ pub async fn start(options: StartOptions) -> Result<(Arc<Node>, Arc<Membership>)
     let (states, leaders, inputs) = applied_states(&config);
     let channels: Arc<dyn Channels> = Arc::new(pool.clone());
     let id = identity.node();
-    let cluster = Cluster::start(covey_raft::Options {
+    let cluster = RaftGroups::start(covey_raft::Options {
         node: id,
         dir,
         log,
@@ -137,8 +137,8 @@ fn applied_states(config: &Config) -> (States, Vec<mpsc::UnboundedSender<Inbound
 }
 
 /// Returns the state machine of each group.
-fn machines(states: &States) -> Vec<(GroupId, Box<dyn Machine>)> {
-    let mut machines: Vec<(GroupId, Box<dyn Machine>)> = vec![
+fn machines(states: &States) -> Vec<(GroupId, Box<dyn StateMachine>)> {
+    let mut machines: Vec<(GroupId, Box<dyn StateMachine>)> = vec![
         (GroupId::META, Box::new(MetaMachine(states.meta.clone()))),
         (GroupId::RETAINED, Box::new(RetainedMachine(states.retained.clone()))),
     ];
@@ -152,7 +152,7 @@ fn machines(states: &States) -> Vec<(GroupId, Box<dyn Machine>)> {
 struct Parts {
     config: Arc<Config>,
     id: NodeId,
-    cluster: Cluster,
+    cluster: RaftGroups,
     states: States,
     retained: Arc<RetainedMessages>,
     network: Arc<Network>,
@@ -170,7 +170,7 @@ impl Parts {
         let lease = Lease::new();
         let router = Arc::new(Router {
             meta: states.meta.clone(),
-            shards: ShardId::all(config.cluster.shards).map(|shard| Client::new(shard, id)).collect(),
+            shards: ShardId::all(config.cluster.shards).map(|shard| ShardClient::new(shard, id)).collect(),
             peers: Peers::new(id, states.meta.clone()),
             sessions: registry.clone(),
             lease: lease.clone(),
@@ -224,7 +224,7 @@ fn spawn_tasks(node: &Node, inputs: Inputs, incarnation: u64) {
         shutdown: node.tasks.shutdown().clone(),
     };
     node.tasks.spawn_lasting("lease grantor", grantor.run());
-    let transport = NodeLeaseTransport {
+    let transport = NodeHolderContext {
         network: node.network.clone(),
         router: node.router.clone(),
         retained: node.retained.clone(),
@@ -253,7 +253,7 @@ fn spawn_tasks(node: &Node, inputs: Inputs, incarnation: u64) {
 fn spawn_leaders(node: &Node, inputs: Vec<LeaderInputs>) {
     let wills =
         WillPublisher { router: node.router.clone(), retained: node.retained.clone(), lease: node.lease.clone() };
-    let context = Arc::new(NodeContext {
+    let context = Arc::new(NodeLeaderContext {
         cluster: node.cluster.clone(),
         network: node.network.clone(),
         retained: node.retained.clone(),

@@ -1,4 +1,4 @@
-//! Adapters: the state machines of `covey-core` as machines of the cluster runtime, shared with the node, which reads
+//! Adapters: the state machines of `covey-core` as state machines of the Raft groups, shared with the node, which reads
 //! them.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use covey_core::shard::{Effect, Entry, Outcome};
 use covey_core::{meta, retained, shard};
-use covey_raft::{Machine, Rows, StoreError};
+use covey_raft::{Rows, StateMachine, StoreError};
 use covey_types::{NodeId, Ordinal};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
@@ -42,7 +42,7 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreErr
 #[derive(Debug)]
 pub(super) struct SharedShard {
     /// The state machine.
-    pub machine: Mutex<shard::ShardState>,
+    pub state: Mutex<shard::ShardState>,
     /// To the shard's leader: effects of entries whose rows are written.
     effects: mpsc::UnboundedSender<Vec<Effect>>,
 }
@@ -51,7 +51,7 @@ impl SharedShard {
     /// Returns an empty shard and the receiver of its effects.
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Effect>>) {
         let (effects, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Self { machine: Mutex::default(), effects }), receiver)
+        (Arc::new(Self { state: Mutex::default(), effects }), receiver)
     }
 }
 
@@ -59,15 +59,15 @@ impl SharedShard {
 #[derive(Debug)]
 pub(super) struct ShardMachine(pub Arc<SharedShard>);
 
-impl Machine for ShardMachine {
+impl StateMachine for ShardMachine {
     fn apply(&mut self, _index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
         let entry = Entry::decode(command).map_err(unreadable)?;
-        let outcomes: Vec<Outcome> = self.0.machine.lock().apply(entry, &mut Batch(rows));
+        let outcomes: Vec<Outcome> = self.0.state.lock().apply(entry, &mut Batch(rows));
         Ok(covey_core::encode(&outcomes).into())
     }
 
     fn written(&mut self) {
-        let effects = self.0.machine.lock().take_effects();
+        let effects = self.0.state.lock().take_effects();
         if !effects.is_empty() {
             tell(&self.0.effects, effects);
         }
@@ -76,8 +76,8 @@ impl Machine for ShardMachine {
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
         // Bodies are read when they are sent, so that a backlog need not fit into memory.
         let mut but_bodies = rows.filter(|row| !matches!(row, Ok((key, _)) if key.first() == Some(&b'b')));
-        let machine = shard::ShardState::restore(collect(&mut but_bodies)?).map_err(unreadable)?;
-        *self.0.machine.lock() = machine;
+        let state = shard::ShardState::restore(collect(&mut but_bodies)?).map_err(unreadable)?;
+        *self.0.state.lock() = state;
         Ok(())
     }
 }
@@ -86,20 +86,20 @@ impl Machine for ShardMachine {
 #[derive(Debug)]
 pub(super) struct SharedMeta {
     /// The state machine.
-    pub machine: RwLock<meta::MetaState>,
+    pub state: RwLock<meta::MetaState>,
     /// Incremented after each entry.
     version: watch::Sender<u64>,
 }
 
 impl SharedMeta {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { machine: RwLock::default(), version: watch::channel(0).0 })
+        Arc::new(Self { state: RwLock::default(), version: watch::channel(0).0 })
     }
 
     /// Returns the members that were not removed, by ordinal.
     pub(super) fn members_by_ordinal(&self) -> BTreeMap<Ordinal, NodeId> {
-        let machine = self.machine.read();
-        machine.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
+        let state = self.state.read();
+        state.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
     }
 
     /// Returns a receiver that is notified after every applied entry.
@@ -112,10 +112,10 @@ impl SharedMeta {
 #[derive(Debug)]
 pub(super) struct MetaMachine(pub Arc<SharedMeta>);
 
-impl Machine for MetaMachine {
+impl StateMachine for MetaMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
         let command = meta::Command::decode(command).map_err(unreadable)?;
-        Ok(self.0.machine.write().apply(index, command, &mut Batch(rows)).encode())
+        Ok(self.0.state.write().apply(index, command, &mut Batch(rows)).encode())
     }
 
     fn written(&mut self) {
@@ -123,8 +123,8 @@ impl Machine for MetaMachine {
     }
 
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
-        let machine = meta::MetaState::restore(collect(rows)?).map_err(unreadable)?;
-        *self.0.machine.write() = machine;
+        let state = meta::MetaState::restore(collect(rows)?).map_err(unreadable)?;
+        *self.0.state.write() = state;
         self.written();
         Ok(())
     }
@@ -134,14 +134,14 @@ impl Machine for MetaMachine {
 #[derive(Debug)]
 pub(super) struct SharedRetained {
     /// The state machine.
-    pub machine: RwLock<retained::RetainedState>,
+    pub state: RwLock<retained::RetainedState>,
     /// Most bytes of retained messages.
     limit: u64,
 }
 
 impl SharedRetained {
     pub(super) fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { machine: RwLock::new(retained::RetainedState::new(limit)), limit })
+        Arc::new(Self { state: RwLock::new(retained::RetainedState::new(limit)), limit })
     }
 }
 
@@ -149,18 +149,18 @@ impl SharedRetained {
 #[derive(Debug)]
 pub(super) struct RetainedMachine(pub Arc<SharedRetained>);
 
-impl Machine for RetainedMachine {
+impl StateMachine for RetainedMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
         let entry = retained::Entry::decode(command).map_err(unreadable)?;
-        let outcomes = self.0.machine.write().apply(index, entry, &mut Batch(rows));
+        let outcomes = self.0.state.write().apply(index, entry, &mut Batch(rows));
         Ok(covey_core::encode(&outcomes).into())
     }
 
     fn written(&mut self) {}
 
     fn load(&mut self, _applied: u64, rows: Stored<'_>) -> Result<(), StoreError> {
-        let machine = retained::RetainedState::restore(self.0.limit, collect(rows)?).map_err(unreadable)?;
-        *self.0.machine.write() = machine;
+        let state = retained::RetainedState::restore(self.0.limit, collect(rows)?).map_err(unreadable)?;
+        *self.0.state.write() = state;
         Ok(())
     }
 }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_read_is_an_error_and_changes_nothing() {
-        let machines: [Box<dyn Machine>; 3] = [
+        let machines: [Box<dyn StateMachine>; 3] = [
             Box::new(ShardMachine(SharedShard::new().0)),
             Box::new(MetaMachine(SharedMeta::new())),
             Box::new(RetainedMachine(SharedRetained::new(1 << 20))),

@@ -11,7 +11,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use covey_raft::{Cluster, Tuning};
+use covey_raft::{RaftGroups, Tuning};
 use covey_types::{GroupId, ShardId};
 use harness::{GROUP, TestCluster, command, members};
 use tokio::time::{Instant, sleep};
@@ -24,7 +24,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 /// Runs closed-loop clients on the leader's node. Each client proposes its commands in order.
-async fn load(leader: &Cluster, name: &str, first_client: u32, clients: u32, seconds: u64) {
+async fn load(leader: &RaftGroups, name: &str, first_client: u32, clients: u32, seconds: u64) {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let tasks: Vec<_> = (0..clients)
         .map(|number| {

@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::driver::{Driver, Progress};
 use super::log_store::LogStore;
-use super::machine::{Progress, StateMachine};
 use super::network::client::Factory;
 use super::network::rate::Rate;
 use super::raft::{Answer, Command, Raft, Written};
 use super::snapshot::SnapshotStore;
 use super::state_store::GroupStore;
-use super::types::{Fatal, Leadership, Machine, ProposeError, ReadError, Response, StartError};
+use super::types::{Fatal, Leadership, ProposeError, ReadError, Response, StartError, StateMachine};
 use covey_contract::config::Raft as Timing;
 
 /// Most entries in one append request; their bytes are bounded by the log reader.
@@ -115,7 +115,7 @@ impl Group {
     pub(super) async fn start(
         node: &Node,
         id: GroupId,
-        machine: Box<dyn Machine>,
+        machine: Box<dyn StateMachine>,
         store: GroupStore,
         snapshots: SnapshotStore,
         log: LogStore,
@@ -123,8 +123,8 @@ impl Group {
         let failed = |reason: String| StartError::Group { group: id, reason };
         let (store, snapshots) = (Arc::new(store), Arc::new(snapshots));
         let fatal = Arc::clone(&node.options.fatal);
-        let opened = StateMachine::open(id, machine, Arc::clone(&store), Arc::clone(&snapshots), log.clone(), fatal);
-        let (machine, progress) = opened.map_err(|error| failed(chain(&error)))?;
+        let opened = Driver::open(id, machine, Arc::clone(&store), Arc::clone(&snapshots), log.clone(), fatal);
+        let (driver, progress) = opened.map_err(|error| failed(chain(&error)))?;
         let factory = Factory {
             node: node.options.node,
             group: id,
@@ -132,7 +132,7 @@ impl Group {
             snapshots: Arc::clone(&snapshots),
             rate: Arc::clone(&node.rate),
         };
-        let raft = Raft::new(node.options.node, Arc::clone(&node.config), factory, log, machine);
+        let raft = Raft::new(node.options.node, Arc::clone(&node.config), factory, log, driver);
         let raft = raft.await.map_err(|error| failed(error.to_string()))?;
         let (proposals, queue) = mpsc::unbounded_channel();
         let resigned = watch::Sender::new(None);

@@ -1,24 +1,24 @@
 //! The cluster runtime: all Raft groups of a node over one log and one state store.
 //!
-//! The node starts it with a [`Machine`] per group, passes the requests of peers to it and proposes commands. Only
+//! The node starts it with a [`StateMachine`] per group, passes the requests of peers to it and proposes commands. Only
 //! this module uses openraft. Invariant: a command is answered after a majority has its entry on fsynced disks.
 //!
 //! ```text
-//!  propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► Machine::apply ─► one batch ─► written, answer
+//!  propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► StateMachine::apply ─► one batch ─► written, answer
 //!                         │  ▲                                          │
 //!                         ▼  │ gRPC: Raft, Append, Snapshot             └─► snapshot ─► purge of the log
 //!                        peers
 //! ```
 //!
 //! This crate owns the Raft groups, their state store and their snapshots. It does not know what the commands mean (a
-//! [`Machine`] does), how a node is reached ([`Channels`]), or how the log is laid out on the disk (`covey-log`). Start
-//! reading at [`Cluster`].
+//! [`StateMachine`] does), how a node is reached ([`Channels`]), or how the log is laid out on the disk (`covey-log`). Start
+//! reading at [`RaftGroups`].
 
+mod driver;
 #[cfg(test)]
 mod format;
 mod group;
 mod log_store;
-mod machine;
 mod membership;
 mod network;
 mod raft;
@@ -56,11 +56,11 @@ use state_store::StateStore;
 pub use network::MAX_MESSAGE;
 pub use state_store::{RowIter, RowReader};
 pub use types::{
-    ChangeError, ChannelError, Channels, Fatal, GroupStatus, InitializeError, Leadership, Machine, Member,
-    ProposeError, Purpose, ReadError, Response, Rows, StartError, StoreError, Tuning,
+    ChangeError, ChannelError, Channels, Fatal, GroupStatus, InitializeError, Leadership, Member, ProposeError,
+    Purpose, ReadError, Response, Rows, StartError, StateMachine, StoreError, Tuning,
 };
 
-/// Time that [`Cluster::stop`] waits for the last user of the state store.
+/// Time that [`RaftGroups::stop`] waits for the last user of the state store.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// Options of the runtime.
@@ -78,7 +78,7 @@ pub struct Options {
     /// Connections to the other nodes.
     pub channels: Arc<dyn Channels>,
     /// The groups of this node, each with its state machine.
-    pub machines: Vec<(GroupId, Box<dyn Machine>)>,
+    pub machines: Vec<(GroupId, Box<dyn StateMachine>)>,
     /// Called if a group cannot continue.
     pub fatal: Fatal,
     /// Watches the tasks of the runtime.
@@ -95,7 +95,7 @@ impl fmt::Debug for Options {
 
 /// A handle to the runtime, cheap to clone.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct RaftGroups {
     inner: Arc<Inner>,
 }
 
@@ -115,9 +115,9 @@ struct Inner {
     closed: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
-impl fmt::Debug for Cluster {
+impl fmt::Debug for RaftGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("node", &self.inner.shared.node).finish_non_exhaustive()
+        f.debug_struct("RaftGroups").field("node", &self.inner.shared.node).finish_non_exhaustive()
     }
 }
 
@@ -152,7 +152,7 @@ fn move_aside(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from, to)
 }
 
-impl Cluster {
+impl RaftGroups {
     /// Opens state and snapshots, applies the log above them and starts every group.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ impl RaftTypeConfig for Types {
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 
-pub(super) type Raft = openraft::Raft<Types, super::machine::StateMachine>;
+pub(super) type Raft = openraft::Raft<Types, super::driver::Driver>;
 pub(super) type LogId = alias::LogIdOf<Types>;
 pub(super) type LeaderId = alias::LeaderIdOf<Types>;
 pub(super) type Vote = alias::VoteOf<Types>;

@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::Cluster;
+use super::RaftGroups;
 use super::group::Group;
 use super::network::{forward, peer_client, server};
 use super::types::{ProposeError, Purpose, ReadError, Response};
@@ -21,7 +21,7 @@ fn group_id(group: u32) -> GroupId {
     GroupId::new(u16::try_from(group).unwrap_or(u16::MAX))
 }
 
-impl Cluster {
+impl RaftGroups {
     /// Returns the group of a request. A request for another node id is refused: if this node answered for the lost
     /// disk of its ordinal, it would vote twice.
     fn served(&self, to: u64, group: u32) -> Result<Arc<Group>, Status> {

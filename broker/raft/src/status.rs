@@ -1,4 +1,4 @@
-//! State of a group on this node, for probes, metrics, rollouts and the placement of voters.
+//! State of a group on this node, for probes, metrics, rollouts and the choice of voters.
 
 use std::collections::BTreeMap;
 

@@ -50,7 +50,7 @@ pub trait Channels: Send + Sync + 'static {
 }
 
 /// A deterministic state machine that a group drives. It does no I/O of its own.
-pub trait Machine: Send + 'static {
+pub trait StateMachine: Send + 'static {
     /// Applies one committed command and returns its answer. The same commands must give the same state, rows and
     /// answers. The rows are stored in one batch with the applied index.
     ///
@@ -157,7 +157,7 @@ impl StoreError {
 pub struct Response {
     /// Log index of the command's entry.
     pub index: u64,
-    /// Answer from [`Machine::apply`].
+    /// Answer from [`StateMachine::apply`].
     pub bytes: Bytes,
 }
 
@@ -304,7 +304,7 @@ pub struct Tuning {
     pub check_every: Duration,
     /// Most bytes per second of all snapshots that this node sends; `None` for no limit.
     pub snapshot_rate: Option<u64>,
-    /// Time that [`set_voters`](super::Cluster::set_voters) waits for a new voter to catch up.
+    /// Time that [`set_voters`](super::RaftGroups::set_voters) waits for a new voter to catch up.
     pub catch_up: Duration,
 }
 

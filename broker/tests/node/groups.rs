@@ -37,11 +37,11 @@ fn exported(metrics: &Metrics) -> BTreeSet<String> {
 
 /// Waits until every node knows the leaders of its groups and their voters are in sync, and checks that it exports
 /// only these groups.
-async fn settles(cluster: &TestCluster, series: &mut [(GroupSeries, std::sync::Arc<Metrics>)]) {
+async fn reaches_its_voters(cluster: &TestCluster, series: &mut [(GroupSeries, std::sync::Arc<Metrics>)]) {
     for (ordinal, running) in cluster.nodes.iter().enumerate() {
         let Some(running) = running else { continue };
         let node = &running.node;
-        until(&format!("node {ordinal} has settled"), || {
+        until(&format!("node {ordinal} has its voters"), || {
             node.groups_held().all(|group| node.leader_of(group).is_some())
                 && node.voters_behind().is_empty()
                 && replicated(cluster, ordinal).is_some_and(|groups| groups == node.groups_held().collect())
@@ -70,7 +70,7 @@ async fn nodes_report_only_the_groups_that_they_are_replicas_of() {
     for (running, (groups, metrics)) in cluster.nodes.iter().flatten().zip(&mut series) {
         groups.read(&running.node, metrics);
     }
-    settles(&cluster, &mut series).await;
+    reaches_its_voters(&cluster, &mut series).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,13 +80,13 @@ async fn a_fifth_node_reports_only_the_groups_that_it_is_a_replica_of() {
     cluster.form().await;
     cluster.all_serve().await;
     let mut series = series(5);
-    settles(&cluster, &mut series).await;
+    reaches_its_voters(&cluster, &mut series).await;
     cluster.start(4).await;
     cluster.all_serve().await;
-    settles(&cluster, &mut series).await;
+    reaches_its_voters(&cluster, &mut series).await;
     // A node that missed its removal from a group must report correctly after a restart, too.
     cluster.stop(1).await;
     cluster.start(1).await;
     cluster.all_serve().await;
-    settles(&cluster, &mut series).await;
+    reaches_its_voters(&cluster, &mut series).await;
 }

@@ -24,7 +24,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause before a restart.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Run time after which the next restart uses the shortest pause again.
-const SETTLED: Duration = Duration::from_secs(30);
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// Time to stop in addition to the drain deadline, for the transfer of leaderships and for closing the log.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Size in bytes above which a log file is rotated when its broker starts.
@@ -82,7 +82,7 @@ async fn keep(plan: Plan, pid: Arc<AtomicU32>, shutdown: CancellationToken) {
             Err(error) => tracing::error!(broker = plan.name, %error, "failed to start a broker, it is retried"),
         }
         pid.store(0, Ordering::Relaxed);
-        if started.elapsed() > SETTLED {
+        if started.elapsed() > STABLE_AFTER {
             pause = PAUSE_MIN;
         }
         if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {

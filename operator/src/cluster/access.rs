@@ -15,9 +15,9 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::apply;
 use super::build;
-use super::dereference::Facts;
+use super::dereference::Inputs;
 use super::nodes::{self, Node};
-use super::ownership::{Claim, Holder, Taken, claim};
+use super::ownership::{Holder, Ownership, Taken, ownership_of};
 use super::validate::Basics;
 use crate::access::{self, DesiredUser, Outcome, Projection};
 use crate::context::Memory;
@@ -48,17 +48,17 @@ pub(crate) type TakenSecrets = BTreeMap<String, Taken>;
 /// Creates the Secrets of users whose password the operator generates. A Secret that cannot be created is missing on
 /// this pass, and the status of its user says so. The password of a former user of the same name is not read, because
 /// its Secret is about to be deleted.
-pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenSecrets {
+pub(crate) async fn create_secrets(client: &Client, inputs: &mut Inputs) -> TakenSecrets {
     let mut all = TakenSecrets::new();
-    for user in facts.users.iter().filter(|user| credentials::is_generated(user)) {
+    for user in inputs.users.iter().filter(|user| credentials::is_generated(user)) {
         let name = credentials::secret_name(user);
         let wanted = credentials::generated(user, &access::generate_password());
-        let holder = if let Some(live) = facts.user_secrets.get(&name) {
-            former(claim(&wanted, Some(live)))
+        let holder = if let Some(live) = inputs.user_secrets.get(&name) {
+            former(ownership_of(&wanted, Some(live)))
         } else {
             match apply::create_secret(client, &wanted).await {
                 Ok(Some(secret)) => {
-                    facts.user_secrets.insert(name.clone(), secret);
+                    inputs.user_secrets.insert(name.clone(), secret);
                     None
                 }
                 Ok(None) => holder(client, user, &wanted).await,
@@ -69,7 +69,7 @@ pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenS
             }
         };
         if let Some(holder) = holder {
-            facts.user_secrets.remove(&name);
+            inputs.user_secrets.remove(&name);
             all.insert(user.name_any(), Taken { kind: "Secret", name, holder, owner: "user" });
         }
     }
@@ -77,9 +77,9 @@ pub(crate) async fn create_secrets(client: &Client, facts: &mut Facts) -> TakenS
 }
 
 /// Returns the holder if it is a deleted user. Any other Secret with the user label may be read: the label permits it.
-fn former(claim: Claim) -> Option<Holder> {
-    match claim {
-        Claim::Taken(holder @ (Holder::Former { .. } | Holder::Deleting)) => Some(holder),
+fn former(ownership: Ownership) -> Option<Holder> {
+    match ownership {
+        Ownership::Taken(holder @ (Holder::Former { .. } | Holder::Deleting)) => Some(holder),
         _ => None,
     }
 }
@@ -89,30 +89,33 @@ async fn holder(client: &Client, user: &MqttUser, wanted: &Secret) -> Option<Hol
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &user.namespace().unwrap_or_default());
     let live = secrets.get_opt(&wanted.name_any()).await;
     let live = live.inspect_err(|error| tracing::warn!(user = %user.name_any(), %error, "failed to read a secret"));
-    match claim(wanted, live.ok().flatten().as_ref()) {
-        Claim::Taken(holder) => Some(holder),
-        Claim::Free | Claim::Owned { .. } | Claim::Orphan { .. } => None,
+    match ownership_of(wanted, live.ok().flatten().as_ref()) {
+        Ownership::Taken(holder) => Some(holder),
+        Ownership::Free | Ownership::Owned { .. } | Ownership::Orphan { .. } => None,
     }
 }
 
 /// Projects the users. Runs on a blocking thread, because hashing a password takes tens of milliseconds.
 pub(crate) async fn project(
     cluster: &Basics,
-    facts: &Facts,
+    inputs: &Inputs,
     taken: &TakenSecrets,
     nodes: &[Node],
     memory: &Memory,
 ) -> Result<Access, Error> {
     let wanted = build::access_metadata(cluster);
-    let own = facts.access_secret.as_ref().filter(|secret| !matches!(claim(&wanted, Some(*secret)), Claim::Taken(_)));
+    let own = inputs
+        .access_secret
+        .as_ref()
+        .filter(|secret| !matches!(ownership_of(&wanted, Some(*secret)), Ownership::Taken(_)));
     let (record, claimed) = read_record(own);
     // Uses the document in memory if the record cannot be read, for example after a manual edit.
     let previous = record.or_else(|| memory.document.clone());
     let remembered = memory.document.as_ref().map_or(0, |document| document.revision);
     let seen = nodes.iter().map(Node::seen_revision).chain([claimed, remembered]).max().unwrap_or(0);
     let mut problems = BTreeMap::new();
-    let readable = facts.users.iter().map(|user| candidate(user, &facts.user_secrets, &mut problems));
-    let candidates: Vec<DesiredUser> = readable.chain(facts.unreadable_users.iter().cloned()).collect();
+    let readable = inputs.users.iter().map(|user| candidate(user, &inputs.user_secrets, &mut problems));
+    let candidates: Vec<DesiredUser> = readable.chain(inputs.unreadable_users.iter().cloned()).collect();
     let anonymous = cluster.anonymous.clone();
     let work =
         move || access::project(previous.as_ref(), seen, anonymous.as_deref(), &candidates, &mut access::make_verifier);
@@ -159,10 +162,10 @@ pub(crate) fn note_revisions(memory: &mut Memory, access: &Access) {
 pub(crate) async fn record(
     client: &Client,
     cluster: &Basics,
-    facts: &Facts,
+    inputs: &Inputs,
     document: &Document,
 ) -> Result<(), apply::Error> {
-    apply::apply_secret(client, &build::access_secret(cluster, document), facts.access_secret.as_ref()).await
+    apply::apply_secret(client, &build::access_secret(cluster, document), inputs.access_secret.as_ref()).await
 }
 
 /// Sends the document to every node that answers and does not enforce it yet. A failure is logged and retried by the
@@ -194,10 +197,10 @@ pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Doc
 /// Deletes the generated Secrets of users whose password comes from a Secret of their own by now: brokers no longer
 /// accept the generated password. A user whose new password could not be read, or whose rules are not enforced, keeps the old one in force and
 /// its Secret too. A failure is logged and retried by the next pass.
-pub(crate) async fn delete_replaced_secrets(client: &Client, facts: &Facts, access: &Access) {
+pub(crate) async fn delete_replaced_secrets(client: &Client, inputs: &Inputs, access: &Access) {
     let is_in_force = |user: &&MqttUser| access.projection.outcomes.get(&user.name_any()) == Some(&Outcome::Included);
-    for user in facts.users.iter().filter(is_in_force) {
-        let Some(secret) = credentials::replaced(user, &facts.user_secrets) else { continue };
+    for user in inputs.users.iter().filter(is_in_force) {
+        let Some(secret) = credentials::replaced(user, &inputs.user_secrets) else { continue };
         let api: Api<Secret> = Api::namespaced(client.clone(), &user.namespace().unwrap_or_default());
         let name = secret.name_any();
         let as_read = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::build::{Children, hash};
-use super::ownership::{Claim, Taken, claim};
+use super::ownership::{Ownership, Taken, ownership_of};
 use crate::metrics::Metrics;
 
 /// Number of attempts to apply an object in one pass, if others write to it between apply and release.
@@ -112,17 +112,17 @@ where
 
     /// Reads the live object, and applies the child unless the object is unchanged since it was last applied. Returns
     /// the entry of the child for [`Known`].
-    async fn settle(&self, known: &Known) -> Result<Known, Error> {
+    async fn reconcile(&self, known: &Known) -> Result<Known, Error> {
         let live = self.live().await?;
-        self.settle_as(live.as_ref(), known).await
+        self.reconcile_as(live.as_ref(), known).await
     }
 
     async fn live(&self) -> Result<Option<K>, Error> {
         self.api.get_opt(&self.wanted.name_any()).await.map_err(|error| self.failed(error))
     }
 
-    /// Like [`Child::settle`], for an object that was read already.
-    async fn settle_as(&self, live: Option<&K>, known: &Known) -> Result<Known, Error> {
+    /// Like [`Child::reconcile`], for an object that was read already.
+    async fn reconcile_as(&self, live: Option<&K>, known: &Known) -> Result<Known, Error> {
         let key = (self.kind, self.wanted.name_any());
         let hash = hash(self.wanted);
         let left = known.get(&key).filter(|(applied, _)| *applied == hash).and_then(|(_, version)| version.as_ref());
@@ -135,14 +135,16 @@ where
 
     /// Creates or applies the child, unless an object of another owner has its name.
     async fn bring(&self, live: Option<&K>) -> Result<K, Error> {
-        match claim(self.wanted, live) {
-            Claim::Free => {
+        match ownership_of(self.wanted, live) {
+            Ownership::Free => {
                 let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
                 let created = self.api.create(&params, self.wanted).await.map_err(|error| self.failed(error))?;
                 self.apply(created.uid().unwrap_or_default(), created.resource_version()).await
             }
-            Claim::Owned { uid } | Claim::Orphan { uid } => self.apply(uid, live.and_then(K::resource_version)).await,
-            Claim::Taken(holder) => {
+            Ownership::Owned { uid } | Ownership::Orphan { uid } => {
+                self.apply(uid, live.and_then(K::resource_version)).await
+            }
+            Ownership::Taken(holder) => {
                 Err(Taken { kind: self.kind, name: self.wanted.name_any(), holder, owner: "cluster" }.into())
             }
         }
@@ -200,11 +202,11 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
     let config_map = Child::new(client, "ConfigMap", &children.config_map);
     let pdb = Child::new(client, "PodDisruptionBudget", &children.pdb);
     let (service_account, peers, config_map, clients, pdb) = tokio::join!(
-        service_account.settle(known),
-        peers.settle(known),
-        config_map.settle(known),
-        clients.settle(known),
-        pdb.settle(known),
+        service_account.reconcile(known),
+        peers.reconcile(known),
+        config_map.reconcile(known),
+        clients.reconcile(known),
+        pdb.reconcile(known),
     );
     let mut outcome = Outcome::default();
     for (result, is_needed) in
@@ -227,8 +229,8 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
 pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &mut Known) -> Result<(), Error> {
     let child = Child::new(client, "PodDisruptionBudget", wanted);
     let live = child.live().await?;
-    if matches!(claim(wanted, live.as_ref()), Claim::Owned { .. }) {
-        known.extend(child.settle_as(live.as_ref(), known).await?);
+    if matches!(ownership_of(wanted, live.as_ref()), Ownership::Owned { .. }) {
+        known.extend(child.reconcile_as(live.as_ref(), known).await?);
     }
     Ok(())
 }
@@ -240,7 +242,7 @@ pub async fn keep_budget(client: &Client, wanted: &PodDisruptionBudget, known: &
 /// # Errors
 /// If a request fails, or a Secret of another owner has the name.
 pub async fn apply_secret(client: &Client, wanted: &Secret, live: Option<&Secret>) -> Result<(), Error> {
-    let owned = matches!(claim(wanted, live), Claim::Owned { .. });
+    let owned = matches!(ownership_of(wanted, live), Ownership::Owned { .. });
     let same = live.is_some_and(|live| {
         live.data == wanted.data && live.metadata.labels == wanted.metadata.labels && as_creator(live).is_none()
     });
@@ -290,7 +292,7 @@ pub async fn apply_stateful_set(
     recorded: Option<&WorkloadStatus>,
 ) -> Result<WorkloadStatus, Error> {
     let hash = hash(wanted);
-    if let (Some(live), Some(recorded), Claim::Owned { uid }) = (live, recorded, claim(wanted, live)) {
+    if let (Some(live), Some(recorded), Ownership::Owned { uid }) = (live, recorded, ownership_of(wanted, live)) {
         let known = uid == recorded.uid && recorded.hash == hash;
         if known && live.metadata.generation == Some(recorded.generation) {
             return Ok(recorded.clone());
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_release_that_always_conflicts_is_an_error_and_not_a_settled_child() {
+    async fn a_release_that_always_conflicts_is_an_error_and_not_a_reconciled_child() {
         let (applied, server) = apply_with(u32::MAX).await;
         assert!(applied.unwrap_err().to_string().starts_with("failed to apply ConfigMap mosaic"));
         assert_eq!(server.lock().applied, RELEASE_ATTEMPTS);

@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::build;
 use super::nodes::Node;
-use super::ownership::{Claim, claim};
+use super::ownership::{Ownership, ownership_of};
 use super::problem::Cause;
 use super::validate::ValidatedCluster;
 
@@ -38,7 +38,7 @@ pub(crate) async fn explain_unscheduled(client: &Client, cluster: &ValidatedClus
 
 /// Returns why the StatefulSet cannot be applied, if its claims were made from other settings of `spec.storage`.
 pub(crate) async fn conflict(client: &Client, wanted: &StatefulSet, live: Option<&StatefulSet>) -> Option<String> {
-    let ours = matches!(claim(wanted, live), Claim::Owned { .. } | Claim::Orphan { .. });
+    let ours = matches!(ownership_of(wanted, live), Ownership::Owned { .. } | Ownership::Orphan { .. });
     let live = live.filter(|live| ours && is_changed(wanted, live))?;
     let name = live.name_any();
     let claims = list(client, &live.namespace().unwrap_or_default(), &name).await;

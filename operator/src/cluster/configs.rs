@@ -13,24 +13,24 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec};
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 
-use super::dereference::{self, Facts};
-use super::ownership::{Claim, claim};
+use super::dereference::{self, Inputs};
+use super::ownership::{Ownership, ownership_of};
 
 /// Deletes the cluster's ConfigMaps that are not in use, if the set of those in use has changed. `last` is the set of the
 /// last deletion. A failure is logged and retried by the next pass.
 pub(crate) async fn delete_unused(
     client: &Client,
     wanted: &ConfigMap,
-    facts: &Facts,
+    inputs: &Inputs,
     last: &mut Option<BTreeSet<String>>,
 ) {
-    let used = in_use(wanted, facts.stateful_set.as_ref(), &facts.pods);
-    if last.as_ref() == Some(&used) || !facts.stateful_set.as_ref().is_some_and(is_observed) {
+    let used = in_use(wanted, inputs.stateful_set.as_ref(), &inputs.pods);
+    if last.as_ref() == Some(&used) || !inputs.stateful_set.as_ref().is_some_and(is_observed) {
         return;
     }
     let deleted = async {
         // The list of this pass may be older than the last pod of an earlier template.
-        let Facts { cluster, .. } = facts;
+        let Inputs { cluster, .. } = inputs;
         let pods = dereference::pods(client, &cluster.namespace().unwrap_or_default(), &cluster.name_any()).await?;
         collect(client, wanted, &(&used | &in_use(wanted, None, &pods))).await
     };
@@ -67,7 +67,7 @@ async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>)
     let cluster = wanted.labels().get(names::LABEL_CLUSTER).map(String::as_str).unwrap_or_default();
     let of_cluster = ListParams::default().labels(&format!("{}={cluster}", names::LABEL_CLUSTER));
     for live in api.list(&of_cluster).await? {
-        let ours = matches!(claim(wanted, Some(&live)), Claim::Owned { .. } | Claim::Orphan { .. });
+        let ours = matches!(ownership_of(wanted, Some(&live)), Ownership::Owned { .. } | Ownership::Orphan { .. });
         let name = live.name_any();
         if !ours || in_use.contains(&name) {
             continue;

@@ -17,7 +17,7 @@ use crate::access::DesiredUser;
 
 /// The inputs of one pass.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Inputs {
     /// The cluster as the API server returned it.
     pub cluster: MqttCluster,
     /// Users of this cluster, except those that are being deleted.
@@ -37,7 +37,7 @@ pub struct Facts {
 ///
 /// # Errors
 /// If any request to the API server fails.
-pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result<Option<Facts>, kube::Error> {
+pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result<Option<Inputs>, kube::Error> {
     let clusters: Api<MqttCluster> = Api::namespaced(client.clone(), namespace);
     let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
     if cluster.metadata.deletion_timestamp.is_some() {
@@ -60,7 +60,7 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
         pods(client, namespace, name),
     )?;
     let (users, unreadable_users) = parse(users.items);
-    Ok(Some(Facts {
+    Ok(Some(Inputs {
         cluster,
         users,
         unreadable_users,

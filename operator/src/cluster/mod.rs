@@ -1,7 +1,7 @@
 //! Reconciles an `MqttCluster`: brings the observed state to the desired state.
 //!
 //! ```text
-//!  dereference -> validate -> identity -> poll nodes -> project access -> record -> alerts -> push
+//!  dereference -> validate -> certificates -> poll nodes -> project access -> record -> alerts -> push
 //!                                                                                              |
 //!                                        status <- roll a pod <- form <- apply children <------+
 //! ```
@@ -10,13 +10,13 @@ pub(crate) mod access;
 pub(crate) mod alerting;
 pub mod apply;
 pub mod build;
+pub mod certificates;
 pub(crate) mod claims;
 pub(crate) mod configs;
 pub mod dereference;
 pub mod evictions;
-mod form;
 pub mod formation;
-pub mod identity;
+
 #[cfg(test)]
 mod node_samples;
 pub mod nodes;

@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt as _};
 
 /// Who owns the object that has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
+pub enum Ownership {
     /// No object has the name.
     Free,
     /// The object with this uid belongs to the owner.
@@ -38,29 +38,29 @@ pub enum Holder {
 }
 
 /// Returns who owns `live`. The first owner reference of `wanted` is the owner that claims the name.
-pub fn claim<K>(wanted: &K, live: Option<&K>) -> Claim
+pub fn ownership_of<K>(wanted: &K, live: Option<&K>) -> Ownership
 where
     K: Resource<DynamicType = ()>,
 {
-    let Some(live) = live else { return Claim::Free };
+    let Some(live) = live else { return Ownership::Free };
     let uid = live.uid().unwrap_or_default();
     let owner = wanted.owner_references().first();
     let owners = live.owner_references();
     if owners.iter().any(|one| one.controller == Some(true) && owner.is_some_and(|owner| owner.uid == one.uid)) {
-        return Claim::Owned { uid };
+        return Ownership::Owned { uid };
     }
     if live.meta().deletion_timestamp.is_some() {
-        return Claim::Taken(Holder::Deleting);
+        return Ownership::Taken(Holder::Deleting);
     }
     if let Some(former) = owners.iter().find(|one| owner.is_some_and(|owner| is_former(owner, one))) {
-        return Claim::Taken(Holder::Former { kind: former.kind.clone(), name: former.name.clone() });
+        return Ownership::Taken(Holder::Former { kind: former.kind.clone(), name: former.name.clone() });
     }
     if let Some(other) = owners.iter().find(|one| one.controller == Some(true)).or_else(|| owners.first()) {
-        return Claim::Taken(Holder::Object { kind: other.kind.clone(), name: other.name.clone() });
+        return Ownership::Taken(Holder::Object { kind: other.kind.clone(), name: other.name.clone() });
     }
     let labelled = wanted.labels().iter().all(|(key, value)| live.labels().get(key) == Some(value));
     let written = live.managed_fields().iter().any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
-    if labelled && written { Claim::Orphan { uid } } else { Claim::Taken(Holder::Unknown) }
+    if labelled && written { Ownership::Orphan { uid } } else { Ownership::Taken(Holder::Unknown) }
 }
 
 fn is_former(owner: &OwnerReference, one: &OwnerReference) -> bool {

@@ -16,7 +16,7 @@ use crate::subscriptions::Options;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Shard time in milliseconds: shard time at the beginning of the leader's term plus the time since then on the
-    /// leader's boot-time clock. The machine never lets it go back.
+    /// leader's boot-time clock. The state machine never lets it go back.
     pub time: u64,
     /// Operations, in the order in which the leader received them.
     pub operations: Vec<Operation>,

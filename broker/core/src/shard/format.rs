@@ -25,7 +25,7 @@ fn a_shard_keeps_its_bytes() {
     timers(&mut samples);
     outcomes(&mut samples);
     rows(&mut samples);
-    machine(&mut samples);
+    state(&mut samples);
     samples.compare(include_str!("format.txt"));
 }
 
@@ -135,7 +135,7 @@ fn messages(samples: &mut Samples) {
     samples.add("Operation.Enqueue.plain", &Operation::Enqueue(plain));
     let ranges = [(1024, 1025), (1027, 1027)].map(|(low, high)| (InboxSeq::new(low), InboxSeq::new(high))).into();
     let acknowledge = Operation::Acknowledge { client: client(), owner: OwnerEpoch::new(1023), ranges };
-    samples.add("Operation.Settle", &acknowledge);
+    samples.add("Operation.Acknowledge", &acknowledge);
     let received = Operation::Pubrec { client: client(), owner: OwnerEpoch::new(1028), sequence: InboxSeq::new(1029) };
     samples.add("Operation.Received", &received);
     let messages = vec![retained()];
@@ -244,9 +244,9 @@ fn rows(samples: &mut Samples) {
     samples.add("row.w", &will());
 }
 
-/// Rows with their keys, as a machine writes them.
-fn machine(samples: &mut Samples) {
-    let (mut machine, mut rows) = (ShardState::default(), BTreeMap::new());
+/// Rows with their keys, as a state machine writes them.
+fn state(samples: &mut Samples) {
+    let (mut state, mut rows) = (ShardState::default(), BTreeMap::new());
     let client = || Box::from("client");
     let wanted = |filter, qos| subscription(filter, qos, WantRetained::Always);
     let once = Some(Once { key: "q:publisher:1".into(), number: 1012, floor: 1011 });
@@ -268,7 +268,7 @@ fn machine(samples: &mut Samples) {
         Operation::Claim(Claim { client: "other".into(), will: Some(Will { delay: 0, ..will() }), ..claim() }),
         Operation::End(End { client: "other".into(), owner: OwnerEpoch::new(2), expiry: None, drop_will: false }),
     ];
-    let outcomes = machine.apply(Entry { time: 5000, operations }, &mut rows);
+    let outcomes = state.apply(Entry { time: 5000, operations }, &mut rows);
     assert!(outcomes.contains(&Outcome::Known(true)), "PUBREC is committed: {outcomes:?}");
     assert_eq!(outcomes.last(), Some(&Outcome::Done));
     stored(samples, "shard", &rows);

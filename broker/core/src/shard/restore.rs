@@ -51,22 +51,22 @@ impl ShardState {
     /// Returns [`Unreadable`] for a row of an unknown kind, a value that cannot be decoded, or a row of a session that
     /// is missing.
     pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, Unreadable> {
-        let mut machine = Self::default();
+        let mut state = Self::default();
         let mut later: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for (key, value) in stored {
             match key.first() {
                 // Sessions first: other rows refer to them.
-                Some(b's') => machine.restore_session(&key, &value)?,
+                Some(b's') => state.restore_session(&key, &value)?,
                 Some(b'b') => {}
                 _ => later.push((key, value)),
             }
         }
         for (key, value) in later {
-            machine.restore_row(&key, &value)?;
+            state.restore_row(&key, &value)?;
         }
-        machine.dirty = Dirty::default();
-        machine.effects.clear();
-        Ok(machine)
+        state.dirty = Dirty::default();
+        state.effects.clear();
+        Ok(state)
     }
 
     fn restore_session(&mut self, key: &[u8], value: &[u8]) -> Result<(), Unreadable> {

@@ -11,10 +11,10 @@ type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const LIMITS: Limits = Limits { messages: 3, bytes: 10_000, subscriptions: 10 };
 
-/// A machine with its rows, and shorthands for its operations.
+/// A state machine with its rows, and shorthands for its operations.
 #[derive(Default)]
 struct Shard {
-    machine: ShardState,
+    state: ShardState,
     rows: Stored,
     time: u64,
     number: u64,
@@ -24,7 +24,7 @@ impl Shard {
     fn apply(&mut self, operation: Operation) -> Outcome {
         let entry = Entry { time: self.time, operations: vec![operation] };
         let entry = Entry::decode(&entry.encode()).unwrap();
-        self.machine.apply(entry, &mut self.rows).remove(0)
+        self.state.apply(entry, &mut self.rows).remove(0)
     }
 
     fn claim(&mut self, client: &str, expiry: u32, connection: u64) -> Claimed {
@@ -47,7 +47,7 @@ impl Shard {
     }
 
     fn queued(&self, client: &str) -> Vec<u64> {
-        let (_, session) = self.machine.session_of(client).unwrap();
+        let (_, session) = self.state.session_of(client).unwrap();
         session.inbox.from(InboxSeq::FIRST).map(|(sequence, _)| sequence.get()).collect()
     }
 
@@ -113,7 +113,7 @@ fn a_session_keeps_its_queue_over_connections_and_marks_what_may_have_been_sent(
     assert!(second.present && second.owner > first.owner);
     shard.publish("a/c");
     assert_eq!(shard.queued("c"), [0, 1]);
-    let (_, session) = shard.machine.session_of("c").unwrap();
+    let (_, session) = shard.state.session_of("c").unwrap();
     assert_eq!(session.profile.dup_below, InboxSeq::new(1));
     let acknowledge = |owner| Operation::Acknowledge { client: "c".into(), owner, ranges: vec![range(0, 0)] };
     assert_eq!(shard.apply(acknowledge(first.owner)), Outcome::Stale, "an older owner epoch is refused");
@@ -219,8 +219,8 @@ fn a_node_that_is_down_leaves_sessions_offline_and_wills_due() {
     let owner = shard.claim("d", 60, 2).owner;
     shard.time = 5000;
     shard.apply(Operation::NodeDown { node: NodeId::new(1), epoch: NodeEpoch::new(1) });
-    assert!(shard.machine.session_of("t").is_none(), "a transient session ends with its connection");
-    assert_eq!(shard.machine.wills().count(), 1);
+    assert!(shard.state.session_of("t").is_none(), "a transient session ends with its connection");
+    assert_eq!(shard.state.wills().count(), 1);
     assert_eq!(shard.apply(claim("d", 60, 3)), Outcome::Stale, "a claim under an ended epoch is stale");
     assert_eq!(shard.apply(Operation::Expire { client: "d".into(), owner }), Outcome::Known(false));
     shard.time = 65_000;
@@ -243,7 +243,7 @@ fn a_delayed_will_is_not_early_and_a_return_withdraws_it() {
     assert!(again.present);
     shard.time = 20_000;
     assert_eq!(shard.apply(due(claimed.owner)), Outcome::Known(false));
-    assert_eq!(shard.machine.wills().count(), 0);
+    assert_eq!(shard.state.wills().count(), 0);
 }
 
 #[test]
@@ -251,13 +251,13 @@ fn a_route_is_the_highest_qos_and_goes_with_the_last_subscription() {
     let mut shard = Shard::default();
     let (one, two) = (shard.claim("one", 60, 1).owner, shard.claim("two", 60, 2).owner);
     shard.subscribe("one", one, "a/+", QoS::AtMostOnce);
-    assert_eq!(shard.machine.route_qos("a/+"), Some(QoS::AtMostOnce));
+    assert_eq!(shard.state.route_qos("a/+"), Some(QoS::AtMostOnce));
     shard.subscribe("two", two, "a/+", QoS::ExactlyOnce);
-    assert_eq!(shard.machine.route_qos("a/+"), Some(QoS::ExactlyOnce));
+    assert_eq!(shard.state.route_qos("a/+"), Some(QoS::ExactlyOnce));
     shard.apply(Operation::Unsubscribe { client: "two".into(), owner: two, filters: vec!["a/+".into()] });
-    assert_eq!(shard.machine.route_qos("a/+"), Some(QoS::AtMostOnce));
+    assert_eq!(shard.state.route_qos("a/+"), Some(QoS::AtMostOnce));
     shard.apply(Operation::Unsubscribe { client: "one".into(), owner: one, filters: vec!["a/+".into()] });
-    assert_eq!(shard.machine.route_qos("a/+"), None);
+    assert_eq!(shard.state.route_qos("a/+"), None);
 }
 
 #[test]
@@ -364,11 +364,11 @@ fn any_operation() -> impl Strategy<Value = Operation> {
 }
 
 /// Returns everything that is readable from outside, as text.
-fn view(machine: &ShardState) -> String {
-    let sessions: Vec<_> = machine.sessions().collect();
-    let routes: Vec<_> = machine.routes().collect();
-    let wills: Vec<_> = machine.wills().collect();
-    format!("{} {sessions:?} {routes:?} {wills:?}", machine.time())
+fn view(state: &ShardState) -> String {
+    let sessions: Vec<_> = state.sessions().collect();
+    let routes: Vec<_> = state.routes().collect();
+    let wills: Vec<_> = state.wills().collect();
+    format!("{} {sessions:?} {routes:?} {wills:?}", state.time())
 }
 
 proptest! {
@@ -378,15 +378,15 @@ proptest! {
         let (mut steady, mut restarted) = (Shard::default(), Shard::default());
         for (position, operation) in operations.into_iter().enumerate() {
             if position == cut {
-                restarted.machine = ShardState::restore(restarted.rows.clone()).unwrap();
+                restarted.state = ShardState::restore(restarted.rows.clone()).unwrap();
             }
             steady.time += 1000;
             restarted.time += 1000;
             prop_assert_eq!(steady.apply(operation.clone()), restarted.apply(operation));
-            prop_assert_eq!(view(&steady.machine), view(&restarted.machine));
+            prop_assert_eq!(view(&steady.state), view(&restarted.state));
         }
         prop_assert_eq!(&steady.rows, &restarted.rows);
-        let unread: usize = steady.machine.sessions().map(|(_, session)| session.inbox.len()).sum();
+        let unread: usize = steady.state.sessions().map(|(_, session)| session.inbox.len()).sum();
         prop_assert!(steady.bodies() <= unread, "a body without a slot was left behind");
         let bodies = steady.rows.keys().filter(|key| key.first() == Some(&b'b')).cloned();
         for key in bodies {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_core::meta::{Command, Member};
-use covey_raft::Cluster;
+use covey_raft::RaftGroups;
 use covey_types::{GroupId, NodeEpoch, NodeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -26,14 +26,14 @@ pub(crate) enum Request {
     /// Asks to be answered when every node that may hold a lease has applied meta up to the index.
     AwaitRoute(u64, oneshot::Sender<()>),
     /// Asks whether the node may hold a lease, by this leader's count.
-    IsAlive(NodeId, oneshot::Sender<bool>),
+    MayHoldLease(NodeId, oneshot::Sender<bool>),
 }
 
 /// Grants leases and ends epochs while this node leads meta; one task per node.
 #[derive(Debug)]
 pub(crate) struct Grantor {
     /// The groups.
-    pub cluster: Cluster,
+    pub cluster: RaftGroups,
     /// Members and their epochs.
     pub meta: Arc<SharedMeta>,
     /// Length of a lease.
@@ -117,8 +117,8 @@ impl Grantor {
                     renewals.push((renewal, verdict, answer));
                 }
                 Request::AwaitRoute(index, answer) => term.waiting.push((index, answer)),
-                Request::IsAlive(node, answer) => {
-                    reply(answer, self.alive(term).contains(&node));
+                Request::MayHoldLease(node, answer) => {
+                    reply(answer, self.leased_nodes(term).contains(&node));
                 }
             }
         }
@@ -151,7 +151,7 @@ impl Grantor {
                 let now = clock::now();
                 let count = term.nodes.entry(renewal.node).or_default();
                 count.answered = Some(now);
-                let leased = self.alive(term);
+                let leased = self.leased_nodes(term);
                 verdict = Verdict::Granted { commit, leased, anew };
             }
             reply(answer, Grant { sequence: renewal.sequence, verdict });
@@ -162,8 +162,8 @@ impl Grantor {
     fn judge(&self, term: &mut Term, renewal: &Renewal) -> Verdict {
         let now = clock::now();
         let current = {
-            let machine = self.meta.machine.read();
-            machine
+            let state = self.meta.state.read();
+            state
                 .member(renewal.node)
                 .is_some_and(|member| !member.removed && member.open_epoch() == Some(renewal.epoch))
         };
@@ -179,7 +179,7 @@ impl Grantor {
         let count = term.count(renewal.node, renewal.epoch, now);
         count.applied = count.applied.max(renewal.applied);
         count.reaches.clone_from(&renewal.reaches);
-        let anew = !self.alive(term).contains(&renewal.node);
+        let anew = !self.leased_nodes(term).contains(&renewal.node);
         self.note_reach(term, renewal.node, now);
         if behind || self.is_cut_off(term, renewal.node, now) {
             return Verdict::Refused;
@@ -189,14 +189,14 @@ impl Grantor {
 
     /// Returns the nodes that may hold a lease: by a grant of this term, or by one of a former leader that may still
     /// be valid.
-    fn alive(&self, term: &Term) -> Vec<NodeId> {
+    fn leased_nodes(&self, term: &Term) -> Vec<NodeId> {
         let now = clock::now();
-        let machine = self.meta.machine.read();
+        let state = self.meta.state.read();
         let may_hold = |node: NodeId| {
             let counted = term.nodes.get(&node).and_then(|count| count.answered).unwrap_or(term.elected);
             now < counted.max(term.elected) + with_drift(self.lease)
         };
-        machine
+        state
             .members()
             .filter(|(node, member)| !member.removed && member.open_epoch().is_some() && may_hold(*node))
             .map(|(node, _)| node)
@@ -206,7 +206,7 @@ impl Grantor {
     /// Returns the log index up to which all nodes that may hold a lease have applied meta.
     fn applied_by_all(&self, term: &Term) -> u64 {
         let applied = |node: &NodeId| term.nodes.get(node).map_or(0, |count| count.applied);
-        self.alive(term).iter().map(applied).min().unwrap_or(u64::MAX)
+        self.leased_nodes(term).iter().map(applied).min().unwrap_or(u64::MAX)
     }
 
     /// Returns the epochs to end: their node got no grant for the length of a lease and `close_clients_after` (with
@@ -214,10 +214,10 @@ impl Grantor {
     fn overdue(&self, term: &mut Term) -> Vec<(NodeId, NodeEpoch)> {
         let patience = with_drift(self.lease + self.close_clients_after);
         let (now, elected) = (clock::now(), term.elected);
-        let machine = self.meta.machine.read();
+        let state = self.meta.state.read();
         let mut overdue = Vec::new();
         let open = |(node, member): (NodeId, &Member)| Some((node, member.open_epoch()?));
-        for (node, epoch) in machine.members().filter_map(open) {
+        for (node, epoch) in state.members().filter_map(open) {
             let count = term.count(node, epoch, now);
             let counted = count.answered.unwrap_or_default().max(count.since).max(elected);
             if now > counted + patience {
@@ -229,7 +229,7 @@ impl Grantor {
 
     /// Updates since when the node does not hear other nodes.
     fn note_reach(&self, term: &mut Term, node: NodeId, now: Duration) {
-        let alive = self.alive(term);
+        let alive = self.leased_nodes(term);
         let Some(count) = term.nodes.get_mut(&node) else { return };
         let reaches = &count.reaches;
         count.unreached.retain(|other, _| alive.contains(other) && !reaches.contains(other));
@@ -244,7 +244,7 @@ impl Grantor {
         let links = |node: NodeId| term.nodes.get(&node).map_or(0, |count| count.reaches.len());
         let since =
             |from: NodeId, to: NodeId| term.nodes.get(&from).and_then(|count| count.unreached.get(&to)).copied();
-        self.alive(term).into_iter().filter(|other| *other != node).any(|other| {
+        self.leased_nodes(term).into_iter().filter(|other| *other != node).any(|other| {
             let cut = [since(node, other), since(other, node)].into_iter().flatten().min();
             let loses = (links(node), std::cmp::Reverse(node)) < (links(other), std::cmp::Reverse(other));
             let lost = cut.is_some_and(|cut| now > cut + self.lease) && loses;

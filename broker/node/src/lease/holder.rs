@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_core::meta::{Answer, Command};
-use covey_raft::Cluster;
+use covey_raft::RaftGroups;
 use covey_types::{GroupId, NodeEpoch, NodeId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -18,7 +18,7 @@ use super::wire::{Grant, Renewal, Verdict};
 use crate::clock;
 
 /// Callbacks of the holder into the node.
-pub(crate) trait LeaseTransport: Send + Sync + 'static {
+pub(crate) trait HolderContext: Send + Sync + 'static {
     /// Asks the meta leader for a lease; `None` if it was not reached or did not answer in time.
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>>;
     /// Returns the members that this node has heard within half a lease.
@@ -37,7 +37,7 @@ pub(crate) struct Holder<S> {
     /// The lease that this task writes.
     pub lease: Arc<Lease>,
     /// Access to meta.
-    pub cluster: Cluster,
+    pub cluster: RaftGroups,
     /// This node.
     pub node: NodeId,
     /// Number of this process start.
@@ -79,7 +79,7 @@ struct Preparing {
 /// Renewals in progress.
 type Asking = FuturesUnordered<BoxFuture<'static, Option<Grant>>>;
 
-impl<S: LeaseTransport> Holder<S> {
+impl<S: HolderContext> Holder<S> {
     /// Runs until shutdown: takes an epoch, renews its lease, ends it when it is lost for good, and takes the next.
     pub(crate) async fn run(self) {
         let mut former = None;

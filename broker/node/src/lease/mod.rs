@@ -13,7 +13,7 @@ mod wire;
 use std::time::Duration;
 
 pub(super) use grantor::{Grantor, Request};
-pub(super) use holder::{Holder, LeaseTransport};
+pub(super) use holder::{Holder, HolderContext};
 pub(super) use validity::{EpochOver, Lease};
 #[cfg(test)]
 pub(super) use wire::Verdict;

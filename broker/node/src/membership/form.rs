@@ -60,7 +60,7 @@ impl Membership {
         };
         let node = self.node.clone();
         self.node.tasks.spawn_ending("formation", async move {
-            while node.meta.machine.read().header().cluster.is_none() {
+            while node.meta.state.read().header().cluster.is_none() {
                 drop(node.cluster.propose_at_leader(GroupId::META, command.encode()).await);
                 tokio::time::sleep(RETRY_DELAY).await;
             }

@@ -18,7 +18,7 @@ impl Membership {
         let leadership = *self.node.cluster.leadership(GroupId::META).borrow();
         if !leadership.ours {
             let ask =
-                leadership.leader.and_then(|leader| self.node.meta.machine.read().member(leader).map(|m| m.ordinal));
+                leadership.leader.and_then(|leader| self.node.meta.state.read().member(leader).map(|m| m.ordinal));
             return proto::JoinReply { ask: ask.map(Ordinal::get), ..refuse("this node does not lead the meta group") };
         }
         if let Some(reason) = self.objection(join).await {
@@ -40,19 +40,15 @@ impl Membership {
     /// members without it are no majority.
     async fn objection(&self, join: &proto::JoinRequest) -> Option<String> {
         let members: Vec<(NodeId, Ordinal)> = {
-            let machine = self.node.meta.machine.read();
-            machine
-                .members()
-                .filter(|(_, member)| !member.removed)
-                .map(|(node, member)| (node, member.ordinal))
-                .collect()
+            let state = self.node.meta.state.read();
+            state.members().filter(|(_, member)| !member.removed).map(|(node, member)| (node, member.ordinal)).collect()
         };
         let wanted = (NodeId::new(join.node_id), Ordinal::new(join.ordinal));
         let former = members.iter().find(|(node, ordinal)| *ordinal == wanted.1 && *node != wanted.0)?.0;
         let mut alive = 0;
         for (node, _) in &members {
-            let alive_here = self.node.network.ask_grantor(|answer| Request::IsAlive(*node, answer)).await;
-            if alive_here.unwrap_or(true) {
+            let may_hold_lease = self.node.network.ask_grantor(|answer| Request::MayHoldLease(*node, answer)).await;
+            if may_hold_lease.unwrap_or(true) {
                 if *node == former {
                     return Some(format!("ordinal {} is held by node {former}, which may be alive", join.ordinal));
                 }

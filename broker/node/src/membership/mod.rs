@@ -9,7 +9,7 @@
 mod form;
 mod identity;
 mod join;
-mod placement;
+mod voters;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 pub use form::FormError;
 pub use identity::Identity;
-pub(crate) use placement::{SHARD_VOTERS, placement};
+pub(crate) use voters::{SHARD_VOTERS, voters_of};
 
 use crate::node::Node;
 
@@ -68,7 +68,7 @@ impl Membership {
         }
         let led: Vec<GroupId> = self.node.groups_led().collect();
         for group in led {
-            let (voters, learners) = placement(group, &members);
+            let (voters, learners) = voters_of(group, &members);
             let status = self.node.group_status(group);
             // A change that an earlier leader left unfinished is completed here.
             if !status.joint && status.voters == voters && status.learners == learners {

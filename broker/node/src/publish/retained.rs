@@ -7,7 +7,7 @@ use std::time::Duration;
 use covey_core::retained::{Entry, Message, Outcome, Write};
 use covey_core::shard::Publication;
 use covey_core::topic::Filter;
-use covey_raft::Cluster;
+use covey_raft::RaftGroups;
 use covey_types::{GroupId, NodeEpoch, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -39,9 +39,9 @@ pub(crate) struct RetainedMessages {
     /// This node.
     node: NodeId,
     /// The Raft groups.
-    cluster: Cluster,
+    cluster: RaftGroups,
     /// Applied state of the retained group.
-    state: Arc<SharedRetained>,
+    replica: Arc<SharedRetained>,
     /// Present epoch, and the number of its last write.
     numbers: Mutex<(Option<NodeEpoch>, u64)>,
     /// Queue of [`run`](Self::run). Sessions and wills wait for their writes, so each has at most one in it.
@@ -52,11 +52,11 @@ impl RetainedMessages {
     /// Returns the access and the queue for [`run`](Self::run).
     pub(crate) fn new(
         node: NodeId,
-        cluster: Cluster,
-        state: Arc<SharedRetained>,
+        cluster: RaftGroups,
+        replica: Arc<SharedRetained>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Self { node, cluster, state, numbers: Mutex::default(), jobs }), receiver)
+        (Arc::new(Self { node, cluster, replica, numbers: Mutex::default(), jobs }), receiver)
     }
 
     /// Starts an epoch: numbers begin at 1. `None` ends the present one.
@@ -102,9 +102,9 @@ impl RetainedMessages {
             }
             tokio::time::sleep(READ_RETRY_DELAY).await;
         }
-        let machine = self.state.machine.read();
-        machine
-            .matches(&filter, machine.time())
+        let state = self.replica.state.read();
+        state
+            .matches(&filter, state.time())
             .into_iter()
             .map(|(name, message)| as_publication(name.as_str(), message))
             .collect()
@@ -112,13 +112,13 @@ impl RetainedMessages {
 
     /// Returns the number of retained messages and the bytes that they are charged.
     pub(crate) fn size(&self) -> (usize, u64) {
-        let machine = self.state.machine.read();
-        (machine.len(), machine.bytes())
+        let state = self.replica.state.read();
+        (state.len(), state.bytes())
     }
 
     /// Commits the queued writes in batches; one task per node. Ends when the queue is closed.
     pub(crate) async fn run(self: Arc<Self>, mut jobs: mpsc::UnboundedReceiver<Job>, shutdown: CancellationToken) {
-        let mut clock = GroupClock { retained: self.state.clone(), seen: (0, clock::now()) };
+        let mut clock = GroupClock { retained: self.replica.clone(), seen: (0, clock::now()) };
         let mut next = jobs.recv().await;
         while let Some(first) = next.take() {
             let batch;
@@ -194,7 +194,7 @@ struct GroupClock {
 impl GroupClock {
     /// Returns group time now, in milliseconds.
     fn now(&mut self) -> u64 {
-        let time = self.retained.machine.read().time();
+        let time = self.retained.state.read().time();
         if time > self.seen.0 {
             self.seen = (time, clock::now());
         }

@@ -47,7 +47,7 @@ pub(crate) struct Router {
     /// Routes of the shards.
     pub(crate) meta: Arc<SharedMeta>,
     /// Client of each shard, by shard number.
-    pub(crate) shards: Vec<Arc<shard::Client>>,
+    pub(crate) shards: Vec<Arc<shard::ShardClient>>,
     /// Streams to the transient sessions of other nodes.
     pub(crate) peers: Arc<Peers>,
     /// Sessions whose connections are on this node.
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Router {
 impl Router {
     /// Returns the client of the shard that a client id belongs to. It never changes: `crc32c(client id) mod shards` is
     /// part of the format on disk (docs/clustering.md#groups).
-    pub(crate) fn shard_of(&self, client: &str) -> &Arc<shard::Client> {
+    pub(crate) fn shard_client_of(&self, client: &str) -> &Arc<shard::ShardClient> {
         let index = crc32c::crc32c(client.as_bytes()) as usize % self.shards.len().max(1);
         let shard = self.shards.get(index);
         shard.unwrap_or_else(|| unreachable!("the configuration was checked: there is at least one shard"))
@@ -79,7 +79,7 @@ impl Router {
     /// Returns [`NoLease`] if the lease is not valid after matching; nothing was sent.
     pub(crate) fn route(&self, message: &Publication, epoch: NodeEpoch) -> Result<PendingAck, NoLease> {
         let Ok(name) = message.topic.parse::<Name>() else { return Ok(PendingAck::default()) };
-        let shards = self.meta.machine.read().matches(&name);
+        let shards = self.meta.state.read().matches(&name);
         let peers = self.peers.wanting(&name);
         // Checked after matching: if the lease lapsed before, the matched routes may be outdated.
         if !self.lease.is_valid(epoch) {

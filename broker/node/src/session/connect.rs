@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use super::context::SessionContext;
-use super::handle::NodeSession;
 use super::inflight::Inflight;
 use super::local::{EVENT_CAPACITY, LocalSession, SessionState};
+use super::node_session::NodeSession;
 use crate::clock::whole_seconds;
 use crate::publish::message;
 use crate::shard::HeldSession;
@@ -71,7 +71,7 @@ impl NodeSessions {
     async fn claim(&self, claim: Claim) -> Option<Outcome> {
         let client = claim.client.clone();
         let until = tokio::time::Instant::now() + CLAIM_TIMEOUT;
-        let shard = self.0.shard_of(&client).clone();
+        let shard = self.0.shard_client_of(&client).clone();
         let mut answer = shard.call_until(Operation::Claim(claim), Some(until));
         tokio::select! {
             outcome = &mut answer => outcome.ok(),
@@ -136,7 +136,7 @@ impl NodeSessions {
             context.registry.close(&local, Close::Fenced);
         }
         let window = request.receive_maximum;
-        context.shard_of(&client).hold(HeldSession { client, owner: claimed.owner, window });
+        context.shard_client_of(&client).hold(HeldSession { client, owner: claimed.owner, window });
         Connected {
             session_present: claimed.present,
             filters: claimed.filters.iter().map(|filter| message::text(filter)).collect(),

@@ -10,7 +10,7 @@ use super::registry::Registry;
 use crate::Observer;
 use crate::lease::{EpochOver, Lease};
 use crate::publish::{RetainedMessages, Router};
-use crate::shard::Client;
+use crate::shard::ShardClient;
 use crate::tasks::Tasks;
 use crate::transient::{Filters, Incoming};
 
@@ -48,8 +48,8 @@ impl std::fmt::Debug for SessionContext {
 
 impl SessionContext {
     /// Returns the client of the shard that a client id belongs to.
-    pub(super) fn shard_of(&self, client: &str) -> &Arc<Client> {
-        self.router.shard_of(client)
+    pub(super) fn shard_client_of(&self, client: &str) -> &Arc<ShardClient> {
+        self.router.shard_client_of(client)
     }
 
     /// Waits until the change of this node's transient filters is known on every node that may hold a lease.

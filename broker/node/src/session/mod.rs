@@ -9,15 +9,15 @@
 
 mod connect;
 mod context;
-mod handle;
 mod inflight;
 mod local;
-mod queue;
+mod node_session;
+mod publish_queue;
 mod registry;
 mod subscribe;
 
 pub use connect::NodeSessions;
 pub(crate) use context::SessionContext;
-pub use handle::NodeSession;
 pub(crate) use inflight::{Full, PACKET_IDS, Queue};
+pub use node_session::NodeSession;
 pub(crate) use registry::Registry;

@@ -6,8 +6,8 @@ use covey_core::subscriptions::Options;
 use covey_core::topic::Filter;
 use covey_mqtt::session::{Delivery, Event, Subscription};
 
-use super::handle::NodeSession;
 use super::local::SessionState;
+use super::node_session::NodeSession;
 use crate::publish::message;
 
 impl NodeSession {

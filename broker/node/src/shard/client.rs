@@ -40,7 +40,7 @@ pub(crate) trait ShardDialer: Send + Sync + 'static {
 
 /// Client of one shard; one per node and shard.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct ShardClient {
     /// Number of the shard.
     shard: ShardId,
     /// This node.
@@ -83,7 +83,7 @@ struct Call {
     until: Option<Instant>,
 }
 
-impl Client {
+impl ShardClient {
     pub(crate) fn new(shard: ShardId, node: NodeId) -> Arc<Self> {
         Arc::new(Self { shard, node, state: Mutex::default() })
     }

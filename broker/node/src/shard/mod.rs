@@ -1,7 +1,7 @@
 //! Durable sessions: the client of a shard on every node, and the shard's leader.
 //!
 //! ```text
-//! connection -> Client (one per shard: numbers Enqueues, resends, finds the leader)
+//! connection -> ShardClient (one per shard: numbers Enqueues, resends, finds the leader)
 //!                  |  ToShard                        ^ FromShard
 //!                  v                                 |
 //!               Leader (one task per shard: commits batches, delivers, publishes routes, runs timers)
@@ -13,7 +13,7 @@ mod leader;
 mod link;
 mod wire;
 
-pub(super) use client::{Client, DeliverySink, ShardDialer};
+pub(super) use client::{DeliverySink, ShardClient, ShardDialer};
 pub(super) use leader::{Leader, LeaderContext};
 pub(super) use link::{Inbound, LeaderEnd, Link, LinkId};
 pub(super) use wire::{Acknowledgement, FromShard, HeldSession, Item, ToShard};

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::debug;
 
-use super::subscriptions::Filters;
+use super::filters::Filters;
 use super::wire::{FromTransient, ToTransient};
 use crate::frame;
 use covey_contract::proto::Frame;

@@ -8,17 +8,17 @@
 //! Each node opens a stream to every other node. It publishes on the streams that it opened, and sends its own filters
 //! on the streams that it accepted.
 
+mod filters;
 mod incoming;
 mod outgoing;
 mod peers;
 mod session;
-mod subscriptions;
 mod wire;
 
+pub(super) use filters::Filters;
 pub(super) use incoming::Incoming;
 pub(super) use outgoing::{PeerDialer, Stream};
 pub(super) use peers::Peers;
 pub(super) use session::TransientSession;
-pub(super) use subscriptions::Filters;
 #[cfg(test)]
 pub(super) use wire::{FromTransient, Numbered, ToTransient};

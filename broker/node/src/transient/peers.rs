@@ -62,9 +62,9 @@ impl Peers {
         tasks: &Tasks,
         over: &CancellationToken,
     ) {
-        let machine = self.meta.machine.read();
+        let state = self.meta.state.read();
         let mut peers = self.others.write();
-        for (node, member) in machine.members().filter(|(node, _)| *node != self.own) {
+        for (node, member) in state.members().filter(|(node, _)| *node != self.own) {
             if member.removed {
                 if let Some((peer, stop)) = peers.remove(&node) {
                     stop.cancel();

@@ -11,7 +11,7 @@ use covey_core::topic::{Filter, Name};
 use covey_mqtt::session::{Delivery, Event};
 use covey_types::ConnectionId;
 
-use super::subscriptions::Filters;
+use super::filters::Filters;
 use crate::session::{Full, Queue};
 
 /// State of a transient session.

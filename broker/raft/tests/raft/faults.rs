@@ -10,11 +10,11 @@ use parking_lot::RwLock;
 use tokio::time::{sleep, timeout};
 
 use crate::harness::{GROUP, PATIENCE, POISON, TestCluster, UNREADABLE, command, eventually, members, parse, quiet};
-use covey_raft::{Cluster, ProposeError, Tuning};
+use covey_raft::{ProposeError, RaftGroups, Tuning};
 
-type Nodes = Arc<RwLock<BTreeMap<u64, Cluster>>>;
+type Nodes = Arc<RwLock<BTreeMap<u64, RaftGroups>>>;
 
-fn handles(cluster: &TestCluster) -> BTreeMap<u64, Cluster> {
+fn handles(cluster: &TestCluster) -> BTreeMap<u64, RaftGroups> {
     cluster.nodes.iter().map(|(id, node)| (*id, node.cluster.clone())).collect()
 }
 

@@ -25,8 +25,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use covey_log::segment;
 use covey_raft::{
-    ChangeError, ChannelError, Channels, Cluster, MAX_MESSAGE, Machine, Member, Options, Purpose, Rows, StoreError,
-    Tuning,
+    ChangeError, ChannelError, Channels, MAX_MESSAGE, Member, Options, Purpose, RaftGroups, Rows, StateMachine,
+    StoreError, Tuning,
 };
 use covey_supervise::Supervisor;
 use covey_types::{GroupId, NodeId, Ordinal, ShardId};
@@ -66,7 +66,7 @@ pub(crate) fn parse(mut command: &[u8]) -> (u32, u32) {
     (command.get_u32(), command.get_u32())
 }
 
-impl Machine for ListMachine {
+impl StateMachine for ListMachine {
     fn apply(&mut self, index: u64, command: &Bytes, rows: &mut Rows) -> Result<Bytes, StoreError> {
         let mut contents = self.contents.lock();
         contents.applies.push(index);
@@ -163,7 +163,7 @@ impl Channels for Wire {
 }
 
 struct Service {
-    cluster: Cluster,
+    cluster: RaftGroups,
     net: Arc<Net>,
     node: u64,
 }
@@ -265,7 +265,7 @@ impl Peer for Service {
 
 /// A running node.
 pub(crate) struct TestNode {
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: RaftGroups,
     pub(crate) ordinal: u32,
     pub(crate) log: segment::Log,
     contents: BTreeMap<GroupId, Arc<Mutex<Contents>>>,
@@ -355,11 +355,11 @@ impl TestCluster {
             self.groups.iter().map(|group| (*group, Arc::default())).collect();
         let machines = contents.iter().map(|(group, contents)| {
             let machine = ListMachine { seen: BTreeSet::new(), contents: Arc::clone(contents) };
-            (*group, Box::new(machine) as Box<dyn Machine>)
+            (*group, Box::new(machine) as Box<dyn StateMachine>)
         });
         let (fatal, failed) = (Arc::clone(&self.fatal), Arc::clone(&self.fatal));
         let wire = Wire { net: Arc::clone(&self.net), node: id, cached: Mutex::default() };
-        let cluster = Cluster::start(Options {
+        let cluster = RaftGroups::start(Options {
             node: NodeId::new(id),
             dir,
             log: log.clone(),
@@ -421,7 +421,7 @@ impl TestCluster {
         }
     }
 
-    pub(crate) fn cluster(&self, id: u64) -> Cluster {
+    pub(crate) fn cluster(&self, id: u64) -> RaftGroups {
         self.nodes[&id].cluster.clone()
     }
 

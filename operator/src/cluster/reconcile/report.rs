@@ -41,9 +41,9 @@ impl Pass<'_> {
         memory: &mut Memory,
     ) -> Result<(), Error> {
         let now = Timestamp::now();
-        let revision = self.revision(applied);
+        let revision = self.template_revision(applied);
         let wanted = status::build(&status::Observed {
-            cluster: &self.facts.cluster,
+            cluster: &self.inputs.cluster,
             paused: self.basics.paused,
             blocked: self.work.as_ref().err(),
             nodes,
@@ -52,7 +52,7 @@ impl Pass<'_> {
             projection: Some(&access.projection),
             workload: applied.workload().cloned(),
             revision: revision.as_deref(),
-            pods: self.facts.pods.len(),
+            pods: self.inputs.pods.len(),
             apply_error: applied.error().map(|error| (error.reason(), error.to_string())),
             alerts: memory.alerting.as_ref().map(Alerting::active),
             now,
@@ -61,7 +61,7 @@ impl Pass<'_> {
         self.measure(&wanted, nodes, access.projection.document.revision);
         self.report_users(nodes, access, memory, now).await;
         let due = memory.status_written.is_none_or(|at| at.elapsed() >= STATUS_EVERY);
-        let before = self.facts.cluster.status.as_ref();
+        let before = self.inputs.cluster.status.as_ref();
         if before != Some(&wanted) && (due || status::is_urgent(before, &wanted)) {
             if let Err(blocked) = &self.work
                 && status::is_news(before, &wanted)
@@ -69,7 +69,7 @@ impl Pass<'_> {
                 let Blocked { reason, message } = blocked;
                 self.context.event(&self.about, EventType::Warning, reason, "Reconcile", message).await;
             }
-            write(self.context, &mut self.facts.cluster, wanted).await?;
+            write(self.context, &mut self.inputs.cluster, wanted).await?;
             memory.status_written = Some(Instant::now());
         }
         Ok(())
@@ -91,9 +91,9 @@ impl Pass<'_> {
             let access = node.report.as_ref().and_then(|report| report.access.as_ref());
             access.is_some_and(|access| access.rejected_revision > 0)
         });
-        let facts = ClusterFacts {
+        let inputs = ClusterFacts {
             version: status.version.as_ref().map(|version| version.current.clone()).unwrap_or_default(),
-            generation: self.facts.cluster.metadata.generation.unwrap_or_default(),
+            generation: self.inputs.cluster.metadata.generation.unwrap_or_default(),
             observed_generation: status.observed_generation.unwrap_or_default(),
             desired: i64::from(self.basics.replicas),
             ready: i64::try_from(nodes::ready_by_kubelet(nodes)).unwrap_or(i64::MAX),
@@ -106,14 +106,14 @@ impl Pass<'_> {
                 .map(|alert| (alert.name.clone(), alert.severity.clone(), alert.pod.clone().unwrap_or_default()))
                 .collect(),
         };
-        self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &facts);
+        self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &inputs);
     }
 
     /// Writes the status of each user if it differs. A failure is logged and retried by the next pass.
     async fn report_users(&self, nodes: &[Node], access: &access::Access, memory: &mut Memory, now: Timestamp) {
         let due = memory.users_written.is_none_or(|at| at.elapsed() >= USERS_EVERY);
         let api: Api<MqttUser> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);
-        let changed = self.facts.users.iter().filter_map(|user| {
+        let changed = self.inputs.users.iter().filter_map(|user| {
             let name = user.name_any();
             let wanted = user::status::build(&user::status::Observed {
                 user,

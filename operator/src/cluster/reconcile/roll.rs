@@ -15,8 +15,8 @@ use super::super::rollout::{self, Step, Terms};
 use super::super::status::Phase;
 use super::super::trial::{self, Answer};
 use super::super::validate::ValidatedRollout;
-use super::super::{build, dereference, form, nodes};
-use super::{Applied, Error, Pass};
+use super::super::{build, dereference, nodes};
+use super::{Applied, Error, Pass, form};
 use crate::context::{Key, Memory};
 
 /// HTTP status of an eviction that the disruption budget does not allow.
@@ -41,7 +41,7 @@ impl Pass<'_> {
         {
             return Ok(Step::Idle);
         }
-        let revision = self.revision(applied);
+        let revision = self.template_revision(applied);
         let step = self.next_step(nodes, revision.as_deref(), memory).await;
         let Step::Replace { ordinal, pod, serving, .. } = &step else { return Ok(step) };
         if *serving && let Err(others) = self.context.fleet.enter(&self.key()) {
@@ -82,8 +82,8 @@ impl Pass<'_> {
             return step;
         }
         let mut wanted = build::stateful_set(cluster);
-        wanted.metadata.uid = self.facts.stateful_set.as_ref().and_then(ResourceExt::uid);
-        let replaced = self.facts.pods.iter().find(|live| live.name_any() == first.name);
+        wanted.metadata.uid = self.inputs.stateful_set.as_ref().and_then(ResourceExt::uid);
+        let replaced = self.inputs.pods.iter().find(|live| live.name_any() == first.name);
         match trial::ask(&self.context.client, &wanted, revision, replaced, &mut memory.trial).await {
             Answer::Admitted => step,
             Answer::Refused(answer) => Step::Refused {
@@ -109,7 +109,7 @@ impl Pass<'_> {
         // While the spec is invalid nothing is replaced.
         let rollout = self.work.as_ref().ok().map(|cluster| &cluster.rollout);
         Terms {
-            is_formed: form::is_formed(&self.facts.cluster),
+            is_formed: form::is_formed(&self.inputs.cluster),
             min_ready: rollout.and_then(|rollout| rollout.min_ready.try_into().ok()).unwrap_or_default(),
             postponement: rollout.zip(revision).and_then(|(rollout, revision)| self.postponement(rollout, revision)),
         }
@@ -117,7 +117,7 @@ impl Pass<'_> {
 
     /// Returns why pods that run their broker are not replaced now, by the spec.
     fn postponement(&self, rollout: &ValidatedRollout, revision: &str) -> Option<Postponement> {
-        let approval = self.facts.cluster.annotations().get(ANNOTATION_APPROVE_ROLLOUT);
+        let approval = self.inputs.cluster.annotations().get(ANNOTATION_APPROVE_ROLLOUT);
         let approved = approval.is_some_and(|approved| approved == revision);
         if rollout.policy == RolloutPolicy::Manual && !approved {
             return Some(Postponement::Approval { revision: revision.to_owned() });

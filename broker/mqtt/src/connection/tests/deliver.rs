@@ -55,7 +55,7 @@ async fn puback_and_pubcomp_tell_the_session_and_pubrec_is_committed_before_pubr
         bench.fake.set(|state| state.hold = true);
         client.send(Packet::PubRec(Ack::success(id(2)))).await;
         client.expect_silence(SECOND).await;
-        bench.fake.settle(0);
+        bench.fake.complete(0);
         client.expect_ack(Packet::PubRel, 2, ReasonCode::Success).await;
         client.send(Packet::PubComp(Ack::success(id(2)))).await;
         client.ping().await;
@@ -71,10 +71,10 @@ async fn pubrels_leave_in_the_order_of_their_pubrecs_4_6_0_4() {
     bench.fake.set(|state| state.hold = true);
     client.send_all((1..=3).map(|packet| Packet::PubRec(Ack::success(id(packet))))).await;
     client.ping().await;
-    bench.fake.settle(1);
-    bench.fake.settle(2);
+    bench.fake.complete(1);
+    bench.fake.complete(2);
     client.expect_silence(SECOND).await;
-    bench.fake.settle(0);
+    bench.fake.complete(0);
     for packet in 1..=3 {
         client.expect_ack(Packet::PubRel, packet, ReasonCode::Success).await;
     }

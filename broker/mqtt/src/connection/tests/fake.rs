@@ -32,9 +32,9 @@ pub(super) struct State {
     pub(super) requests: Vec<ConnectRequest>,
     /// Calls of all sessions, in order.
     pub(super) calls: Vec<Call>,
-    /// Whether replies wait for [`Fake::settle`].
+    /// Whether replies wait for [`Fake::complete`].
     pub(super) hold: bool,
-    /// Gates of the calls made while `hold` was set; `None` once settled.
+    /// Gates of the calls made while `hold` was set; `None` once completed.
     pub(super) held: Vec<Option<oneshot::Sender<()>>>,
     /// Reason code with which sessions are refused.
     pub(super) refuse: Option<ReasonCode>,
@@ -97,7 +97,7 @@ impl Fake {
     }
 
     /// Releases the reply to the held call at index `number`.
-    pub(super) fn settle(&self, number: usize) {
+    pub(super) fn complete(&self, number: usize) {
         self.state.lock().held[number].take().unwrap().send(()).unwrap();
     }
 

@@ -68,7 +68,7 @@ async fn a_repetition_on_the_same_connection_is_an_error_in_mqtt_5_and_ignored_i
         client.send_all((0..100).map(|_| again())).await;
         client.ping().await;
         assert_eq!(calls(&bench), 1);
-        bench.fake.settle(0);
+        bench.fake.complete(0);
         let ack = if qos == QoS::AtLeastOnce { Packet::PubAck } else { Packet::PubRec };
         client.expect_ack(ack, 1, ReasonCode::Success).await;
         client.ping().await;
@@ -128,7 +128,7 @@ async fn a_client_with_too_many_bytes_unanswered_is_not_read_until_they_are_answ
         sleep(SECOND).await;
         assert_eq!(calls(&bench), 5, "the bound is 8192 bytes");
         for number in 0..10 {
-            bench.fake.settle(number);
+            bench.fake.complete(number);
             client.expect_ack(Packet::PubAck, u16::try_from(number + 1).unwrap(), ReasonCode::Success).await;
             sleep(SECOND / 10).await;
         }
@@ -144,7 +144,7 @@ async fn bytes_of_unanswered_subscribes_are_bounded_too() {
     client.send_all((1..).zip(&filters).map(|(id, filter)| subscribe(id, &[(filter, QoS::AtMostOnce)]))).await;
     sleep(SECOND).await;
     assert_eq!(calls(&bench), 4, "the bound is 8192 bytes");
-    bench.fake.settle(0);
+    bench.fake.complete(0);
     client.suback().await;
     sleep(SECOND).await;
     assert_eq!(calls(&bench), 5);

@@ -93,10 +93,10 @@ async fn acknowledgements_leave_in_the_order_of_their_publish_4_6_0_2_and_3() {
         bench.fake.set(|state| state.hold = true);
         client.send_all((1..=3).map(|id| Packet::Publish(publish(qos, id)))).await;
         client.ping().await;
-        bench.fake.settle(2);
-        bench.fake.settle(1);
+        bench.fake.complete(2);
+        bench.fake.complete(1);
         client.expect_silence(SECOND).await;
-        bench.fake.settle(0);
+        bench.fake.complete(0);
         for id in 1..=3 {
             client.expect_ack(packet, id, ReasonCode::Success).await;
         }
@@ -111,7 +111,7 @@ async fn a_denied_publish_is_answered_in_its_turn_4_6_0_2() {
     let denied = Publish { topic: text("denied"), ..publish(QoS::AtLeastOnce, 2) };
     client.send_all([Packet::Publish(publish(QoS::AtLeastOnce, 1)), Packet::Publish(denied)]).await;
     client.expect_silence(SECOND).await;
-    bench.fake.settle(0);
+    bench.fake.complete(0);
     client.expect_ack(Packet::PubAck, 1, ReasonCode::Success).await;
     client.expect_ack(Packet::PubAck, 2, ReasonCode::NotAuthorized).await;
 }

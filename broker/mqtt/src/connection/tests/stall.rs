@@ -34,7 +34,7 @@ async fn a_3_1_1_client_that_publishes_far_ahead_is_paused_and_goes_on_when_ackn
     sleep(4 * SECOND).await;
     assert_eq!(begun(&bench), 5, "the bound is 4");
     for number in 0..20 {
-        bench.fake.settle(number);
+        bench.fake.complete(number);
         client.expect_ack(Packet::PubAck, u16::try_from(number + 1).unwrap(), ReasonCode::Success).await;
         client.expect_silence(SECOND / 10).await;
     }
@@ -99,7 +99,7 @@ async fn keep_alive_is_not_judged_while_the_client_is_not_read() {
     bench.fake.set(|state| state.hold = true);
     client.send_all(publishes(5)).await;
     client.expect_silence(300 * SECOND).await;
-    (0..5).for_each(|number| bench.fake.settle(number));
+    (0..5).for_each(|number| bench.fake.complete(number));
     for id in 1..=5 {
         client.expect_ack(Packet::PubAck, id, ReasonCode::Success).await;
     }

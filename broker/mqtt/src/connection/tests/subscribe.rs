@@ -96,10 +96,10 @@ async fn subacks_leave_in_the_order_of_their_requests_and_stop_nothing_else() {
     bench.fake.set(|state| state.hold = true);
     client.send_all([subscribe(1, &[("a", QOS0)]), unsubscribe(2, &["a"]), subscribe(3, &[("b", QOS0)])]).await;
     client.ping().await;
-    bench.fake.settle(2);
-    bench.fake.settle(1);
+    bench.fake.complete(2);
+    bench.fake.complete(1);
     client.expect_silence(SECOND).await;
-    bench.fake.settle(0);
+    bench.fake.complete(0);
     assert_eq!(client.suback().await.packet_id, id(1));
     assert!(matches!(client.recv().await, Packet::UnsubAck(_)));
     assert_eq!(client.suback().await.packet_id, id(3));
@@ -127,7 +127,7 @@ async fn a_client_with_too_many_open_requests_is_read_again_when_they_are_answer
     client.expect_silence(SECOND).await;
     assert_eq!(subscribed(&bench).len(), 256);
     for packet in 1..=300 {
-        bench.fake.settle(packet - 1);
+        bench.fake.complete(packet - 1);
         assert_eq!(usize::from(client.suback().await.packet_id.get()), packet);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use covey_core::shard::{Enqueue, Entry, Operation, Outcome};
-use covey_raft::Cluster;
+use covey_raft::RaftGroups;
 use covey_types::{GroupId, OwnerEpoch};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
@@ -79,7 +79,7 @@ impl Batch {
     }
 
     /// Proposes entries from the queue, as far as the pipeline allows.
-    pub(super) fn propose(&mut self, cluster: &Cluster, group: GroupId) {
+    pub(super) fn propose(&mut self, cluster: &RaftGroups, group: GroupId) {
         while !self.queue.is_empty() {
             let full = self.queue.len() >= MAX_OPERATIONS || self.bytes >= MAX_BYTES;
             if self.in_flight.len() >= if full { MAX_IN_FLIGHT } else { FULL_ENTRIES_FROM } {

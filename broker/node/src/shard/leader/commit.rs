@@ -46,9 +46,9 @@ impl Leader {
     /// Publishes changed routes and releases what waited for confirmed ones.
     pub(super) fn advance(&self, term: &mut Term) {
         let ready = {
-            let machine = self.replica.machine.lock();
-            term.routes.publish(&machine);
-            term.routes.ready(&machine)
+            let state = self.replica.state.lock();
+            term.routes.publish(&state);
+            term.routes.ready(&state)
         };
         for waiting in ready {
             if let Some((link, id, outcome)) = waiting.answer {
@@ -68,8 +68,8 @@ impl Leader {
         }
         let fenced = matches!(step, Step::Fenced);
         {
-            let machine = self.replica.machine.lock();
-            term.routes.on_step(step, &machine, &self.meta);
+            let state = self.replica.state.lock();
+            term.routes.on_step(step, &state, &self.meta);
         }
         if fenced {
             let early: Vec<(LinkId, Vec<ToShard>)> =
@@ -90,10 +90,10 @@ impl Leader {
     pub(super) fn on_effects(&self, term: &mut Term, effects: Vec<Effect>) {
         let (mut output, mut has_will) = (Vec::new(), false);
         {
-            let machine = self.replica.machine.lock();
+            let state = self.replica.state.lock();
             for effect in effects {
                 match effect {
-                    Effect::Ready(id) => output.extend(term.deliveries.pump(id, &machine, &term.rows)),
+                    Effect::Ready(id) => output.extend(term.deliveries.pump(id, &state, &term.rows)),
                     Effect::Route(filter) => term.routes.touch(filter),
                     Effect::Lost { client, owner, holder } => {
                         term.deliveries.close(&client, owner);

@@ -63,10 +63,10 @@ impl Deliveries {
         &mut self,
         link: LinkId,
         held: HeldSession,
-        machine: &ShardState,
+        state: &ShardState,
         rows: &RowReader,
     ) -> Vec<Output> {
-        let Some((id, session)) = machine.session_of(&held.client) else {
+        let Some((id, session)) = state.session_of(&held.client) else {
             return vec![(link, FromShard::Lost { client: held.client, owner: held.owner })];
         };
         if session.profile.owner != held.owner || session.profile.holder.is_none() {
@@ -87,7 +87,7 @@ impl Deliveries {
                 },
             );
         }
-        self.pump(id, machine, rows)
+        self.pump(id, state, rows)
     }
 
     /// Stops deliveries to this owner and to older ones. Their acknowledgements that are not committed are dropped.
@@ -107,17 +107,17 @@ impl Deliveries {
         client: Box<str>,
         owner: OwnerEpoch,
         sequences: Vec<InboxSeq>,
-        machine: &ShardState,
+        state: &ShardState,
         rows: &RowReader,
     ) -> Vec<Output> {
-        let id = machine.session_of(&client).map(|(id, _)| id);
+        let id = state.session_of(&client).map(|(id, _)| id);
         if let Some(outgoing) = id.and_then(|id| self.sessions.get_mut(&id)).filter(|known| known.owner == owner) {
             for sequence in &sequences {
                 outgoing.bytes -= outgoing.unacknowledged.remove(sequence).unwrap_or_default();
             }
         }
         self.acknowledged.entry((client, owner)).or_default().extend(sequences);
-        id.map(|id| self.pump(id, machine, rows)).unwrap_or_default()
+        id.map(|id| self.pump(id, state, rows)).unwrap_or_default()
     }
 
     /// Returns whether acknowledgements wait to be committed.
@@ -141,8 +141,8 @@ impl Deliveries {
     }
 
     /// Returns the deliveries that the window allows now.
-    pub(super) fn pump(&mut self, id: SessionId, machine: &ShardState, rows: &RowReader) -> Vec<Output> {
-        let (Some(outgoing), Some(session)) = (self.sessions.get_mut(&id), machine.session(id)) else {
+    pub(super) fn pump(&mut self, id: SessionId, state: &ShardState, rows: &RowReader) -> Vec<Output> {
+        let (Some(outgoing), Some(session)) = (self.sessions.get_mut(&id), state.session(id)) else {
             return Vec::new();
         };
         if session.profile.owner != outgoing.owner {
@@ -161,7 +161,7 @@ impl Deliveries {
                 break;
             }
             outgoing.next = sequence.next();
-            match item(sequence, slot, session.profile.dup_below, self.now, machine, rows) {
+            match item(sequence, slot, session.profile.dup_below, self.now, state, rows) {
                 Ok(Some(item)) => {
                     let size = item.body.as_ref().map_or(0, Bytes::len);
                     outgoing.unacknowledged.insert(sequence, size);
@@ -194,7 +194,7 @@ fn item(
     slot: &Slot,
     dup_below: InboxSeq,
     now: u64,
-    machine: &ShardState,
+    state: &ShardState,
     rows: &RowReader,
 ) -> Result<Option<Item>, ()> {
     let mut item = Item {
@@ -210,7 +210,7 @@ fn item(
         return Ok(Some(item));
     }
     let stored;
-    let body = if let Some(body) = machine.cached_body(slot.body) {
+    let body = if let Some(body) = state.cached_body(slot.body) {
         body
     } else {
         let row = rows.get(&ShardState::body_key(slot.body)).map_err(|_| ())?.ok_or(())?;

@@ -36,12 +36,12 @@ impl Leader {
 
     /// Delivers a message to sessions that match at QoS 0, from the applied state.
     fn on_qos0(&self, term: &mut Term, message: &Qos0) {
-        let machine = self.replica.machine.lock();
+        let state = self.replica.state.lock();
         let mut output = Vec::new();
         let publisher = message.publisher.as_deref();
-        machine.qos0_matches(&message.topic, publisher, message.below, |id, retain_as_published, identifiers| {
+        state.qos0_matches(&message.topic, publisher, message.below, |id, retain_as_published, identifiers| {
             let Some((link, owner)) = term.deliveries.link_of(id) else { return };
-            let Some(session) = machine.session(id) else { return };
+            let Some(session) = state.session(id) else { return };
             output.push((
                 link,
                 FromShard::Qos0 {
@@ -54,15 +54,15 @@ impl Leader {
                 },
             ));
         });
-        drop(machine);
+        drop(state);
         send_all(term, output);
     }
 
     /// Notes acknowledgements, which are committed later, and continues the deliveries.
     fn on_acknowledge(&self, term: &mut Term, Acknowledgement { client, owner, sequences }: Acknowledgement) {
         let output = {
-            let machine = self.replica.machine.lock();
-            term.deliveries.acknowledge(client, owner, sequences, &machine, &term.rows)
+            let state = self.replica.state.lock();
+            term.deliveries.acknowledge(client, owner, sequences, &state, &term.rows)
         };
         schedule_flush(term);
         send_all(term, output);
@@ -71,11 +71,11 @@ impl Leader {
     /// Starts deliveries to a session's holder.
     fn open(&self, term: &mut Term, link: LinkId, held: HeldSession) {
         let (output, awaiting) = {
-            let machine = self.replica.machine.lock();
-            let awaiting: Vec<Box<str>> = machine.awaiting(&held.client, held.owner);
+            let state = self.replica.state.lock();
+            let awaiting: Vec<Box<str>> = state.awaiting(&held.client, held.owner);
             let (client, owner) = (held.client.clone(), held.owner);
             let waits: Vec<_> = awaiting.into_iter().map(|filter| (client.clone(), owner, filter)).collect();
-            (term.deliveries.open(link, held, &machine, &term.rows), waits)
+            (term.deliveries.open(link, held, &state, &term.rows), waits)
         };
         // Retained messages that an earlier leader or connection did not deliver.
         if !awaiting.is_empty() {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_core::shard::{Effect, Operation, Publication};
-use covey_raft::{Cluster, Leadership, RowReader};
+use covey_raft::{Leadership, RaftGroups, RowReader};
 use covey_types::{GroupId, NodeEpoch, NodeId, OwnerEpoch, ShardId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -43,7 +43,7 @@ pub(crate) struct Leader {
     /// Number of the shard.
     pub shard: ShardId,
     /// Commits entries, and tells whether this node leads.
-    pub cluster: Cluster,
+    pub cluster: RaftGroups,
     /// Reads message bodies that are not in memory.
     pub rows: RowReader,
     /// Applied state of the shard.
@@ -155,13 +155,13 @@ impl Leader {
                     () = tokio::time::sleep(REENTRY_DELAY) => continue,
                 }
             }
-            self.drain(current);
+            self.take_queued_input(current);
             current.batch.propose(&self.cluster, current.group);
         }
     }
 
     /// Handles queued input, up to 1024 items, so that the batch grows with the load.
-    fn drain(&mut self, term: &mut Term) {
+    fn take_queued_input(&mut self, term: &mut Term) {
         for _ in 0..1024 {
             let Ok(inbound) = self.inbound.try_recv() else { return };
             self.on_inbound(term, inbound);
@@ -183,7 +183,7 @@ impl Leader {
             group,
             rows: self.rows.clone(),
             links: HashMap::new(),
-            batch: Batch::new(self.replica.machine.lock().time()),
+            batch: Batch::new(self.replica.state.lock().time()),
             deliveries: Deliveries::default(),
             routes: Routes::new(self.shard, leadership.term, self.order, self.context.clone()),
             retained_reads: FuturesUnordered::new(),

@@ -19,9 +19,9 @@ impl Leader {
             return;
         }
         let due: Vec<(u64, Will)> = {
-            let machine = self.replica.machine.lock();
+            let state = self.replica.state.lock();
             let is_new = |number: &u64| !term.wills_begun.contains(number);
-            machine.wills().filter(|(number, _)| is_new(number)).map(|(n, will)| (n, will.clone())).collect()
+            state.wills().filter(|(number, _)| is_new(number)).map(|(n, will)| (n, will.clone())).collect()
         };
         for (number, will) in due {
             term.wills_begun.insert(number);
@@ -38,8 +38,8 @@ impl Leader {
     /// idempotent.
     pub(super) fn watch_timers(&self, term: &mut Term) {
         let now = term.batch.time();
-        let machine = self.replica.machine.lock();
-        for (_, session) in machine.sessions() {
+        let state = self.replica.state.lock();
+        for (_, session) in state.sessions() {
             let profile = &session.profile;
             let (client, owner) = (profile.client.clone(), profile.owner);
             if session.is_expired(now) {
@@ -48,7 +48,7 @@ impl Leader {
                 term.batch.push(Operation::WillDue { client, owner }, Waiter::None);
             }
         }
-        drop(machine);
+        drop(state);
         self.publish_wills(term);
     }
 
@@ -67,10 +67,10 @@ impl Leader {
 
     /// Proposes the end of epochs that meta has ended and this shard does not know to be over.
     pub(super) fn watch_nodes(&self, term: &mut Term) {
-        let meta = self.meta.machine.read();
-        let machine = self.replica.machine.lock();
+        let meta = self.meta.state.read();
+        let state = self.replica.state.lock();
         for (node, member) in meta.members() {
-            let known = machine.ended_epoch(node);
+            let known = state.ended_epoch(node);
             if let Some(epoch) = member.ended.filter(|ended| Some(*ended) > known) {
                 term.batch.push(Operation::NodeDown { node, epoch }, Waiter::None);
             }

@@ -32,7 +32,7 @@ impl World {
         let (command, answer) = self.proposed.lock().pop_front().expect("nothing is proposed");
         let mut index = self.index.lock();
         *index += 1;
-        let answered = self.meta.machine.write().apply(*index, command, &mut Rows::new());
+        let answered = self.meta.state.write().apply(*index, command, &mut Rows::new());
         reply(answer, (answered == Answer::Done).then_some(*index));
     }
 
@@ -42,7 +42,7 @@ impl World {
     }
 
     fn has_route(&self, filter: &str) -> bool {
-        self.meta.machine.read().route(ShardId::new(0), filter).is_some()
+        self.meta.state.read().route(ShardId::new(0), filter).is_some()
     }
 }
 
@@ -78,7 +78,7 @@ impl LeaderContext for Fake {
 
 /// A shard with one session, and the routes of its leader.
 struct Shard {
-    machine: ShardState,
+    state: ShardState,
     owner: OwnerEpoch,
     routes: Routes,
     world: Arc<World>,
@@ -86,7 +86,7 @@ struct Shard {
 
 impl Shard {
     fn led(world: &Arc<World>, last: u64) -> Self {
-        let mut machine = ShardState::default();
+        let mut state = ShardState::default();
         let claim = Claim {
             client: "c".into(),
             principal: "p".into(),
@@ -98,18 +98,18 @@ impl Shard {
             will: None,
             limits: Limits { messages: 10, bytes: 1000, subscriptions: 10 },
         };
-        let outcome = apply(&mut machine, Operation::Claim(claim));
+        let outcome = apply(&mut state, Operation::Claim(claim));
         let Outcome::Claimed(claimed) = outcome else { panic!("{outcome:?}") };
         let routes = Routes::new(ShardId::new(0), 1, last, Arc::new(Fake(world.clone())));
-        Self { machine, owner: claimed.owner, routes, world: world.clone() }
+        Self { state, owner: claimed.owner, routes, world: world.clone() }
     }
 
     /// Handles all completed steps.
     fn advance(&mut self) {
         while let Some(Some(step)) = self.routes.steps.next().now_or_never() {
-            self.routes.on_step(step, &self.machine, &self.world.meta);
+            self.routes.on_step(step, &self.state, &self.world.meta);
         }
-        self.routes.publish(&self.machine);
+        self.routes.publish(&self.state);
     }
 
     fn commit(&mut self) {
@@ -126,14 +126,14 @@ impl Shard {
         let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: None };
         let wanted = Subscription { filter: filter.into(), options, retained: WantRetained::Never };
         let operation = Operation::Subscribe { client: "c".into(), owner: self.owner, subscriptions: vec![wanted] };
-        apply(&mut self.machine, operation);
+        apply(&mut self.state, operation);
         self.touched(filter);
         self.routes.wait(Waiting { filters: vec![filter.into()], answer: None, retained: vec![] });
     }
 
     fn unsubscribe(&mut self, filter: &str) {
         let filters = vec![filter.into()];
-        apply(&mut self.machine, Operation::Unsubscribe { client: "c".into(), owner: self.owner, filters });
+        apply(&mut self.state, Operation::Unsubscribe { client: "c".into(), owner: self.owner, filters });
         self.touched(filter);
     }
 
@@ -144,12 +144,12 @@ impl Shard {
 
     /// Returns the number of SUBACKs that may be sent now.
     fn ready(&mut self) -> usize {
-        self.routes.ready(&self.machine).len()
+        self.routes.ready(&self.state).len()
     }
 }
 
-fn apply(machine: &mut ShardState, operation: Operation) -> Outcome {
-    machine.apply(Entry { time: 0, operations: vec![operation] }, &mut Rows::new()).remove(0)
+fn apply(state: &mut ShardState, operation: Operation) -> Outcome {
+    state.apply(Entry { time: 0, operations: vec![operation] }, &mut Rows::new()).remove(0)
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_leader_whom_meta_refuses_confirms_nothing() {
     former.commit();
     former.subscribe("a");
     let later = Command::FenceShard { shard: ShardId::new(0), index: 2 << 32 };
-    world.meta.machine.write().apply(9, later, &mut Rows::new());
+    world.meta.state.write().apply(9, later, &mut Rows::new());
     world.commit();
     let step = former.routes.steps.next().now_or_never().flatten();
     assert!(matches!(step, Some(Step::Refused)));

@@ -131,19 +131,19 @@ impl Routes {
     }
 
     /// Handles a step. Call [`publish`](Self::publish) and [`ready`](Self::ready) afterwards.
-    pub(super) fn on_step(&mut self, step: Step, machine: &ShardState, meta: &SharedMeta) {
+    pub(super) fn on_step(&mut self, step: Step, state: &ShardState, meta: &SharedMeta) {
         match step {
             Step::Fenced => {
                 self.serving = true;
                 self.publishing = false;
                 let order = self.order;
                 let stands: Changes = {
-                    let known = meta.machine.read();
+                    let known = meta.state.read();
                     known.routes_of(self.shard).map(|(filter, qos)| (filter.into(), Some(qos))).collect()
                 };
                 self.note_published(order, &stands);
                 self.dirty.extend(self.published.keys().cloned());
-                self.dirty.extend(machine.routes().map(|(filter, _)| Box::from(filter)));
+                self.dirty.extend(state.routes().map(|(filter, _)| Box::from(filter)));
                 // Former leaders' routes are confirmed once every leased node has applied meta as of now.
                 let index = self.context.meta_applied();
                 self.confirm(order, stands, std::future::ready(Some(index)));
@@ -177,14 +177,14 @@ impl Routes {
     }
 
     /// Proposes the routes that differ from meta, unless a change is in progress.
-    pub(super) fn publish(&mut self, machine: &ShardState) {
+    pub(super) fn publish(&mut self, state: &ShardState) {
         if self.publishing || self.dirty.is_empty() {
             return;
         }
         let changes: Changes = std::mem::take(&mut self.dirty)
             .into_iter()
             .filter_map(|filter| {
-                let wanted = machine.route_qos(&filter);
+                let wanted = state.route_qos(&filter);
                 (wanted != self.published.get(&filter).map(|published| published.qos)).then_some((filter, wanted))
             })
             .collect();
@@ -227,10 +227,10 @@ impl Routes {
     }
 
     /// Removes and returns what no longer waits.
-    pub(super) fn ready(&mut self, machine: &ShardState) -> Vec<Waiting> {
+    pub(super) fn ready(&mut self, state: &ShardState) -> Vec<Waiting> {
         let confirmed = &self.confirmed;
         // A filter without subscription needs no route.
-        let is_confirmed = |filter: &str| match machine.route_qos(filter) {
+        let is_confirmed = |filter: &str| match state.route_qos(filter) {
             Some(wanted) => confirmed.get(filter).is_some_and(|qos| *qos >= wanted),
             None => true,
         };

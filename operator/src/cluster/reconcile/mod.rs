@@ -4,6 +4,7 @@
 //! Invariant: every pass updates access, disruption budget, status, alerts and metrics. An invalid spec or an unusable
 //! authority stops only what needs it: changes of children, formation, rollouts.
 
+mod form;
 mod report;
 mod roll;
 
@@ -18,13 +19,13 @@ use kube::runtime::controller::Action;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::alerting::Alerting;
-use super::dereference::{Facts, dereference};
+use super::dereference::{Inputs, dereference};
 use super::evictions::{self, Evictions};
 use super::nodes::{self, Node};
 use super::rollout::Step;
 use super::status::{Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
-use super::{access, apply, build, claims, configs, form, identity, problem};
+use super::{access, apply, build, certificates, claims, configs, problem};
 use crate::context::{Context, Memory};
 
 /// Why a pass failed.
@@ -63,24 +64,24 @@ impl Error {
 /// # Errors
 /// The first step that failed. Steps that do not depend on it are carried out nevertheless.
 pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> Result<Action, Error> {
-    let facts = dereference(&context.client, namespace, name).await.map_err(|error| Error::Read(Box::new(error)))?;
-    let Some(facts) = facts else {
+    let inputs = dereference(&context.client, namespace, name).await.map_err(|error| Error::Read(Box::new(error)))?;
+    let Some(inputs) = inputs else {
         // It does not exist, or is being deleted.
         context.fleet.leave(&(namespace.to_owned(), name.to_owned()));
         return Ok(Action::await_change());
     };
     let memory = context.memory(&(namespace.to_owned(), name.to_owned()));
     let mut memory = memory.lock().await;
-    let uid = facts.cluster.uid().unwrap_or_default();
+    let uid = inputs.cluster.uid().unwrap_or_default();
     if memory.uid != uid {
         *memory = Memory { uid, ..Memory::default() };
     }
-    let basics = basics(&facts.cluster);
-    let work = validate(&facts.cluster, &context.image)
+    let basics = basics(&inputs.cluster);
+    let work = validate(&inputs.cluster, &context.image)
         .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
     // Without an identity the pass continues with the last known credentials or without any, as far as that is possible.
-    let identity = match identity::ensure(&context.client, &basics, &facts, known, Timestamp::now()).await {
+    let identity = match certificates::ensure(&context.client, &basics, &inputs, known, Timestamp::now()).await {
         Ok(credentials) => {
             if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
                 memory.clients.clear();
@@ -90,8 +91,8 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         }
         Err(error) => Err(error.into()),
     };
-    let about = facts.cluster.object_ref(&());
-    Box::pin(Pass { context, about, basics, work, facts }.run(identity, &mut memory)).await
+    let about = inputs.cluster.object_ref(&());
+    Box::pin(Pass { context, about, basics, work, inputs }.run(identity, &mut memory)).await
 }
 
 /// Result of applying the children.
@@ -131,14 +132,14 @@ struct Pass<'a> {
     basics: Basics,
     /// The validated cluster, or why children are not applied.
     work: Result<ValidatedCluster, Blocked>,
-    facts: Facts,
+    inputs: Inputs,
 }
 
 impl Pass<'_> {
     async fn run(mut self, identity: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
-        let mut nodes = self.nodes(&self.facts.pods, memory).await;
-        let taken = access::create_secrets(&self.context.client, &mut self.facts).await;
-        let access = match access::project(&self.basics, &self.facts, &taken, &nodes, memory).await {
+        let mut nodes = self.nodes(&self.inputs.pods, memory).await;
+        let taken = access::create_secrets(&self.context.client, &mut self.inputs).await;
+        let access = match access::project(&self.basics, &self.inputs, &taken, &nodes, memory).await {
             Ok(access) => access,
             Err(error) => {
                 // The budget protects the pods whatever happens to the access document.
@@ -149,12 +150,12 @@ impl Pass<'_> {
         };
         access::note_revisions(memory, &access);
         let document = &access.projection.document;
-        let recorded = access::record(&self.context.client, &self.basics, &self.facts, document).await;
+        let recorded = access::record(&self.context.client, &self.basics, &self.inputs, document).await;
         // Before the push, so that a document that a broker refused is reported before it is replaced.
         self.alerts(&nodes, document.revision, memory).await;
         if recorded.is_ok() {
             access::push(memory, &mut nodes, document).await;
-            access::delete_replaced_secrets(&self.context.client, &self.facts, &access).await;
+            access::delete_replaced_secrets(&self.context.client, &self.inputs, &access).await;
         }
         let needed = identity.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
@@ -196,7 +197,7 @@ impl Pass<'_> {
     /// Reads the state of the nodes that these pods run, with the cause where a pod is missing.
     async fn nodes(&self, pods: &[Pod], memory: &mut Memory) -> Vec<Node> {
         let mut nodes = nodes::from_pods(&self.basics.name, self.replicas(), pods);
-        problem::explain_missing(&self.context.client, self.facts.stateful_set.as_ref(), &mut nodes).await;
+        problem::explain_missing(&self.context.client, self.inputs.stateful_set.as_ref(), &mut nodes).await;
         if let Ok(cluster) = &self.work {
             claims::explain_unscheduled(&self.context.client, cluster, &mut nodes).await;
         }
@@ -206,7 +207,7 @@ impl Pass<'_> {
 
     /// Returns the number of nodes: that of the StatefulSet if the spec is invalid, otherwise that of the spec.
     fn replicas(&self) -> u32 {
-        let spec = self.facts.stateful_set.as_ref().and_then(|set| set.spec.as_ref());
+        let spec = self.inputs.stateful_set.as_ref().and_then(|set| set.spec.as_ref());
         let applied = spec.and_then(|spec| spec.replicas).and_then(|replicas| u32::try_from(replicas).ok());
         applied.filter(|_| self.work.is_err()).unwrap_or(self.basics.replicas)
     }
@@ -221,9 +222,9 @@ impl Pass<'_> {
 
     /// Decides which pods may be evicted, from the rollout as far as the StatefulSet shows it now.
     async fn evictions(&self, nodes: &[Node], memory: &mut Memory) -> Evictions {
-        let revision = self.revision(&Applied::Kept);
+        let revision = self.template_revision(&Applied::Kept);
         let step = self.next_step(nodes, revision.as_deref(), memory).await;
-        evictions::decide(nodes, form::is_formed(&self.facts.cluster), &step)
+        evictions::decide(nodes, form::is_formed(&self.inputs.cluster), &step)
     }
 
     /// Updates the disruption budget alone, if it exists and belongs to the cluster.
@@ -253,13 +254,13 @@ impl Pass<'_> {
             return Applied::without_workload(failures);
         }
         let wanted = build::stateful_set(cluster);
-        let recorded = self.facts.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
-        let live = self.facts.stateful_set.as_ref();
+        let recorded = self.inputs.cluster.status.as_ref().and_then(|status| status.workload.as_ref());
+        let live = self.inputs.stateful_set.as_ref();
         let workload = match claims::conflict(client, &wanted, live).await {
             Some(conflict) => Err(apply::Error::Immutable(conflict)),
             None => apply::apply_stateful_set(client, &self.context.metrics, &wanted, live, recorded).await,
         };
-        configs::delete_unused(client, &children.config_map, &self.facts, &mut memory.configs_in_use).await;
+        configs::delete_unused(client, &children.config_map, &self.inputs, &mut memory.configs_in_use).await;
         match workload {
             Ok(workload) => apply::Error::join(failures).map_or(Applied::Done(workload), Applied::Failed),
             Err(error) => {
@@ -274,14 +275,14 @@ impl Pass<'_> {
             return Ok(self.phase_unchanged(waiting));
         }
         let replicas = self.basics.replicas;
-        form::form(self.context, &self.about, &mut self.facts.cluster, replicas, nodes, memory)
+        form::form(self.context, &self.about, &mut self.inputs.cluster, replicas, nodes, memory)
             .await
             .map_err(|error| Error::Form(Box::new(error)))
     }
 
     /// Returns the phase of a pass that does not form the cluster; `waiting` says why it does not.
     fn phase_unchanged(&self, waiting: &str) -> Phase {
-        if form::is_formed(&self.facts.cluster) {
+        if form::is_formed(&self.inputs.cluster) {
             Phase::Formed
         } else {
             Phase::Forming { waiting: waiting.to_owned() }
@@ -289,8 +290,8 @@ impl Pass<'_> {
     }
 
     /// Returns the template revision of the StatefulSet, once its controller has seen the applied generation.
-    fn revision(&self, applied: &Applied) -> Option<String> {
-        let live = self.facts.stateful_set.as_ref()?;
+    fn template_revision(&self, applied: &Applied) -> Option<String> {
+        let live = self.inputs.stateful_set.as_ref()?;
         let generation = applied.workload().map(|workload| workload.generation).or(live.metadata.generation);
         let status = live.status.as_ref()?;
         let seen = status.observed_generation.is_some() && status.observed_generation >= generation;
@@ -303,7 +304,7 @@ impl Pass<'_> {
             return;
         }
         if memory.alerting.is_none() {
-            match Alerting::new(&self.facts.cluster, Timestamp::now(), self.context.alert_for_scale) {
+            match Alerting::new(&self.inputs.cluster, Timestamp::now(), self.context.alert_for_scale) {
                 Ok(alerting) => memory.alerting = Some(alerting),
                 Err(error) => tracing::error!(%error, "failed to read the alert catalogue"),
             }

@@ -1,4 +1,4 @@
-//! Placement: which members are voters of a group. It follows from the members alone.
+//! Voters: which members are voters of a group. It follows from the members alone.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ type Members = BTreeMap<NodeId, Member>;
 
 /// Returns voters and learners of a group. A shard has [`SHARD_VOTERS`] voters, chosen in turn by shard number, and no
 /// learners. Meta and retained have an odd number of voters, at most five; the other members are learners.
-pub(crate) fn placement(group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> (Members, Members) {
+pub(crate) fn voters_of(group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> (Members, Members) {
     let all: Vec<(NodeId, Member)> =
         members.iter().map(|(ordinal, node)| (*node, Member { ordinal: *ordinal })).collect();
     if let Some(shard) = group.as_shard() {
@@ -37,9 +37,9 @@ mod tests {
     #[test]
     fn shards_have_three_voters_and_meta_an_odd_number() {
         for (count, shard_voters, meta_voters) in [(1, 1, 1), (3, 3, 3), (4, 3, 3), (5, 3, 5), (7, 3, 5)] {
-            let (voters, learners) = placement(GroupId::shard(ShardId::new(6)), &members(count));
+            let (voters, learners) = voters_of(GroupId::shard(ShardId::new(6)), &members(count));
             assert_eq!((voters.len(), learners.len()), (shard_voters, 0), "{count}");
-            let (voters, learners) = placement(GroupId::META, &members(count));
+            let (voters, learners) = voters_of(GroupId::META, &members(count));
             assert_eq!((voters.len(), voters.len() + learners.len()), (meta_voters, count as usize), "{count}");
         }
     }

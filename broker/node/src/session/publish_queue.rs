@@ -26,7 +26,7 @@ pub(super) struct PublishQueue {
     /// Bytes of the QoS 0 messages in `waiting`.
     qos_0_bytes: usize,
     /// True while a task routes the waiting messages.
-    draining: bool,
+    routing: bool,
 }
 
 /// A publish that waits to be routed.
@@ -58,7 +58,7 @@ pub(super) struct Overfull;
 impl PublishQueue {
     /// Returns whether a publish must wait for those before it.
     pub(super) fn is_busy(&self) -> bool {
-        self.draining || !self.waiting.is_empty()
+        self.routing || !self.waiting.is_empty()
     }
 
     /// Queues a publish. Returns whether a task that routes the queue must be started.
@@ -73,14 +73,14 @@ impl PublishQueue {
         }
         self.qos_0_bytes += bytes;
         self.waiting.push_back(publish);
-        Ok(!std::mem::replace(&mut self.draining, true))
+        Ok(!std::mem::replace(&mut self.routing, true))
     }
 
     /// Takes the oldest publish. After `None` the task that routes the queue must end.
     pub(super) fn pop(&mut self) -> Option<QueuedPublish> {
         let next = self.waiting.pop_front();
         self.qos_0_bytes -= next.as_ref().map_or(0, |next| qos_0_bytes(&next.message));
-        self.draining = next.is_some();
+        self.routing = next.is_some();
         next
     }
 }

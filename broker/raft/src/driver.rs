@@ -1,4 +1,4 @@
-//! Driver of a group's [`Machine`](super::Machine): applies entries, makes snapshots and installs them.
+//! Driver of a group's [`StateMachine`](super::StateMachine): applies entries, makes snapshots and installs them.
 //!
 //! Called by openraft's state machine worker, one call at a time; snapshots are written in the background from a view.
 //! Invariants: rows, applied id and membership change in one batch; effects and answers are sent after that batch; an
@@ -20,7 +20,7 @@ use super::log_store::LogStore;
 use super::raft::{LeaderId, LogId, SnapshotMeta, StoredMembership, Types, command_len};
 use super::snapshot::{SnapshotFile, SnapshotStore};
 use super::state_store::{GroupStore, Mark, View};
-use super::types::{Fatal, Machine, Rows, StoreError};
+use super::types::{Fatal, Rows, StateMachine, StoreError};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Arc<SnapshotFile>>;
 
@@ -70,7 +70,7 @@ impl Drop for PanicGuard<'_> {
 /// State that changes with every entry.
 struct Applier {
     /// The state machine of the group.
-    machine: Box<dyn Machine>,
+    machine: Box<dyn StateMachine>,
     /// Changes that are not stored yet.
     rows: Rows,
     /// Applied id and membership, as of those changes.
@@ -95,20 +95,20 @@ struct Shared {
     applier: Mutex<Applier>,
 }
 
-/// State machine of one group, as openraft uses it.
+/// Drives the state machine of one group on behalf of openraft.
 #[derive(Clone)]
-pub(super) struct StateMachine {
+pub(super) struct Driver {
     shared: Arc<Shared>,
 }
 
 /// Answers to send when their batch is stored.
 type Waiting = Vec<(ApplyResponder<Types>, Bytes)>;
 
-impl StateMachine {
+impl Driver {
     /// Loads the machine from the stored rows.
     pub(super) fn open(
         group: GroupId,
-        machine: Box<dyn Machine>,
+        machine: Box<dyn StateMachine>,
         store: Arc<GroupStore>,
         snapshots: Arc<SnapshotStore>,
         log: LogStore,
@@ -221,7 +221,7 @@ async fn blocking<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??)
 }
 
-impl RaftStateMachine<Types> for StateMachine {
+impl RaftStateMachine<Types> for Driver {
     type SnapshotData = Arc<SnapshotFile>;
     type SnapshotBuilder = Builder;
 

@@ -9,14 +9,14 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::{Grant, LeaseTransport, Renewal};
+use crate::lease::{Grant, HolderContext, Renewal};
 use crate::network::Network;
 use crate::publish::{RetainedMessages, Router};
 use crate::tasks::Tasks;
 use crate::transient::{Filters, Incoming};
 
-/// Implements [`LeaseTransport`].
-pub(crate) struct NodeLeaseTransport {
+/// Implements [`HolderContext`].
+pub(crate) struct NodeHolderContext {
     /// Reaches the meta leader and the other nodes.
     pub(crate) network: Arc<Network>,
     /// Shards, streams to other nodes, and sessions, whose numbers begin again with each epoch.
@@ -35,7 +35,7 @@ pub(crate) struct NodeLeaseTransport {
     pub(crate) epoch_over: Mutex<CancellationToken>,
 }
 
-impl LeaseTransport for NodeLeaseTransport {
+impl HolderContext for NodeHolderContext {
     fn renew(&self, renewal: Renewal) -> BoxFuture<'static, Option<Grant>> {
         let (network, timeout) = (self.network.clone(), self.lease);
         Box::pin(async move { tokio::time::timeout(timeout, network.renew(renewal)).await.ok().flatten() })

@@ -1,4 +1,4 @@
-//! Carries out the decisions of [`super::formation`]: writes the record first, then initializes the nodes.
+//! Carries out the decisions of [`formation`](super::super::formation): writes the record first, then initializes the nodes.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use kube::api::PostParams;
 use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt as _};
 
-use super::formation::{Decision, Known, decide};
-use super::nodes::{self, Node};
-use super::status::Phase;
+use super::super::formation::{Decision, Known, decide};
+use super::super::nodes::{self, Node};
+use super::super::status::Phase;
 use crate::context::{Context, Memory};
 
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,7 +88,7 @@ fn is_reported(cluster: &MqttCluster) -> bool {
     conditions.into_iter().any(|condition| condition.reason == reason::FOREIGN_DISK)
 }
 
-fn decide_for(cluster: &MqttCluster, replicas: u32, answers: &[super::formation::Answer]) -> Decision {
+fn decide_for(cluster: &MqttCluster, replicas: u32, answers: &[super::super::formation::Answer]) -> Decision {
     let status = cluster.status.as_ref();
     let known = Known {
         replicas,
@@ -160,7 +160,7 @@ mod tests {
     use kube::{Client, Resource as _};
     use serde_json::json;
 
-    use super::super::node_samples;
+    use super::super::super::node_samples;
     use super::*;
     use crate::metrics::Metrics;
     use crate::options::Options;

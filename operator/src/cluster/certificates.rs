@@ -10,8 +10,8 @@ use kube::{Api, Client};
 
 use super::apply;
 use super::build;
-use super::dereference::Facts;
-use super::ownership::{Claim, Taken, claim};
+use super::dereference::Inputs;
+use super::ownership::{Ownership, Taken, ownership_of};
 use super::validate::Basics;
 use crate::admin::Credentials;
 use crate::peer_ca::{self, Authority};
@@ -47,12 +47,12 @@ impl From<Error> for apply::Error {
 pub(crate) async fn ensure(
     client: &Client,
     cluster: &Basics,
-    facts: &Facts,
+    inputs: &Inputs,
     known: Option<Credentials>,
     now: Timestamp,
 ) -> Result<Credentials, Error> {
-    let authority = authority(client, cluster, facts.peer_ca.as_ref(), now).await?;
-    let bundle = brokers(client, cluster, &authority, facts.peer_tls.as_ref(), now).await?;
+    let authority = authority(client, cluster, inputs.peer_ca.as_ref(), now).await?;
+    let bundle = brokers(client, cluster, &authority, inputs.peer_tls.as_ref(), now).await?;
     if let Some(known) = known
         && known.ca == bundle
         && authority.vouches_for(&known.leaf.certificate, &names::operator_uri(&cluster.uid), now)
@@ -89,16 +89,16 @@ async fn read_authority(client: &Client, cluster: &Basics, secret: &Secret) -> R
         Authority::from_pem(&certificate, &key).map_err(|source| Error::Unusable { name: name.clone(), source })
     };
     let wanted = build::peer_ca_metadata(cluster);
-    match claim(&wanted, Some(secret)) {
-        Claim::Taken(holder) => {
+    match ownership_of(&wanted, Some(secret)) {
+        Ownership::Taken(holder) => {
             Err(apply::Error::Taken(Taken { kind: "Secret", name, holder, owner: "cluster" }).into())
         }
-        Claim::Orphan { .. } => {
+        Ownership::Orphan { .. } => {
             let authority = parse()?;
             apply::adopt_secret(client, &wanted, secret).await?;
             Ok(authority)
         }
-        Claim::Owned { .. } | Claim::Free => parse(),
+        Ownership::Owned { .. } | Ownership::Free => parse(),
     }
 }
 
@@ -113,7 +113,7 @@ async fn brokers(
 ) -> Result<String, Error> {
     // A certificate contains the cluster's uid, so one that this cluster does not own cannot be used.
     let wanted = build::peer_tls_metadata(cluster);
-    let own = live.filter(|secret| matches!(claim(&wanted, Some(*secret)), Claim::Owned { .. }));
+    let own = live.filter(|secret| matches!(ownership_of(&wanted, Some(*secret)), Ownership::Owned { .. }));
     let trusted = own.map(|secret| text(secret, names::TLS_CA)).unwrap_or_default();
     let certificate = own.map(|secret| text(secret, names::TLS_CERT)).unwrap_or_default();
     let uri = names::broker_uri(&cluster.uid);

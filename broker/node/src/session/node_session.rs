@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 
 use super::context::SessionContext;
 use super::local::{LocalSession, SessionState};
-use super::queue::{Overfull, PublishQueue, QueuedPublish, Routed};
+use super::publish_queue::{Overfull, PublishQueue, QueuedPublish, Routed};
 use crate::channel::reply;
 use crate::clock::whole_seconds;
 use crate::publish::message;
-use crate::shard::{Acknowledgement, Client, ToShard};
+use crate::shard::{Acknowledgement, ShardClient, ToShard};
 
 /// A session and the connection that holds it.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl NodeSession {
         match queue.push(QueuedPublish { message, packet, routed }) {
             Ok(true) => {
                 let session = self.clone();
-                self.spawn("queued publishes", async move { session.drain().await });
+                self.spawn("queued publishes", async move { session.route_queued().await });
             }
             Ok(false) => {}
             Err(Overfull) => self.context.observer.dropped_unreachable(),
@@ -76,7 +76,7 @@ impl NodeSession {
     }
 
     /// Routes the waiting messages in order; stops when the epoch ends.
-    async fn drain(self) {
+    async fn route_queued(self) {
         loop {
             let next = self.queue.lock().pop();
             let Some(waiting) = next else { return };
@@ -127,8 +127,8 @@ impl NodeSession {
         }
     }
 
-    pub(super) fn shard(&self) -> &Client {
-        self.context.shard_of(&self.local.client)
+    pub(super) fn shard(&self) -> &ShardClient {
+        self.context.shard_client_of(&self.local.client)
     }
 
     /// Waits for a valid lease and returns the value; pending forever if the epoch ended, so that nothing is
