@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use crate::context::Key;
 
-/// The clusters that replace pods now. The operator forgets them when it restarts: a cluster is counted again when its
-/// next pod is replaced.
+/// The clusters that replace pods now. The operator forgets them when it restarts: a cluster whose rollout is under way
+/// is counted again by its first pass.
 #[derive(Debug)]
 pub struct Fleet {
     /// Number of clusters that may replace pods at the same time.
@@ -34,6 +34,11 @@ impl Fleet {
         }
         rolling.insert(key.clone());
         Ok(())
+    }
+
+    /// Counts a cluster whose rollout is under way, however many others there are.
+    pub(crate) fn count(&self, key: &Key) {
+        self.rolling.lock().insert(key.clone());
     }
 
     /// Ends the counting of clusters for which `exists` returns false.
@@ -65,5 +70,14 @@ mod tests {
         fleet.leave(&key("a"));
         assert_eq!(fleet.enter(&key("c")), Ok(()));
         assert!(fleet.enter(&key("a")).is_err());
+    }
+
+    #[test]
+    fn after_a_restart_a_cluster_whose_rollout_is_under_way_has_its_turn_again() {
+        let fleet = Fleet::new(1);
+        fleet.count(&key("a"));
+        fleet.count(&key("b"));
+        assert_eq!(fleet.enter(&key("c")), Err(vec!["iot/a".to_owned(), "iot/b".to_owned()]));
+        assert_eq!(fleet.enter(&key("b")), Ok(()));
     }
 }

@@ -7,7 +7,7 @@
 
 use covey_contract::access::{DOCUMENT_BYTES, USER_BYTES, User};
 
-use super::{PLACEHOLDER, VERIFIER_BYTES};
+use super::{PLACEHOLDER, VERIFIER_BYTES, is_same_secret};
 
 /// A user of the next document.
 #[derive(Debug)]
@@ -62,22 +62,15 @@ pub(super) fn fit(taken: usize, entries: Vec<Entry<'_>>) -> Vec<Fitted<'_>> {
     fitted
 }
 
-/// Returns the user with its previous rules and its present password; they need no more room than it has.
+/// Returns the user with its previous rules and its present password; they need no more room than it has. Another object
+/// that has taken over the user name does not get the rules of the former one.
 fn with_previous_rules<'a>(entry: &Entry<'a>) -> Fitted<'a> {
-    let user = entry.known.filter(|known| is_of_same_secret(known, &entry.user)).map(|known| User {
+    let user = entry.known.filter(|known| is_same_secret(&known.source, &entry.user.source)).map(|known| User {
         rules: known.rules.clone(),
         client_id_pattern: known.client_id_pattern.clone(),
         ..entry.user.clone()
     });
     Fitted { object: entry.object, user, is_cut: true, known: entry.known }
-}
-
-/// Returns whether both passwords come from the same Secret. Another object that has taken over the user name must not get
-/// the rules of the former one.
-fn is_of_same_secret(one: &User, other: &User) -> bool {
-    // The source begins with the uid of the Secret.
-    let uid = |user: &User| user.source.split(':').next().map(str::to_owned);
-    uid(one) == uid(other)
 }
 
 /// Leaves out the largest users until the document fits. Entries in force can exceed the limit: the rules of anonymous

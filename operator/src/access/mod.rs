@@ -72,9 +72,9 @@ pub enum Outcome {
     NoCredential,
     /// Not in the document, because an older object has the user name.
     Conflict { winner: String },
-    /// The rules do not fit in the document. The previous rules, if any, stay in it.
+    /// The rules do not fit in the document. The previous rules of this object, if any, stay in it.
     TooLarge,
-    /// The rules cannot be enforced. The previous entry, if any, stays in the document.
+    /// The rules cannot be enforced. The previous rules of this object, if any, stay in the document.
     Invalid { problem: String },
 }
 
@@ -193,7 +193,7 @@ fn admit(candidate: &DesiredUser, known: Option<&User>) -> (Option<User>, Outcom
     });
     let rules = match checked {
         Ok(rules) => rules,
-        Err(problem) => return (known.cloned(), Outcome::Invalid { problem }),
+        Err(problem) => return (with_previous_rules(candidate, known), Outcome::Invalid { problem }),
     };
     let (source, verifiers, outcome) = match (&candidate.credential, known) {
         (Some(credential), Some(known)) if known.source == credential.source && !known.verifiers.is_empty() => {
@@ -209,9 +209,27 @@ fn admit(candidate: &DesiredUser, known: Option<&User>) -> (Option<User>, Outcom
     let user = User { name: candidate.username.clone(), source, verifiers, client_id_pattern, rules };
     if user.bytes() > USER_BYTES {
         let problem = format!("the rules have {} bytes as JSON, and a user has at most {USER_BYTES}", user.bytes());
-        return (known.cloned(), Outcome::Invalid { problem });
+        return (with_previous_rules(candidate, known), Outcome::Invalid { problem });
     }
     (Some(user), outcome)
+}
+
+/// Returns the entry of a user whose rules cannot be enforced: the previous rules with the present password, since rules
+/// that are wrong must not stop the change of a password. Another object that has taken over the user name gets nothing.
+fn with_previous_rules(candidate: &DesiredUser, known: Option<&User>) -> Option<User> {
+    let known = known?;
+    match &candidate.credential {
+        Some(credential) if !is_same_secret(&credential.source, &known.source) => None,
+        Some(credential) if credential.source != known.source => {
+            Some(User { source: credential.source.clone(), verifiers: vec![PLACEHOLDER], ..known.clone() })
+        }
+        _ => Some(known.clone()),
+    }
+}
+
+/// Returns whether both sources are versions of the same Secret. A source begins with the uid of the Secret.
+fn is_same_secret(one: &str, other: &str) -> bool {
+    one.split(':').next() == other.split(':').next()
 }
 
 /// Returns the entry for clients without a user name. No `MqttUser` can have the empty user name.

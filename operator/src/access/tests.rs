@@ -108,6 +108,32 @@ fn rules_that_cannot_be_enforced_leave_the_old_ones() {
 }
 
 #[test]
+fn rules_that_are_wrong_do_not_stop_the_change_of_a_password() {
+    let mut users = [candidate("a", "a", 1)];
+    let first = run(None, 0, &users);
+    users[0].rules = Ok(vec![rule("a/#/b")]);
+    users[0].credential.as_mut().unwrap().source = "a:2".into();
+    let second = run(Some(&first.document), 1, &users);
+    assert!(matches!(&second.outcomes["a"], Outcome::Invalid { .. }));
+    let (before, after) = (&first.document.users[0], &second.document.users[0]);
+    assert_eq!((&after.rules, after.source.as_str()), (&before.rules, "a:2"));
+    assert_ne!(after.verifiers, before.verifiers);
+    assert_eq!(after.verifiers.len(), 1);
+    assert!(second.changed.contains("a"));
+    assert_eq!(run(Some(&second.document), 2, &users).document, second.document, "it is hashed once");
+}
+
+#[test]
+fn an_object_with_wrong_rules_does_not_get_the_entry_of_a_former_one() {
+    let first = run(None, 0, &[candidate("former", "a", 1)]);
+    let mut users = [candidate("a", "a", 2)];
+    users[0].rules = Ok(vec![rule("a/#/b")]);
+    let second = run(Some(&first.document), 1, &users);
+    assert!(matches!(&second.outcomes["a"], Outcome::Invalid { .. }));
+    assert!(second.document.users.is_empty());
+}
+
+#[test]
 fn a_deleted_user_is_gone() {
     let first = run(None, 0, &[candidate("a", "a", 1), candidate("b", "b", 2)]);
     let second = run(Some(&first.document), 0, &[candidate("b", "b", 2)]);

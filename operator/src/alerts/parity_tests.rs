@@ -260,10 +260,6 @@ fn promtool_test(scenario: &Scenario, found: &[Found]) -> String {
     out
 }
 
-fn has_promtool() -> bool {
-    Command::new("promtool").arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn every_builtin_alert_fires_and_clears_in_its_scenario() {
     let mut names = BTreeSet::new();
@@ -282,11 +278,8 @@ fn every_builtin_alert_fires_and_clears_in_its_scenario() {
 }
 
 #[test]
+#[ignore = "needs promtool in PATH (tests/kubernetes/prometheus builds it)"]
 fn prometheus_and_the_operator_name_the_same_alerts() {
-    if !has_promtool() {
-        eprintln!("NOT RUN: promtool is missing (apt-get install prometheus)");
-        return;
-    }
     let folder = std::env::temp_dir().join(format!("covey-alert-parity-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("rules.yml"), render::rules(&Catalogue::shipped().unwrap()).unwrap()).unwrap();

@@ -63,6 +63,11 @@ pub fn outdated<'a>(nodes: &'a [Node], revision: &str) -> Vec<&'a Node> {
     nodes.iter().filter(|node| node.pod.is_some() && !is_current(node, revision)).collect()
 }
 
+/// Returns whether some pods run the template `revision` and others an earlier one.
+pub fn is_under_way(nodes: &[Node], revision: &str) -> bool {
+    !outdated(nodes, revision).is_empty() && nodes.iter().any(|node| is_current(node, revision))
+}
+
 /// Decides the next step. `revision` is the StatefulSet's update revision, once its controller has seen the last change.
 pub fn next(nodes: &[Node], revision: Option<&str>, terms: &Terms, now: Timestamp) -> Step {
     let Some(revision) = revision else {
@@ -209,6 +214,14 @@ mod tests {
     fn nothing_happens_when_every_pod_is_current() {
         assert_eq!(decide(&nodes(["new", "new", "new"])), Step::Idle);
         assert!(matches!(next(&nodes(["new", "new", "new"]), None, &TERMS, at(NOW)), Step::Wait { .. }));
+    }
+
+    #[test]
+    fn a_rollout_is_under_way_while_pods_of_both_templates_exist() {
+        let expected = [(["old", "old", "old"], false), (["old", "new", "old"], true), (["new", "new", "new"], false)];
+        for (revisions, is_under_way) in expected {
+            assert_eq!(super::is_under_way(&nodes(revisions), "new"), is_under_way, "{revisions:?}");
+        }
     }
 
     #[test]

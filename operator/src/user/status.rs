@@ -26,11 +26,11 @@ pub struct Observed<'a> {
 
 /// Builds the status.
 pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
-    let Observed { user, outcome, nodes, .. } = observed;
+    let Observed { user, nodes, .. } = observed;
     let before = user.status.clone().unwrap_or_default();
     let enforcing =
         nodes.iter().filter(|node| node.revision().is_some_and(|revision| revision >= observed.since_revision)).count();
-    let present = matches!(outcome, Outcome::Included | Outcome::Kept);
+    let present = is_in_force(observed);
     let clients = |node: &Node| {
         let clients = node.report.as_ref().and_then(|report| report.clients_by_user.get(user.username()));
         clients.map_or(0, |clients| i64::from(*clients))
@@ -43,6 +43,17 @@ pub fn build(observed: &Observed<'_>) -> MqttUserStatus {
         synced_nodes: present.then(|| format!("{enforcing}/{}", nodes.len())),
         connected_clients: Some(if present { nodes.iter().map(clients).sum() } else { 0 }),
         conditions: merge(&before.conditions, vec![draft], user.metadata.generation, observed.now),
+    }
+}
+
+/// Returns whether the document has rules of this user. A user that cannot be taken as it is may have previous ones.
+fn is_in_force(observed: &Observed<'_>) -> bool {
+    match observed.outcome {
+        Outcome::Included | Outcome::Kept => true,
+        Outcome::TooLarge | Outcome::Invalid { .. } => {
+            observed.document.users.iter().any(|user| user.name == observed.user.username())
+        }
+        Outcome::NoCredential | Outcome::Conflict { .. } => false,
     }
 }
 
@@ -62,6 +73,8 @@ fn since_text(observed: &Observed<'_>, before: &MqttUserStatus) -> String {
 
 fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
     let total = observed.nodes.len();
+    let until_then =
+        if is_in_force(observed) { "its previous rules stay in force" } else { "no client can log in as this user" };
     let (cause, problem) = observed.credential_problem.unwrap_or((reason::SECRET_MISSING, "the password is missing"));
     match observed.outcome {
         Outcome::Included if enforcing == total => {
@@ -100,15 +113,14 @@ fn ready(observed: &Observed<'_>, enforcing: usize) -> Draft {
             READY,
             Some(false),
             reason::TOO_MANY_RULES,
-            "the rules of all users of the cluster do not fit in one Secret: give this user fewer, or remove others; \
-             until then its previous rules, if any, stay in force",
+            format!(
+                "the rules of all users of the cluster do not fit in one Secret: give this user fewer, or remove \
+                 others; until then {until_then}"
+            ),
         ),
-        Outcome::Invalid { problem } => Draft::new(
-            READY,
-            Some(false),
-            reason::INVALID,
-            format!("{problem}; until this is corrected the previous rules, if any, stay in force"),
-        ),
+        Outcome::Invalid { problem } => {
+            Draft::new(READY, Some(false), reason::INVALID, format!("{problem}; until this is corrected {until_then}"))
+        }
     }
 }
 
@@ -136,13 +148,16 @@ mod tests {
     }
 
     fn status(outcome: &Outcome, since_revision: u64, nodes: &[Node]) -> MqttUserStatus {
-        let document = Document { format: FORMAT, revision: 9, users: vec![] };
+        status_in(&Document { format: FORMAT, revision: 9, users: vec![] }, outcome, since_revision, nodes)
+    }
+
+    fn status_in(document: &Document, outcome: &Outcome, since_revision: u64, nodes: &[Node]) -> MqttUserStatus {
         build(&Observed {
             user: &user("a", "acl: []"),
             outcome,
             credential_problem: None,
             since_revision,
-            document: &document,
+            document,
             nodes,
             now: Timestamp::UNIX_EPOCH,
         })
@@ -164,6 +179,27 @@ mod tests {
         let status = status(&Outcome::Conflict { winner: "b".into() }, 0, &[node(0, Some(9))]);
         assert_eq!((status.conditions[0].reason.as_str(), status.synced_nodes), ("Conflict", None));
         assert!(status.conditions[0].message.contains("MqttUser b"));
+    }
+
+    #[test]
+    fn a_user_that_cannot_be_taken_shows_what_its_previous_rules_do() {
+        let previous = covey_contract::access::User {
+            name: "a".into(),
+            source: String::new(),
+            verifiers: vec![],
+            client_id_pattern: None,
+            rules: vec![],
+        };
+        let nodes = [node(0, Some(9))];
+        for outcome in [Outcome::TooLarge, Outcome::Invalid { problem: "acl[0] has no topic".into() }] {
+            let without = status(&outcome, 7, &nodes);
+            assert_eq!((&without.acl_revision, without.connected_clients), (&None, Some(0)));
+            assert!(without.conditions[0].message.ends_with("no client can log in as this user"));
+            let document = Document { format: FORMAT, revision: 9, users: vec![previous.clone()] };
+            let with = status_in(&document, &outcome, 7, &nodes);
+            assert_eq!((with.synced_nodes.as_deref(), with.connected_clients), (Some("1/1"), Some(2)));
+            assert!(with.conditions[0].message.ends_with("its previous rules stay in force"));
+        }
     }
 
     #[test]

@@ -42,6 +42,9 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         let now = Timestamp::now();
         let revision = self.template_revision(applied);
+        let terms = self.terms(revision.as_deref());
+        let rolls = terms.is_formed && self.not_applied_because().is_none();
+        let postponement = terms.postponement.filter(|_| rolls);
         let wanted = status::build(&status::Observed {
             cluster: &self.inputs.cluster,
             paused: self.basics.paused,
@@ -49,6 +52,7 @@ impl Pass<'_> {
             nodes,
             phase,
             step,
+            postponement: postponement.as_ref(),
             projection: Some(&access.projection),
             workload: applied.workload().cloned(),
             revision: revision.as_deref(),

@@ -105,7 +105,7 @@ impl Pass<'_> {
         Ok(rollout::next(&nodes, revision, &self.terms(revision), Timestamp::now()))
     }
 
-    fn terms(&self, revision: Option<&str>) -> Terms {
+    pub(super) fn terms(&self, revision: Option<&str>) -> Terms {
         // While the spec is invalid nothing is replaced.
         let rollout = self.work.as_ref().ok().map(|cluster| &cluster.rollout);
         Terms {

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::build;
 use super::nodes::{self, Node};
+use super::postponement::Postponement;
 use super::rollout::{Step, outdated};
 use crate::access::Projection;
 use crate::conditions::{Draft, merge};
@@ -55,6 +56,8 @@ pub struct Observed<'a> {
     pub nodes: &'a [Node],
     pub phase: &'a Phase,
     pub step: &'a Step,
+    /// Why pods that run their broker are not replaced now, by the spec.
+    pub postponement: Option<&'a Postponement>,
     pub projection: Option<&'a Projection>,
     pub workload: Option<WorkloadStatus>,
     /// The StatefulSet's update revision.

@@ -36,11 +36,15 @@ pub(super) fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     }
 }
 
-/// Condition UpgradePending.
+/// Condition UpgradePending. It holds also while the rollout waits for something else, such as a node that is unready
+/// for a moment.
 pub(super) fn upgrade_pending(observed: &Observed<'_>) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::UPGRADE_PENDING, Some(status), reason, message);
-    match observed.step {
-        Step::Postponed(postponement) => draft(true, postponement.reason(), postponed(observed, postponement)),
+    let by_step = if let Step::Postponed(postponement) = observed.step { Some(postponement) } else { None };
+    match by_step.or(observed.postponement) {
+        Some(postponement) if !pending(observed).is_empty() => {
+            draft(true, postponement.reason(), postponed(observed, postponement))
+        }
         _ => draft(false, reason::NOTHING_POSTPONED, "no replacement of a pod is postponed".into()),
     }
 }

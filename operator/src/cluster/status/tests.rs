@@ -42,6 +42,7 @@ struct Case {
     nodes: Vec<Node>,
     phase: Phase,
     step: Step,
+    postponement: Option<Postponement>,
     paused: bool,
     blocked: Option<Blocked>,
     apply_error: Option<(&'static str, String)>,
@@ -56,6 +57,7 @@ impl Default for Case {
             nodes: nodes(),
             phase: Phase::Formed,
             step: Step::Idle,
+            postponement: None,
             paused: false,
             blocked: None,
             apply_error: None,
@@ -78,6 +80,7 @@ impl Case {
             nodes: &self.nodes,
             phase: &self.phase,
             step: &self.step,
+            postponement: self.postponement.as_ref(),
             projection: Some(&projection),
             workload: None,
             revision: Some("r"),
@@ -290,6 +293,21 @@ fn a_postponed_rollout_is_named_with_what_ends_the_postponement() {
         assert_eq!(status_of(&status.conditions, "Ready"), Some("True"));
         assert_eq!(status_of(&status.conditions, "Degraded"), Some("False"));
     }
+}
+
+#[test]
+fn a_postponement_is_named_also_while_the_rollout_waits_for_a_node() {
+    let mut nodes = nodes();
+    let waiting = || Step::Wait { reason: "node mosaic-2 is not ready".into() };
+    let postponement = Some(Postponement::Approval { revision: "r".into() });
+    let pending = |nodes: &[Node]| {
+        let case =
+            Case { nodes: nodes.to_vec(), step: waiting(), postponement: postponement.clone(), ..Case::default() };
+        status_of(&case.status().conditions, "UpgradePending").map(str::to_owned)
+    };
+    assert_eq!(pending(&nodes).as_deref(), Some("False"), "every pod runs the template");
+    nodes[0].pod.as_mut().unwrap().revision = Some("earlier".into());
+    assert_eq!(pending(&nodes).as_deref(), Some("True"));
 }
 
 #[test]
