@@ -32,7 +32,7 @@ pub struct AdminService {
     /// Membership of the node, which `Initialize` changes.
     pub membership: Arc<Membership>,
     /// The rest of the status.
-    pub source: Arc<dyn AdminBackend>,
+    pub backend: Arc<dyn AdminBackend>,
 }
 
 impl std::fmt::Debug for AdminService {
@@ -49,8 +49,8 @@ impl AdminService {
 
     fn status_now(&self) -> proto::StatusReply {
         let (node, identity) = (&self.node, self.membership.identity());
-        let failing_checks = self.source.failing_checks();
-        let space = self.source.space();
+        let failing_checks = self.backend.failing_checks();
+        let space = self.backend.space();
         let meta_leader = node.leader_of(GroupId::META);
         let totals = node.durable_totals();
         let behind = node.voters_behind();
@@ -63,8 +63,8 @@ impl AdminService {
             ready: failing_checks.is_empty(),
             failing_checks,
             member: node.is_member(),
-            draining: self.source.is_draining(),
-            access: Some(self.source.access()),
+            draining: self.backend.is_draining(),
+            access: Some(self.backend.access()),
             connections: node.sessions_here() as u64,
             sessions: (totals.online + totals.offline) as u64,
             retained: node.retained_size().0 as u64,
@@ -116,7 +116,7 @@ impl Admin for AdminService {
         &self,
         request: Request<proto::ApplyAccessRequest>,
     ) -> Result<Response<proto::ApplyAccessReply>, Status> {
-        let access = self.source.apply_access(request.into_inner().document).await;
+        let access = self.backend.apply_access(request.into_inner().document).await;
         Ok(Response::new(proto::ApplyAccessReply { access: Some(access) }))
     }
 

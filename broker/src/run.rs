@@ -1,7 +1,7 @@
 //! Starts and stops a broker.
 //!
 //! ```text
-//!  lock the disk -> HTTP (live, not ready) -> log -> TLS, pool -> node -> peer and admin ports -> listeners
+//!  lock the disk -> HTTP (live, not ready) -> log -> TLS, pool -> access rules -> node -> peer and admin ports -> listeners
 //!  shutdown: not ready -> clients drained -> leaderships transferred -> everything stops; the node stays a member
 //! ```
 
@@ -349,9 +349,9 @@ impl Broker {
         data: &Path,
     ) -> Result<(), Error> {
         let listener = listen(address).await?;
-        let source =
+        let backend =
             BrokerBackend { access: access.clone(), readiness: self.host.readiness.clone(), data: PathBuf::from(data) };
-        let service = AdminService { node: self.node.clone(), membership, source: Arc::new(source) };
+        let service = AdminService { node: self.node.clone(), membership, backend: Arc::new(backend) };
         let routes = service.into_routes();
         let serving = peer::serve(listener, tls.clone(), Role::Operator, routes, self.host.stop.clone());
         self.host.spawn("admin port", complain("admin", serving));

@@ -57,6 +57,8 @@ pub struct Memory {
     /// Whether the API server would admit a pod of the new template.
     pub(crate) trial: Option<Trial>,
     pub(crate) alerting: Option<Alerting>,
+    /// Whether a pass has looked for a rollout that an earlier process of the operator began.
+    pub(crate) rollout_looked_for: bool,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::context::Key;
 
 /// The clusters that replace pods now. The operator forgets them when it restarts: a cluster whose rollout is under way
-/// is counted again by its first pass.
+/// takes its turn again with its first pass.
 #[derive(Debug)]
 pub struct Fleet {
     /// Number of clusters that may replace pods at the same time.
@@ -23,10 +23,10 @@ impl Fleet {
         Self { most, rolling: Mutex::default() }
     }
 
-    /// Counts a cluster as one that replaces pods, until [`Fleet::leave`].
+    /// Takes a turn for a cluster, until [`Fleet::leave`].
     ///
     /// # Errors
-    /// The other clusters, as `namespace/name`, if they are as many as may replace pods.
+    /// The clusters that have a turn, as `namespace/name`, if none is free.
     pub fn enter(&self, key: &Key) -> Result<(), Vec<String>> {
         let mut rolling = self.rolling.lock();
         if !rolling.contains(key) && rolling.len() >= self.most {
@@ -36,17 +36,17 @@ impl Fleet {
         Ok(())
     }
 
-    /// Counts a cluster whose rollout is under way, however many others there are.
-    pub(crate) fn count(&self, key: &Key) {
+    /// Takes a turn for a cluster whose rollout was under way when the operator started, however many others have one.
+    pub(crate) fn resume(&self, key: &Key) {
         self.rolling.lock().insert(key.clone());
     }
 
-    /// Ends the counting of clusters for which `exists` returns false.
+    /// Releases the turns of clusters for which `exists` returns false.
     pub(crate) fn retain(&self, exists: impl Fn(&Key) -> bool) {
         self.rolling.lock().retain(exists);
     }
 
-    /// Ends the counting of a cluster.
+    /// Releases the turn of a cluster.
     pub fn leave(&self, key: &Key) {
         self.rolling.lock().remove(key);
     }
@@ -75,8 +75,8 @@ mod tests {
     #[test]
     fn after_a_restart_a_cluster_whose_rollout_is_under_way_has_its_turn_again() {
         let fleet = Fleet::new(1);
-        fleet.count(&key("a"));
-        fleet.count(&key("b"));
+        fleet.resume(&key("a"));
+        fleet.resume(&key("b"));
         assert_eq!(fleet.enter(&key("c")), Err(vec!["iot/a".to_owned(), "iot/b".to_owned()]));
         assert_eq!(fleet.enter(&key("b")), Ok(()));
     }

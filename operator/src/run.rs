@@ -269,7 +269,10 @@ async fn reconcile_cluster(cluster: Arc<Clusters>, context: Arc<Context>) -> Res
     let started = Instant::now();
     let result = match &cluster.0 {
         Ok(_) => Box::pin(cluster::reconcile::reconcile(&context, &namespace, &name)).await.map_err(PassError::from),
-        Err(error) => Err(PassError::Unreadable(error.error.clone())),
+        Err(error) => {
+            context.fleet.leave(&(namespace.clone(), name.clone()));
+            Err(PassError::Unreadable(error.error.clone()))
+        }
     };
     finish(&context, "mqttcluster", &namespace, &name, started, result)
 }
@@ -299,7 +302,7 @@ fn finish(
     result
 }
 
-/// Decides what follows a failed pass: a write conflict is retried at once, an unreadable object waits for a change.
+/// Decides what follows a failed pass: a write conflict is retried after 200 ms, an unreadable object waits for a change.
 fn after(error: &PassError) -> Action {
     use cluster::reconcile::Error::{Form, Status};
     match error {

@@ -110,7 +110,7 @@ pub enum Close {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// Matching sessions have the message (0x00).
-    Delivered,
+    Accepted,
     /// No session matched (0x10).
     NoMatchingSubscribers,
     /// No matching session had room for the message, or the retained messages are at their limit (0x97).

@@ -23,7 +23,7 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Implements [`LeaderContext`].
 pub(crate) struct NodeLeaderContext {
     /// The Raft groups.
-    pub(crate) cluster: RaftGroups,
+    pub(crate) raft: RaftGroups,
     /// Reaches the meta leader.
     pub(crate) network: Arc<Network>,
     /// Reads retained messages.
@@ -38,12 +38,12 @@ pub(crate) struct NodeLeaderContext {
 
 impl LeaderContext for NodeLeaderContext {
     fn propose_meta(&self, command: Command) -> BoxFuture<'static, Option<u64>> {
-        let (cluster, command) = (self.cluster.clone(), command.encode());
+        let (raft, command) = (self.raft.clone(), command.encode());
         Box::pin(async move {
             loop {
-                let proposed = cluster.propose_at_leader(GroupId::META, command.clone());
+                let proposed = raft.propose_at_leader(GroupId::META, command.clone());
                 if let Ok(Ok(response)) = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await {
-                    cluster.await_applied(GroupId::META, response.index).await;
+                    raft.await_applied(GroupId::META, response.index).await;
                     let done = Answer::decode(&response.bytes) == Some(Answer::Done);
                     return done.then_some(response.index);
                 }
@@ -62,7 +62,7 @@ impl LeaderContext for NodeLeaderContext {
     }
 
     fn meta_applied(&self) -> u64 {
-        *self.cluster.applied(GroupId::META).borrow()
+        *self.raft.applied(GroupId::META).borrow()
     }
 
     fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Publication>> {

@@ -1,4 +1,4 @@
-//! The node: everything between client connections and the cluster runtime.
+//! The node: everything between client connections and the Raft groups.
 //!
 //! ```text
 //! connection ── session ─┬─ publish ── routes (meta), peers' filters, local filters

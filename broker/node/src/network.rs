@@ -27,7 +27,7 @@ pub(crate) struct Network {
     /// This node.
     node: NodeId,
     /// The Raft groups: their leaders and members.
-    cluster: RaftGroups,
+    raft: RaftGroups,
     /// Ordinals of the members.
     meta: Arc<SharedMeta>,
     /// Connections to other nodes.
@@ -51,14 +51,14 @@ impl std::fmt::Debug for Network {
 impl Network {
     pub(crate) fn new(
         node: NodeId,
-        cluster: RaftGroups,
+        raft: RaftGroups,
         meta: Arc<SharedMeta>,
         channels: Arc<dyn Channels>,
         leaders: Vec<mpsc::UnboundedSender<Inbound>>,
         grantor: mpsc::Sender<Request>,
         tasks: Tasks,
     ) -> Arc<Self> {
-        Arc::new(Self { node, cluster, meta, channels, leaders, grantor, links: AtomicU64::new(1), tasks })
+        Arc::new(Self { node, raft, meta, channels, leaders, grantor, links: AtomicU64::new(1), tasks })
     }
 
     /// Returns a client of the node's peer service, over the connection for data; `None` if the node is not a member
@@ -78,7 +78,7 @@ impl Network {
 
     /// Asks the meta leader, on this node or another one, for a lease. Returns `None` if there is no answer.
     pub(crate) async fn renew(&self, renewal: Renewal) -> Option<Grant> {
-        let leader = self.cluster.leadership(GroupId::META).borrow().leader?;
+        let leader = self.raft.leadership(GroupId::META).borrow().leader?;
         if leader == self.node {
             return self.ask_grantor(|answer| Request::Renew(renewal, answer)).await;
         }
@@ -89,7 +89,7 @@ impl Network {
     /// Asks the meta leader once to wait until every leased node has applied meta up to the index. Returns `false`
     /// without a confirmation within `timeout`.
     pub(crate) async fn await_route(&self, index: u64, timeout: Duration) -> bool {
-        let Some(leader) = self.cluster.leadership(GroupId::META).borrow().leader else { return false };
+        let Some(leader) = self.raft.leadership(GroupId::META).borrow().leader else { return false };
         let asked = async {
             if leader == self.node {
                 return self.ask_grantor(|answer| Request::AwaitRoute(index, answer)).await;
@@ -104,9 +104,9 @@ impl Network {
     /// voters in turn; a node that does not lead closes the link at once.
     fn shard_leader(&self, shard: ShardId) -> Option<NodeId> {
         let group = GroupId::shard(shard);
-        let status = self.cluster.status(group);
+        let status = self.raft.status(group);
         if status.has_member(self.node) {
-            return self.cluster.leadership(group).borrow().leader;
+            return self.raft.leadership(group).borrow().leader;
         }
         let (voters, _) = voters_of(group, &self.meta.members_by_ordinal());
         let turn = usize::try_from(self.next_link()).unwrap_or_default();

@@ -27,7 +27,7 @@ pub struct Node {
     /// The broker's configuration.
     pub(crate) config: Arc<Config>,
     /// The Raft groups.
-    pub(crate) cluster: RaftGroups,
+    pub(crate) raft: RaftGroups,
     /// Applied state of the meta group: members, epochs and routes.
     pub(crate) meta: Arc<SharedMeta>,
     /// Applied state of each shard, by shard number; without meaning where this node has no replica.
@@ -135,17 +135,17 @@ impl Node {
 
     /// Returns what this node knows about a group.
     pub fn group_status(&self, group: GroupId) -> GroupStatus {
-        self.cluster.status(group)
+        self.raft.status(group)
     }
 
     /// Returns the leader of a group, as far as this node knows. It cannot know that of a group that it does not hold.
     pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
-        self.cluster.leadership(group).borrow().leader
+        self.raft.leadership(group).borrow().leader
     }
 
     /// Returns whether this node leads the group.
     pub fn leads(&self, group: GroupId) -> bool {
-        self.cluster.leadership(group).borrow().ours
+        self.raft.leadership(group).borrow().ours
     }
 
     /// Groups of which this node is a voter or a learner.
@@ -157,7 +157,7 @@ impl Node {
     /// Returns whether this node has a replica of the group. A node that was removed from a group may never receive
     /// the entry that removes it and still list itself, so its voters must name it as well, unless it still leads.
     fn holds(&self, group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> bool {
-        if !self.cluster.status(group).has_member(self.id) {
+        if !self.raft.status(group).has_member(self.id) {
             return false;
         }
         let (voters, learners) = voters_of(group, members);
@@ -178,7 +178,7 @@ impl Node {
     /// leads and that has such voters.
     pub fn voters_behind(&self) -> BTreeMap<GroupId, Vec<NodeId>> {
         let behind = |group: GroupId| {
-            let status = self.cluster.status(group);
+            let status = self.raft.status(group);
             let is_behind = |node: &NodeId, lag: Option<u64>| {
                 status.voters.contains_key(node) && lag.is_none_or(|lag| lag > IN_SYNC_LAG)
             };
@@ -194,11 +194,11 @@ impl Node {
     pub async fn transfer_leaders(&self) {
         let led: Vec<GroupId> = self.groups_led().collect();
         for group in led {
-            let status = self.cluster.status(group);
+            let status = self.raft.status(group);
             let behind = |node: &NodeId| status.lag.get(node).copied().flatten().unwrap_or(u64::MAX);
             let others = status.voters.keys().copied().filter(|node| *node != self.id);
             if let Some(to) = others.min_by_key(behind)
-                && let Err(error) = self.cluster.transfer_leader(group, to).await
+                && let Err(error) = self.raft.transfer_leader(group, to).await
             {
                 debug!(%group, %error, "leadership not transferred");
             }
@@ -209,7 +209,7 @@ impl Node {
     /// be cancelled before: the tasks end with it.
     pub async fn stop(&self) {
         self.tasks.finish().await;
-        self.cluster.stop().await;
+        self.raft.stop().await;
     }
 }
 

@@ -27,7 +27,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 struct PeerService {
     /// Serves the calls of the Raft groups.
-    cluster: RaftGroups,
+    raft: RaftGroups,
     /// Passes requests on to the lease grantor and the shard leaders of this node.
     network: Arc<Network>,
     /// Serves the streams of transient sessions.
@@ -61,32 +61,32 @@ impl Peer for PeerService {
     }
 
     async fn raft(&self, request: Request<proto::RaftRequest>) -> Result<Response<proto::RaftReply>, Status> {
-        self.cluster.serve_raft(request.into_inner()).await.map(Response::new)
+        self.raft.serve_raft(request.into_inner()).await.map(Response::new)
     }
 
     async fn append(
         &self,
         request: Request<Streaming<proto::RaftRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        Ok(Response::new(self.cluster.serve_append(request.into_inner())))
+        Ok(Response::new(self.raft.serve_append(request.into_inner())))
     }
 
     async fn snapshot(
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::RaftReply>, Status> {
-        self.cluster.serve_snapshot(request.into_inner()).await.map(Response::new)
+        self.raft.serve_snapshot(request.into_inner()).await.map(Response::new)
     }
 
     async fn propose(&self, request: Request<proto::ProposeRequest>) -> Result<Response<proto::ProposeReply>, Status> {
-        Ok(Response::new(self.cluster.serve_propose(request.into_inner()).await))
+        Ok(Response::new(self.raft.serve_propose(request.into_inner()).await))
     }
 
     async fn read_index(
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexReply>, Status> {
-        Ok(Response::new(self.cluster.serve_read_index(request.into_inner()).await))
+        Ok(Response::new(self.raft.serve_read_index(request.into_inner()).await))
     }
 
     async fn shard(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ShardStream>, Status> {
@@ -149,7 +149,7 @@ async fn serve_shard(network: Arc<Network>, mut frames: Streaming<Frame>, replie
 /// Returns the gRPC services of the peer port.
 pub fn peer_services(node: &Node, membership: Arc<Membership>) -> tonic::service::Routes {
     let service = PeerService {
-        cluster: node.cluster.clone(),
+        raft: node.raft.clone(),
         network: node.network.clone(),
         incoming: node.incoming.clone(),
         membership,

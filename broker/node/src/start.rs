@@ -98,7 +98,7 @@ pub async fn start(options: StartOptions) -> Result<(Arc<Node>, Arc<Membership>)
     let (states, leaders, inputs) = applied_states(&config);
     let channels: Arc<dyn Channels> = Arc::new(pool.clone());
     let id = identity.node();
-    let cluster = RaftGroups::start(covey_raft::Options {
+    let raft = RaftGroups::start(covey_raft::Options {
         node: id,
         dir,
         log,
@@ -113,9 +113,9 @@ pub async fn start(options: StartOptions) -> Result<(Arc<Node>, Arc<Membership>)
     .await?;
     let tasks = Tasks::new(supervisor, shutdown);
     let (grantor, requests) = mpsc::channel(1024);
-    let (retained, writes) = RetainedMessages::new(id, cluster.clone(), states.retained.clone());
-    let network = Network::new(id, cluster.clone(), states.meta.clone(), channels, leaders, grantor, tasks.clone());
-    let node = Parts { config, id, cluster, states, retained, network, observer, tasks }.build();
+    let (retained, writes) = RetainedMessages::new(id, raft.clone(), states.retained.clone());
+    let network = Network::new(id, raft.clone(), states.meta.clone(), channels, leaders, grantor, tasks.clone());
+    let node = Parts { config, id, raft, states, retained, network, observer, tasks }.build();
     spawn_tasks(&node, Inputs { leaders: inputs, writes, requests }, identity.incarnation());
     let membership = Membership::new(node.clone(), identity, pool);
     node.tasks.spawn_lasting("membership", membership.clone().run());
@@ -152,7 +152,7 @@ fn machines(states: &States) -> Vec<(GroupId, Box<dyn StateMachine>)> {
 struct Parts {
     config: Arc<Config>,
     id: NodeId,
-    cluster: RaftGroups,
+    raft: RaftGroups,
     states: States,
     retained: Arc<RetainedMessages>,
     network: Arc<Network>,
@@ -162,7 +162,7 @@ struct Parts {
 
 impl Parts {
     fn build(self) -> Arc<Node> {
-        let Self { config, id, cluster, states, retained, network, observer, tasks } = self;
+        let Self { config, id, raft, states, retained, network, observer, tasks } = self;
         let filters = Filters::new();
         let registry = Registry::new(filters.clone(), observer.clone());
         let deliver = registry.clone();
@@ -193,7 +193,7 @@ impl Parts {
         Arc::new(Node {
             id,
             config,
-            cluster,
+            raft,
             meta,
             replicas,
             lease,
@@ -216,7 +216,7 @@ fn spawn_tasks(node: &Node, inputs: Inputs, incarnation: u64) {
     }
     let fence = &node.config.fence;
     let grantor = Grantor {
-        cluster: node.cluster.clone(),
+        raft: node.raft.clone(),
         meta: node.meta.clone(),
         lease: fence.lease,
         close_clients_after: fence.close_clients_after,
@@ -224,7 +224,7 @@ fn spawn_tasks(node: &Node, inputs: Inputs, incarnation: u64) {
         shutdown: node.tasks.shutdown().clone(),
     };
     node.tasks.spawn_lasting("lease grantor", grantor.run());
-    let transport = NodeHolderContext {
+    let context = NodeHolderContext {
         network: node.network.clone(),
         router: node.router.clone(),
         retained: node.retained.clone(),
@@ -236,12 +236,12 @@ fn spawn_tasks(node: &Node, inputs: Inputs, incarnation: u64) {
     };
     let holder = Holder {
         lease: node.lease.clone(),
-        cluster: node.cluster.clone(),
+        raft: node.raft.clone(),
         node: node.id,
         incarnation,
         duration: fence.lease,
         close_clients_after: fence.close_clients_after,
-        transport: Arc::new(transport),
+        context: Arc::new(context),
         shutdown: node.tasks.shutdown().clone(),
     };
     node.tasks.spawn_lasting("lease holder", holder.run());
@@ -254,7 +254,7 @@ fn spawn_leaders(node: &Node, inputs: Vec<LeaderInputs>) {
     let wills =
         WillPublisher { router: node.router.clone(), retained: node.retained.clone(), lease: node.lease.clone() };
     let context = Arc::new(NodeLeaderContext {
-        cluster: node.cluster.clone(),
+        raft: node.raft.clone(),
         network: node.network.clone(),
         retained: node.retained.clone(),
         wills: Arc::new(wills),
@@ -263,13 +263,13 @@ fn spawn_leaders(node: &Node, inputs: Vec<LeaderInputs>) {
     });
     let shards = ShardId::all(node.config.cluster.shards).zip(&node.replicas);
     for ((shard, replica), inputs) in shards.zip(inputs) {
-        let Some(rows) = node.cluster.rows(GroupId::shard(shard)) else {
+        let Some(rows) = node.raft.rows(GroupId::shard(shard)) else {
             error!(shard = shard.get(), "the shard's group is not running; the shard is not led here");
             continue;
         };
         let leader = Leader {
             shard,
-            cluster: node.cluster.clone(),
+            raft: node.raft.clone(),
             rows,
             replica: replica.clone(),
             meta: node.meta.clone(),

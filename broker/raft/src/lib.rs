@@ -1,4 +1,4 @@
-//! The cluster runtime: all Raft groups of a node over one log and one state store.
+//! All Raft groups of a node over one log and one state store.
 //!
 //! The node starts it with a [`StateMachine`] per group, passes the requests of peers to it and proposes commands. Only
 //! this module uses openraft. Invariant: a command is answered after a majority has its entry on fsynced disks.

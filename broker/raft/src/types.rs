@@ -1,4 +1,4 @@
-//! Types of the cluster runtime: nodes, groups, state machines and errors.
+//! Types of the Raft groups: nodes, groups, state machines and errors.
 //!
 //! Users of the runtime see only these types and none of openraft's, so that the engine can be replaced.
 

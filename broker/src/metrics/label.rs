@@ -271,7 +271,7 @@ label!(
     Lease = "lease",
     /// An access document is enforced.
     Access = "access",
-    /// The peer certificate was loaded. A broker does not start without, and expiry does not make the check fail.
+    /// The peer certificate was loaded. A broker does not start without one, and expiry does not make the check fail.
     Certificate = "certificate",
     /// The broker is not stopping.
     NotDraining = "not_draining",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use covey_contract::access::{Document, Rule};
 use covey_crds::MqttUser;
-use covey_operator::access::{self, Credential, DesiredUser, Outcome, Projection};
+use covey_operator::access::{self, Candidate, Credential, Outcome, Projection};
 use covey_operator::cluster::build;
 use covey_operator::user::credentials;
 use jiff::Timestamp;
@@ -86,7 +86,7 @@ pub(super) fn project(
     anonymous: Option<&[Rule]>,
 ) -> Result<Projection, access::Error> {
     let candidate = |user: &User| access::candidate(&user.object, user.credential.clone().ok());
-    let candidates: Vec<DesiredUser> = users.iter().map(candidate).collect();
+    let candidates: Vec<Candidate> = users.iter().map(candidate).collect();
     access::project(previous, seen, anonymous, &candidates, &mut access::make_verifier)
 }
 

@@ -7,7 +7,7 @@
 
 use covey_contract::access::{DOCUMENT_BYTES, USER_BYTES, User};
 
-use super::{PLACEHOLDER, VERIFIER_BYTES, is_same_secret};
+use super::{PENDING, VERIFIER_BYTES};
 
 /// A user of the next document.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Entry<'a> {
     pub(super) object: &'a str,
     /// The user as desired.
     pub(super) user: User,
-    /// The user in the previous document.
+    /// The user in the previous document, if that entry was made for the same object.
     pub(super) known: Option<&'a User>,
 }
 
@@ -39,7 +39,7 @@ struct Change<'a> {
 }
 
 /// Returns what fits in a document that already has `taken` bytes, in the order of `entries`. Changes that need less room
-/// come first; of two that need the same, the one that is first in `entries`.
+/// come first; ties keep their order.
 pub(super) fn fit(taken: usize, entries: Vec<Entry<'_>>) -> Vec<Fitted<'_>> {
     let mut fitted: Vec<Fitted<'_>> = entries.iter().map(with_previous_rules).collect();
     let mut used = size(taken) + fitted.iter().map(|fitted| bytes(fitted.user.as_ref())).sum::<i64>();
@@ -62,10 +62,9 @@ pub(super) fn fit(taken: usize, entries: Vec<Entry<'_>>) -> Vec<Fitted<'_>> {
     fitted
 }
 
-/// Returns the user with its previous rules and its present password; they need no more room than it has. Another object
-/// that has taken over the user name does not get the rules of the former one.
+/// Returns the user with its previous rules and its present password; they need no more room than it has.
 fn with_previous_rules<'a>(entry: &Entry<'a>) -> Fitted<'a> {
-    let user = entry.known.filter(|known| is_same_secret(&known.source, &entry.user.source)).map(|known| User {
+    let user = entry.known.map(|known| User {
         rules: known.rules.clone(),
         client_id_pattern: known.client_id_pattern.clone(),
         ..entry.user.clone()
@@ -86,7 +85,7 @@ fn leave_out_largest(mut used: i64, fitted: &mut [Fitted<'_>]) {
 
 /// Returns the bytes of a user in the document, with room for a verifier that is not made yet.
 fn bytes(user: Option<&User>) -> i64 {
-    let unmade = user.is_some_and(|user| user.verifiers == [PLACEHOLDER]);
+    let unmade = user.is_some_and(|user| user.verifiers == [PENDING]);
     size(user.map_or(0, User::bytes) + if unmade { VERIFIER_BYTES } else { 0 })
 }
 
@@ -151,10 +150,6 @@ mod tests {
         assert_eq!(cut(&fitted), ["b"]);
         let kept = fitted[1].user.as_ref().unwrap();
         assert_eq!((&kept.rules, kept.source.as_str()), (&b.rules, "s:another"));
-        let mut another = entry("b", 900_000, Some(&b));
-        another.user.source = "t:1".into();
-        let fitted = fit(0, vec![entry("a", 500_000, Some(&a)), another]);
-        assert!(fitted[1].user.is_none(), "another object with the name does not get the former rules");
     }
 
     #[test]

@@ -47,9 +47,11 @@ impl std::fmt::Debug for Credential {
 
 /// An `MqttUser` to be projected into the document.
 #[derive(Debug, Clone)]
-pub struct DesiredUser {
+pub struct Candidate {
     /// Name of the object.
     pub object: String,
+    /// UID of the object; absent for one that no API server has stored.
+    pub uid: Option<String>,
     /// MQTT user name.
     pub username: String,
     /// When the object was created. Of several objects with one user name the oldest keeps it.
@@ -103,10 +105,11 @@ pub enum Error {
 }
 
 /// Turns an `MqttUser` and its password into a candidate.
-pub fn candidate(user: &MqttUser, credential: Option<Credential>) -> DesiredUser {
+pub fn candidate(user: &MqttUser, credential: Option<Credential>) -> Candidate {
     let has_pattern = user.spec.client_id_pattern.is_some();
-    DesiredUser {
+    Candidate {
         object: user.metadata.name.clone().unwrap_or_default(),
+        uid: user.metadata.uid.clone(),
         username: user.username().to_owned(),
         created: user.metadata.creation_timestamp.as_ref().map(|time| time.0),
         client_id_pattern: user.spec.client_id_pattern.clone(),
@@ -127,7 +130,7 @@ pub fn project(
     previous: Option<&Document>,
     seen: u64,
     anonymous: Option<&[Rule]>,
-    candidates: &[DesiredUser],
+    candidates: &[Candidate],
     make: &mut dyn FnMut(&Credential) -> Result<Verifier, Error>,
 ) -> Result<Projection, Error> {
     let before: BTreeMap<&str, &User> =
@@ -143,9 +146,10 @@ pub fn project(
             continue;
         }
         winners.insert(&candidate.username, &candidate.object);
-        let known = before.get(candidate.username.as_str()).copied();
+        let former = before.get(candidate.username.as_str()).copied();
+        let known = former.filter(|former| candidate.is_object_of(former));
         let (entry, outcome) = admit(candidate, known);
-        if entry.is_none() && known.is_some() {
+        if entry.is_none() && former.is_some() {
             changed.insert(candidate.object.clone());
         }
         unhashed.extend(candidate.credential.as_ref().map(|credential| (candidate.object.as_str(), credential)));
@@ -155,7 +159,7 @@ pub fn project(
     let mut users: Vec<User> = anonymous.map(anonymous_user).into_iter().collect();
     for mut fitted in budget::fit(users.iter().map(User::bytes).sum(), entries) {
         // Only now: argon2id takes tens of milliseconds, and a user that is left out would be hashed in each pass.
-        if let Some(user) = fitted.user.as_mut().filter(|user| user.verifiers == [PLACEHOLDER])
+        if let Some(user) = fitted.user.as_mut().filter(|user| user.verifiers == [PENDING])
             && let Some(credential) = unhashed.get(fitted.object)
         {
             user.verifiers = vec![make(credential)?];
@@ -174,18 +178,18 @@ pub fn project(
 }
 
 /// Sorts by age, then by name.
-fn by_age(candidates: &[DesiredUser]) -> Vec<&DesiredUser> {
-    let mut sorted: Vec<&DesiredUser> = candidates.iter().collect();
+fn by_age(candidates: &[Candidate]) -> Vec<&Candidate> {
+    let mut sorted: Vec<&Candidate> = candidates.iter().collect();
     sorted.sort_by_key(|candidate| (candidate.created.unwrap_or(Timestamp::MAX), &candidate.object));
     sorted
 }
 
 /// Stands for a verifier that is made once the user has a place in the document.
-const PLACEHOLDER: Verifier = Verifier::Argon2id(String::new());
+const PENDING: Verifier = Verifier::Argon2id(String::new());
 /// Bytes of a verifier beyond those of the placeholder, at most: those of argon2id with its parameters.
 const VERIFIER_BYTES: usize = 128;
 
-fn admit(candidate: &DesiredUser, known: Option<&User>) -> (Option<User>, Outcome) {
+fn admit(candidate: &Candidate, known: Option<&User>) -> (Option<User>, Outcome) {
     let checked = candidate.rules.clone().and_then(|rules| {
         let pattern = candidate.client_id_pattern.as_deref();
         pattern.map_or(Ok(()), covey_contract::access::check_client_id_pattern)?;
@@ -196,10 +200,10 @@ fn admit(candidate: &DesiredUser, known: Option<&User>) -> (Option<User>, Outcom
         Err(problem) => return (with_previous_rules(candidate, known), Outcome::Invalid { problem }),
     };
     let (source, verifiers, outcome) = match (&candidate.credential, known) {
-        (Some(credential), Some(known)) if known.source == credential.source && !known.verifiers.is_empty() => {
-            (known.source.clone(), known.verifiers.clone(), Outcome::Included)
+        (Some(credential), Some(known)) if has_password(known, credential) && !known.verifiers.is_empty() => {
+            (candidate.source(credential), known.verifiers.clone(), Outcome::Included)
         }
-        (Some(credential), _) => (credential.source.clone(), vec![PLACEHOLDER], Outcome::Included),
+        (Some(credential), _) => (candidate.source(credential), vec![PENDING], Outcome::Included),
         (None, Some(known)) if !known.verifiers.is_empty() => {
             (known.source.clone(), known.verifiers.clone(), Outcome::Kept)
         }
@@ -215,21 +219,38 @@ fn admit(candidate: &DesiredUser, known: Option<&User>) -> (Option<User>, Outcom
 }
 
 /// Returns the entry of a user whose rules cannot be enforced: the previous rules with the present password, since rules
-/// that are wrong must not stop the change of a password. Another object that has taken over the user name gets nothing.
-fn with_previous_rules(candidate: &DesiredUser, known: Option<&User>) -> Option<User> {
+/// that are wrong must not stop the change of a password.
+fn with_previous_rules(candidate: &Candidate, known: Option<&User>) -> Option<User> {
     let known = known?;
-    match &candidate.credential {
-        Some(credential) if !is_same_secret(&credential.source, &known.source) => None,
-        Some(credential) if credential.source != known.source => {
-            Some(User { source: credential.source.clone(), verifiers: vec![PLACEHOLDER], ..known.clone() })
+    let Some(credential) = &candidate.credential else { return Some(known.clone()) };
+    let verifiers = if has_password(known, credential) { known.verifiers.clone() } else { vec![PENDING] };
+    Some(User { source: candidate.source(credential), verifiers, ..known.clone() })
+}
+
+/// Stands between the source of a password and the uid of the `MqttUser` in the source of an entry.
+const OF_OBJECT: char = '@';
+
+impl Candidate {
+    /// Returns the source of the entry: that of the password, and the object that the entry was made for.
+    fn source(&self, credential: &Credential) -> String {
+        match &self.uid {
+            Some(uid) => format!("{}{OF_OBJECT}{uid}", credential.source),
+            None => credential.source.clone(),
         }
-        _ => Some(known.clone()),
+    }
+
+    /// Returns whether an entry with the same user name was made for this object. Another object that has taken over the
+    /// name must get neither rules nor password of the former one. An entry of an earlier version names no object.
+    fn is_object_of(&self, entry: &User) -> bool {
+        let entry = entry.source.rsplit_once(OF_OBJECT).map(|(_, uid)| uid);
+        entry.zip(self.uid.as_deref()).is_none_or(|(entry, own)| entry == own)
     }
 }
 
-/// Returns whether both sources are versions of the same Secret. A source begins with the uid of the Secret.
-fn is_same_secret(one: &str, other: &str) -> bool {
-    one.split(':').next() == other.split(':').next()
+/// Returns whether the verifiers of an entry were made from this password.
+fn has_password(entry: &User, credential: &Credential) -> bool {
+    let source = entry.source.rsplit_once(OF_OBJECT).map_or(entry.source.as_str(), |(source, _)| source);
+    source == credential.source
 }
 
 /// Returns the entry for clients without a user name. No `MqttUser` can have the empty user name.

@@ -12,9 +12,10 @@ fn rule(topic: &str) -> Rule {
     }
 }
 
-fn candidate(object: &str, username: &str, second: i64) -> DesiredUser {
-    DesiredUser {
+fn candidate(object: &str, username: &str, second: i64) -> Candidate {
+    Candidate {
         object: object.into(),
+        uid: Some(format!("{object}-uid")),
         username: username.into(),
         created: Timestamp::from_second(second).ok(),
         client_id_pattern: None,
@@ -27,7 +28,7 @@ fn candidate(object: &str, username: &str, second: i64) -> DesiredUser {
     }
 }
 
-fn run(previous: Option<&Document>, seen: u64, candidates: &[DesiredUser]) -> Projection {
+fn run(previous: Option<&Document>, seen: u64, candidates: &[Candidate]) -> Projection {
     project(previous, seen, None, candidates, &mut make_verifier).unwrap()
 }
 
@@ -72,7 +73,7 @@ fn the_oldest_object_keeps_the_name() {
     assert_eq!(projection.outcomes["old"], Outcome::Included);
     assert_eq!(projection.outcomes["young"], Outcome::Conflict { winner: "old".into() });
     assert_eq!(projection.document.users.len(), 1);
-    assert_eq!(projection.document.users[0].source, "old:1");
+    assert_eq!(projection.document.users[0].source, "old:1@old-uid");
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn rules_that_are_wrong_do_not_stop_the_change_of_a_password() {
     let second = run(Some(&first.document), 1, &users);
     assert!(matches!(&second.outcomes["a"], Outcome::Invalid { .. }));
     let (before, after) = (&first.document.users[0], &second.document.users[0]);
-    assert_eq!((&after.rules, after.source.as_str()), (&before.rules, "a:2"));
+    assert_eq!((&after.rules, after.source.as_str()), (&before.rules, "a:2@a-uid"));
     assert_ne!(after.verifiers, before.verifiers);
     assert_eq!(after.verifiers.len(), 1);
     assert!(second.changed.contains("a"));
@@ -124,13 +125,43 @@ fn rules_that_are_wrong_do_not_stop_the_change_of_a_password() {
 }
 
 #[test]
-fn an_object_with_wrong_rules_does_not_get_the_entry_of_a_former_one() {
-    let first = run(None, 0, &[candidate("former", "a", 1)]);
-    let mut users = [candidate("a", "a", 2)];
+fn a_password_from_another_secret_is_taken_also_while_the_rules_are_wrong() {
+    let mut users = [candidate("a", "a", 1)];
+    let first = run(None, 0, &users);
     users[0].rules = Ok(vec![rule("a/#/b")]);
+    users[0].credential.as_mut().unwrap().source = "another:1".into();
     let second = run(Some(&first.document), 1, &users);
-    assert!(matches!(&second.outcomes["a"], Outcome::Invalid { .. }));
-    assert!(second.document.users.is_empty());
+    assert_eq!(second.document.users[0].source, "another:1@a-uid");
+    assert_eq!(second.document.users[0].rules, first.document.users[0].rules);
+}
+
+#[test]
+fn an_object_gets_neither_rules_nor_password_of_a_former_one_with_the_same_user_name() {
+    let former = run(None, 0, &[candidate("former", "a", 1)]).document;
+    let own = candidate("a", "a", 2);
+    let wrong_rules = Candidate { rules: Ok(vec![rule("a/#/b")]), ..own.clone() };
+    let no_password = Candidate { credential: None, ..own.clone() };
+    let same_secret = Candidate { credential: candidate("former", "a", 1).credential, ..wrong_rules.clone() };
+    let neither = Candidate { credential: None, ..wrong_rules.clone() };
+    let other_password = own.credential.clone().unwrap();
+    for user in [wrong_rules, no_password, same_secret, neither] {
+        let second = run(Some(&former), 1, std::slice::from_ref(&user));
+        assert!(second.document.users.is_empty(), "{user:?}");
+        assert!(second.changed.contains("a"));
+    }
+    let second = run(Some(&former), 1, &[own]);
+    assert!(has_password(&second.document.users[0], &other_password));
+    assert_ne!(second.document.users[0].verifiers, former.users[0].verifiers);
+}
+
+#[test]
+fn an_entry_of_an_earlier_version_keeps_its_verifier_and_learns_its_object() {
+    let users = [candidate("a", "a", 1)];
+    let mut first = run(None, 0, &users).document;
+    first.users[0].source = "a:1".into();
+    let second = run(Some(&first), 1, &users).document;
+    assert_eq!((second.users[0].source.as_str(), &second.users[0].verifiers), ("a:1@a-uid", &first.users[0].verifiers));
+    assert_eq!(run(Some(&second), 2, &users).document, second);
 }
 
 #[test]
@@ -202,8 +233,8 @@ fn a_generated_password_has_192_bits() {
 }
 
 /// Returns a candidate whose rules take about this many bytes.
-fn large(object: &str, second: i64, bytes: usize) -> DesiredUser {
-    DesiredUser { rules: Ok(vec![rule(&"t".repeat(500)); bytes / 600]), ..candidate(object, object, second) }
+fn large(object: &str, second: i64, bytes: usize) -> Candidate {
+    Candidate { rules: Ok(vec![rule(&"t".repeat(500)); bytes / 600]), ..candidate(object, object, second) }
 }
 
 #[test]
@@ -218,7 +249,7 @@ fn a_user_cannot_fill_the_document() {
 
 #[test]
 fn a_full_document_delays_no_revocation() {
-    let mut users: Vec<DesiredUser> = (10..40).map(|n| large(&format!("u{n}"), n, 50_000)).collect();
+    let mut users: Vec<Candidate> = (10..40).map(|n| large(&format!("u{n}"), n, 50_000)).collect();
     let first = run(None, 0, &users);
     let outcome = |projection: &Projection, n: usize| projection.outcomes[&format!("u{n}")].clone();
     let present = first.document.users.len();

@@ -19,7 +19,7 @@ use super::dereference::Inputs;
 use super::nodes::{self, Node};
 use super::ownership::{Holder, Ownership, Taken, ownership_of};
 use super::validate::Basics;
-use crate::access::{self, DesiredUser, Outcome, Projection};
+use crate::access::{self, Candidate, Outcome, Projection};
 use crate::context::Memory;
 use crate::user::credentials;
 
@@ -115,7 +115,7 @@ pub(crate) async fn project(
     let seen = nodes.iter().map(Node::seen_revision).chain([claimed, remembered]).max().unwrap_or(0);
     let mut problems = BTreeMap::new();
     let readable = inputs.users.iter().map(|user| candidate(user, &inputs.user_secrets, &mut problems));
-    let candidates: Vec<DesiredUser> = readable.chain(inputs.unreadable_users.iter().cloned()).collect();
+    let candidates: Vec<Candidate> = readable.chain(inputs.unreadable_users.iter().cloned()).collect();
     let anonymous = cluster.anonymous.clone();
     let work =
         move || access::project(previous.as_ref(), seen, anonymous.as_deref(), &candidates, &mut access::make_verifier);
@@ -130,7 +130,7 @@ fn candidate(
     user: &MqttUser,
     secrets: &BTreeMap<String, Secret>,
     problems: &mut BTreeMap<String, (&'static str, String)>,
-) -> DesiredUser {
+) -> Candidate {
     let credential = credentials::read(user, secrets);
     if let Err(problem) = &credential {
         problems.insert(user.name_any(), (problem.reason(), problem.to_string()));
@@ -194,9 +194,9 @@ pub(crate) async fn push(memory: &mut Memory, nodes: &mut [Node], document: &Doc
     }
 }
 
-/// Deletes the generated Secrets of users whose password comes from a Secret of their own by now: brokers no longer
-/// accept the generated password. A user whose new password could not be read, or whose rules are not enforced, keeps the old one in force and
-/// its Secret too. A failure is logged and retried by the next pass.
+/// Deletes the generated Secrets of users whose password now comes from another Secret: brokers no longer accept the
+/// generated password. A user whose new password could not be read, or whose rules are not enforced, keeps the generated
+/// password in force and its Secret too. A failure is logged and retried by the next pass.
 pub(crate) async fn delete_replaced_secrets(client: &Client, inputs: &Inputs, access: &Access) {
     let is_in_force = |user: &&MqttUser| access.projection.outcomes.get(&user.name_any()) == Some(&Outcome::Included);
     for user in inputs.users.iter().filter(is_in_force) {

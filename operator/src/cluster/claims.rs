@@ -62,7 +62,7 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
 }
 
-/// Returns what is wrong with the storage class of a claim that is not bound, if `wanted` is another one. Without a
+/// Returns what is wrong with the storage class of a claim that is not bound, if it differs from `wanted`. Without a
 /// wanted class it is the default one, which is not known here; then the scheduler must have blamed the claim.
 fn other_class(wanted: Option<&str>, claim: &PersistentVolumeClaim, scheduler: &str) -> Option<String> {
     let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());

@@ -13,7 +13,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 
 use super::build;
-use crate::access::DesiredUser;
+use crate::access::Candidate;
 
 /// The inputs of one pass.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Inputs {
     /// Users of this cluster, except those that are being deleted.
     pub users: Vec<MqttUser>,
     /// Users of this cluster that cannot be parsed, for example because a later version of the operator accepted them.
-    pub unreadable_users: Vec<DesiredUser>,
+    pub unreadable_users: Vec<Candidate>,
     /// Secrets with the user label, by name.
     pub user_secrets: BTreeMap<String, Secret>,
     pub access_secret: Option<Secret>,
@@ -85,20 +85,28 @@ pub async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Po
 
 /// Parses the users, except those that are being deleted. One that cannot be parsed must not fail the pass of all
 /// others, and must not be taken for deleted.
-fn parse(objects: Vec<DynamicObject>) -> (Vec<MqttUser>, Vec<DesiredUser>) {
+fn parse(objects: Vec<DynamicObject>) -> (Vec<MqttUser>, Vec<Candidate>) {
     let (mut users, mut unreadable) = (vec![], vec![]);
     for object in objects.into_iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
         let name = object.name_any();
         let username = object.data.pointer("/spec/username").and_then(serde_json::Value::as_str).unwrap_or(&name);
         let username = username.to_owned();
-        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let (uid, created) = (object.uid(), object.metadata.creation_timestamp.as_ref().map(|time| time.0));
         match object.try_parse::<MqttUser>() {
             Ok(user) => users.push(user),
             Err(error) => {
                 tracing::warn!(user = %name, %error, "failed to parse a user: its access stays as it is");
                 let rules = Err(error.to_string());
                 let (client_id_pattern, credential) = (None, None);
-                unreadable.push(DesiredUser { object: name, username, created, client_id_pattern, rules, credential });
+                unreadable.push(Candidate {
+                    object: name,
+                    uid,
+                    username,
+                    created,
+                    client_id_pattern,
+                    rules,
+                    credential,
+                });
             }
         }
     }

@@ -5,7 +5,7 @@
 //! not more:
 //!
 //! - Only members count. A new node that is not ready yet would use up the allowance of the members.
-//! - As many members as there are must be available, or one less while the cluster can do without one.
+//! - All members must be available, or all but one while the cluster can do without one.
 //! - A pod that is not ready is protected like a ready one (`IfHealthyBudget`): while one of three nodes does not start
 //!   with a new template, both others are needed, and one that is evicted while it is unready for a moment would come
 //!   back with the template that fails.

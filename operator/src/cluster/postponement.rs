@@ -16,7 +16,7 @@ pub enum Postponement {
     Approval { revision: String },
     /// No window is open. Start of the next one, such as `Sun 2026-11-29 22:00 Europe/Berlin`, or `never`.
     Windows { next: String },
-    /// As many other clusters as the operator permits replace pods. These, as `namespace/name`.
+    /// The clusters that have all turns, as `namespace/name`.
     Fleet { others: Vec<String> },
 }
 

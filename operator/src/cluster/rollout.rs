@@ -32,7 +32,8 @@ const UNREADY_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 /// The next step of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Every pod runs the current template.
+    /// Nothing is to be done: every pod runs the current template, or the pass may not replace any, because the cluster is
+    /// paused, invalid, not applied, or on foreign disks.
     Idle,
     /// Some pod runs an earlier template. `reason` says what its replacement waits for.
     Wait { reason: String },
@@ -54,7 +55,7 @@ pub struct Terms {
     pub is_formed: bool,
     /// Time that a pod of the new template must have been ready before the next pod is evicted.
     pub min_ready: SignedDuration,
-    /// Why no pod may be replaced now that runs its broker.
+    /// Why a pod whose broker runs must not be replaced now.
     pub postponement: Option<Postponement>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::members::Members;
+
 /// Everything that a page may name.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
@@ -31,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) values: BTreeSet<String>,
     /// Texts of scripts and commands, for their flags and variables.
     pub(crate) scripts: BTreeMap<String, String>,
+    /// What types and modules of the product declare.
+    pub(crate) members: Members,
 }
 
 impl Facts {
@@ -54,6 +58,7 @@ impl Facts {
                 facts.functions.extend(after(text, "func "));
             }
             if extension(path) == "rs" && !is_test(path) {
+                facts.members.add(path, text);
                 let code = product(text);
                 facts.product_words.extend(words(&code));
                 facts.logs.extend(messages(&code));

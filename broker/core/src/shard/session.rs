@@ -150,7 +150,7 @@ impl Session {
         self.profile.will.as_ref().is_some_and(|will| self.is_offline_for(will.delay, now))
     }
 
-    /// Returns whether the session is offline and has been for so many seconds at shard time `now` (milliseconds).
+    /// Returns whether the session is offline and has been for at least `seconds` at shard time `now` (milliseconds).
     fn is_offline_for(&self, seconds: u32, now: u64) -> bool {
         let since = self.profile.offline_since.unwrap_or_default();
         self.profile.holder.is_none() && now >= since.saturating_add(u64::from(seconds) * 1000)

@@ -147,7 +147,7 @@ impl<N: Sessions, G: Guard> Open<N, G> {
 
 fn reason(published: Published) -> ReasonCode {
     match published {
-        Published::Delivered => ReasonCode::Success,
+        Published::Accepted => ReasonCode::Success,
         Published::NoMatchingSubscribers => ReasonCode::NoMatchingSubscribers,
         Published::QuotaExceeded => ReasonCode::QuotaExceeded,
     }

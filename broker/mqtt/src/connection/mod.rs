@@ -13,8 +13,8 @@
 //! socket -> Input -> on_packet --(calls)--> Session --(futures)--> Replies -> Output -> socket
 //!                                  Session --(Event)-----------> on_event -> Output
 //!
-//! handshake: Connecting --CONNECT accepted--> Open --Ending--> closed
-//!                  \--Refusal--> closed
+//! handshake --CONNECT accepted--> Open --Ending--> closed
+//!          \--Refusal--> closed
 //! ```
 //!
 //! Each turn of the loop handles one event, then everything else that is ready, and then writes once.

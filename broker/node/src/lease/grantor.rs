@@ -33,7 +33,7 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) struct Grantor {
     /// The groups.
-    pub cluster: RaftGroups,
+    pub raft: RaftGroups,
     /// Members and their epochs.
     pub meta: Arc<SharedMeta>,
     /// Length of a lease.
@@ -74,14 +74,15 @@ struct Count {
     applied: u64,
     /// Members that the node hears, by its last renewal.
     reaches: Vec<NodeId>,
-    /// Members that the node does not hear although both may hold leases, each with the boot-time clock since when.
+    /// Members that the node does not hear although both may hold leases, each with the
+    /// boot-time clock at which it was first missed.
     unreached: BTreeMap<NodeId, Duration>,
 }
 
 impl Grantor {
     /// Answers requests while this node leads meta, until shutdown.
     pub(crate) async fn run(mut self) {
-        let mut leadership = self.cluster.leadership(GroupId::META);
+        let mut leadership = self.raft.leadership(GroupId::META);
         let mut term: Option<Term> = None;
         let mut tick = tokio::time::interval(self.lease / 12);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,7 +132,7 @@ impl Grantor {
             return;
         }
         // Without a confirmation by a majority nothing is answered: another leader may have answered already.
-        let Ok(commit) = self.cluster.read_index(GroupId::META).await else { return };
+        let Ok(commit) = self.raft.read_index(GroupId::META).await else { return };
         term.note_commit(commit);
         self.grant(term, renewals, commit);
         for (_, answer) in ready {
@@ -140,7 +141,7 @@ impl Grantor {
         for (node, epoch) in overdue {
             warn!(%node, epoch = epoch.get(), "the node has had no lease for too long; ending its epoch");
             let command = Command::NodeDown { node, epoch }.encode();
-            drop(self.cluster.propose(GroupId::META, command).await);
+            drop(self.raft.propose(GroupId::META, command).await);
         }
     }
 
@@ -227,7 +228,7 @@ impl Grantor {
         overdue
     }
 
-    /// Updates since when the node does not hear other nodes.
+    /// Records when the node stopped hearing each leased node.
     fn note_reach(&self, term: &mut Term, node: NodeId, now: Duration) {
         let alive = self.leased_nodes(term);
         let Some(count) = term.nodes.get_mut(&node) else { return };

@@ -37,7 +37,7 @@ pub(crate) struct Holder<S> {
     /// The lease that this task writes.
     pub lease: Arc<Lease>,
     /// Access to meta.
-    pub cluster: RaftGroups,
+    pub raft: RaftGroups,
     /// This node.
     pub node: NodeId,
     /// Number of this process start.
@@ -47,7 +47,7 @@ pub(crate) struct Holder<S> {
     /// Time after the end of a lease at which the epoch ends.
     pub close_clients_after: Duration,
     /// The node around the holder.
-    pub transport: Arc<S>,
+    pub context: Arc<S>,
     /// Stops the task.
     pub shutdown: CancellationToken,
 }
@@ -85,11 +85,11 @@ impl<S: HolderContext> Holder<S> {
         let mut former = None;
         while let Some(epoch) = self.take_epoch(former).await {
             info!(epoch = epoch.get(), "epoch begun");
-            self.transport.on_epoch(epoch);
+            self.context.on_epoch(epoch);
             self.lease.state.send_modify(|state| *state = State { epoch: Some(epoch), ..State::default() });
             let stopped = self.renew_until_over(epoch).await;
             self.lease.state.send_modify(|state| *state = State::default());
-            self.transport.on_epoch_end(epoch);
+            self.context.on_epoch_end(epoch);
             if stopped {
                 return;
             }
@@ -103,7 +103,7 @@ impl<S: HolderContext> Holder<S> {
         loop {
             let command = Command::NodeUp { node: self.node, incarnation: self.incarnation, former }.encode();
             // A repetition is harmless. A leader that is cut off may never answer.
-            let asked = tokio::time::timeout(self.duration, self.cluster.propose_at_leader(GroupId::META, command));
+            let asked = tokio::time::timeout(self.duration, self.raft.propose_at_leader(GroupId::META, command));
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
                 answer = asked => match answer.map(|answer| answer.map(|response| Answer::decode(&response.bytes))) {
@@ -125,10 +125,9 @@ impl<S: HolderContext> Holder<S> {
         let mut progress = Progress::default();
         let mut asking: Asking = FuturesUnordered::new();
         let mut preparing: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
-        let mut applied = self.cluster.applied(GroupId::META);
+        let mut applied = self.raft.applied(GroupId::META);
         let mut tick = tokio::time::interval(self.duration / 6);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The limit applies only once a lease was used: an epoch without a lease has no clients to close.
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return true,
@@ -148,6 +147,7 @@ impl<S: HolderContext> Holder<S> {
                 }
                 Some(number) = preparing.next() => self.on_prepared(number, &mut progress),
             }
+            // An epoch that never had a lease has no clients to close.
             let until = self.lease.state.borrow().until;
             if until.is_some_and(|until| clock::now() > until + self.close_clients_after) {
                 return false;
@@ -166,12 +166,12 @@ impl<S: HolderContext> Holder<S> {
         while progress.sent.len() > 64 {
             progress.sent.pop_first();
         }
-        asking.push(self.transport.renew(Renewal {
+        asking.push(self.context.renew(Renewal {
             node: self.node,
             epoch,
             sequence: progress.sequence,
-            applied: *self.cluster.applied(GroupId::META).borrow(),
-            reaches: self.transport.reaches(),
+            applied: *self.raft.applied(GroupId::META).borrow(),
+            reaches: self.context.reaches(),
         }));
     }
 
@@ -205,10 +205,10 @@ impl<S: HolderContext> Holder<S> {
     /// Waits for what a new lease requires: meta applied up to the grant, and the transient filters of every other
     /// leased node.
     fn prepare(&self, begun: &Preparing, commit: u64) -> BoxFuture<'static, u64> {
-        let (cluster, transport, node) = (self.cluster.clone(), self.transport.clone(), self.node);
+        let (raft, context, node) = (self.raft.clone(), self.context.clone(), self.node);
         let (number, leased) = (begun.number, begun.leased.subscribe());
         Box::pin(async move {
-            cluster.await_applied(GroupId::META, commit).await;
+            raft.await_applied(GroupId::META, commit).await;
             let others: Vec<NodeId> = leased.borrow().iter().copied().filter(|other| *other != node).collect();
             for other in others {
                 let mut leased = leased.clone();
@@ -217,7 +217,7 @@ impl<S: HolderContext> Holder<S> {
                     drop(leased.wait_for(|leased| !leased.contains(&other)).await);
                 };
                 tokio::select! {
-                    () = transport.fetch_filters(other) => {}
+                    () = context.fetch_filters(other) => {}
                     () = left => {}
                 }
             }

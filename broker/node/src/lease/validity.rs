@@ -68,7 +68,7 @@ impl Lease {
     ///
     /// # Errors
     /// Returns [`EpochOver`] if the epoch is over.
-    pub(crate) async fn held(&self, epoch: NodeEpoch) -> Result<(), EpochOver> {
+    pub(crate) async fn until_valid(&self, epoch: NodeEpoch) -> Result<(), EpochOver> {
         let mut changes = self.state.subscribe();
         loop {
             {
@@ -84,7 +84,7 @@ impl Lease {
         }
     }
 
-    /// Waits for a grant to a renewal that is sent after this call and returns its nodes that may hold a lease.
+    /// Requests a renewal and returns the leased nodes that its grant names.
     ///
     /// # Errors
     /// Returns [`EpochOver`] if the epoch is over.

@@ -52,7 +52,7 @@ impl Membership {
             return Ok(());
         }
         info!(%cluster, members = members.len(), "forming the cluster");
-        self.node.cluster.initialize(&members).await?;
+        self.node.raft.initialize(&members).await?;
         let command = Command::Form {
             cluster: cluster.to_string().into(),
             shards: self.node.config.cluster.shards,
@@ -61,7 +61,7 @@ impl Membership {
         let node = self.node.clone();
         self.node.tasks.spawn_ending("formation", async move {
             while node.meta.state.read().header().cluster.is_none() {
-                drop(node.cluster.propose_at_leader(GroupId::META, command.encode()).await);
+                drop(node.raft.propose_at_leader(GroupId::META, command.encode()).await);
                 tokio::time::sleep(RETRY_DELAY).await;
             }
         });

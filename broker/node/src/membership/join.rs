@@ -15,7 +15,7 @@ impl Membership {
     pub async fn on_join(&self, join: &proto::JoinRequest) -> proto::JoinReply {
         let refuse = |refused: &str| proto::JoinReply { refused: refused.into(), ..proto::JoinReply::default() };
         let Some(cluster) = self.identity.cluster() else { return refuse("not in a cluster yet") };
-        let leadership = *self.node.cluster.leadership(GroupId::META).borrow();
+        let leadership = *self.node.raft.leadership(GroupId::META).borrow();
         if !leadership.ours {
             let ask =
                 leadership.leader.and_then(|leader| self.node.meta.state.read().member(leader).map(|m| m.ordinal));
@@ -26,7 +26,7 @@ impl Membership {
         }
         let (node, ordinal) = (NodeId::new(join.node_id), Ordinal::new(join.ordinal));
         let command = Command::Join { node, ordinal };
-        let answer = self.node.cluster.propose_at_leader(GroupId::META, command.encode()).await;
+        let answer = self.node.raft.propose_at_leader(GroupId::META, command.encode()).await;
         match answer.map(|response| Answer::decode(&response.bytes)) {
             Ok(Some(Answer::Done)) => {
                 info!(%node, ordinal = ordinal.get(), "node admitted");

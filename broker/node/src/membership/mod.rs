@@ -75,7 +75,7 @@ impl Membership {
                 continue;
             }
             info!(%group, voters = voters.len(), learners = learners.len(), "changing the group's members");
-            if let Err(error) = self.node.cluster.set_voters(group, voters, learners).await {
+            if let Err(error) = self.node.raft.set_voters(group, voters, learners).await {
                 warn!(%group, %error, "failed to change the group's members; retrying");
             }
         }

@@ -39,7 +39,7 @@ pub(crate) struct RetainedMessages {
     /// This node.
     node: NodeId,
     /// The Raft groups.
-    cluster: RaftGroups,
+    raft: RaftGroups,
     /// Applied state of the retained group.
     replica: Arc<SharedRetained>,
     /// Present epoch, and the number of its last write.
@@ -52,11 +52,11 @@ impl RetainedMessages {
     /// Returns the access and the queue for [`run`](Self::run).
     pub(crate) fn new(
         node: NodeId,
-        cluster: RaftGroups,
+        raft: RaftGroups,
         replica: Arc<SharedRetained>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Self { node, cluster, replica, numbers: Mutex::default(), jobs }), receiver)
+        (Arc::new(Self { node, raft, replica, numbers: Mutex::default(), jobs }), receiver)
     }
 
     /// Starts an epoch: numbers begin at 1. `None` ends the present one.
@@ -96,8 +96,8 @@ impl RetainedMessages {
     pub(crate) async fn matching(&self, filter: &str) -> Vec<Publication> {
         let Ok(filter) = filter.parse::<Filter>() else { return Vec::new() };
         loop {
-            if let Ok(index) = self.cluster.read_index_at_leader(GroupId::RETAINED).await {
-                self.cluster.await_applied(GroupId::RETAINED, index).await;
+            if let Ok(index) = self.raft.read_index_at_leader(GroupId::RETAINED).await {
+                self.raft.await_applied(GroupId::RETAINED, index).await;
                 break;
             }
             tokio::time::sleep(READ_RETRY_DELAY).await;
@@ -136,7 +136,7 @@ impl RetainedMessages {
         while !shutdown.is_cancelled() && self.numbers.lock().0 == epoch {
             let writes: Vec<Write> = batch.iter().map(|(write, _)| write.clone()).collect();
             let entry = Entry { time: clock.now(), writes }.encode();
-            let proposed = self.cluster.propose_at_leader(GroupId::RETAINED, entry);
+            let proposed = self.raft.propose_at_leader(GroupId::RETAINED, entry);
             if let Ok(Ok(response)) = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await {
                 let outcomes: Vec<Outcome> = postcard::from_bytes(&response.bytes).unwrap_or_default();
                 for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {

@@ -153,7 +153,7 @@ impl PendingAck {
         Some(match (matched, accepted) {
             (0, _) => Published::NoMatchingSubscribers,
             (_, 0) => Published::QuotaExceeded,
-            _ => Published::Delivered,
+            _ => Published::Accepted,
         })
     }
 }

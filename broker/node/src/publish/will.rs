@@ -31,7 +31,7 @@ impl WillPublisher {
     pub(crate) async fn publish(&self, key: Box<str>, will: Will) {
         loop {
             if let Some(epoch) = self.lease.epoch()
-                && self.lease.held(epoch).await.is_ok()
+                && self.lease.until_valid(epoch).await.is_ok()
                 && self.try_publish(&key, &will, epoch).await
             {
                 return;

@@ -54,7 +54,7 @@ impl Sessions for NodeSessions {
             info!(client_id = %request.client_id, missed = claimed.missed, "the session's full queue missed messages");
         }
         let connected = self.open(&request, &claimed, epoch, connection);
-        if context.lease.held(epoch).await.is_err() {
+        if context.lease.until_valid(epoch).await.is_err() {
             return Err(ReasonCode::ServerUnavailable);
         }
         Ok(connected)

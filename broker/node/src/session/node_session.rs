@@ -88,7 +88,7 @@ impl NodeSession {
     /// Commits what the message requires and routes it. Returns `None` if the epoch ended.
     async fn route_in_turn(&self, message: &Message, packet: Option<PacketId>) -> Option<Routed> {
         let (context, epoch) = (&self.context, self.local.epoch);
-        context.lease.held(epoch).await.ok()?;
+        context.lease.until_valid(epoch).await.ok()?;
         let mut publication = self.publication(message);
         if let Some(packet) = packet {
             match self.begin_qos2(packet).await? {
@@ -103,7 +103,7 @@ impl NodeSession {
             }
         }
         loop {
-            context.lease.held(epoch).await.ok()?;
+            context.lease.until_valid(epoch).await.ok()?;
             if let Ok(pending) = context.router.route(&publication, epoch) {
                 return Some(Routed::Pending(pending));
             }
@@ -134,7 +134,7 @@ impl NodeSession {
     /// Waits for a valid lease and returns the value; pending forever if the epoch ended, so that nothing is
     /// acknowledged.
     async fn when_leased<T>(&self, value: T) -> T {
-        match self.context.lease.held(self.local.epoch).await {
+        match self.context.lease.until_valid(self.local.epoch).await {
             Ok(()) => value,
             Err(_) => std::future::pending().await,
         }
@@ -165,7 +165,7 @@ impl Session for NodeSession {
             let published = match routed {
                 Some(Routed::Pending(pending)) => pending.outcome().await,
                 Some(Routed::Refused) => Some(Published::QuotaExceeded),
-                Some(Routed::Repeated) => Some(Published::Delivered),
+                Some(Routed::Repeated) => Some(Published::Accepted),
                 None => None,
             };
             // A refused QoS 2 publish has ended ([MQTT-4.3.3-9]): the next PUBLISH with its packet id is another

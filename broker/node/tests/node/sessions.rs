@@ -21,7 +21,7 @@ async fn a_message_reaches_durable_and_transient_sessions_on_other_nodes() {
     let publisher = cluster.connect(2, "publisher", 0).await;
     for number in 0..20 {
         let published = publisher.session.publish(message("jobs/a", &number.to_string()), None).await;
-        assert_eq!(published, Published::Delivered);
+        assert_eq!(published, Published::Accepted);
     }
     assert_eq!(publisher.session.publish(message("other", "x"), None).await, Published::NoMatchingSubscribers);
     for connected in [&mut durable, &mut transient] {
@@ -41,7 +41,7 @@ async fn qos_0_waits_for_a_slow_client_as_long_as_a_queue_and_is_counted_above()
     slow.session.subscribe(vec![Subscription { qos: QoS::AtMostOnce, ..filter("news") }]).await;
     for number in 0..QUEUE + 5 {
         let message = Message { qos: QoS::AtMostOnce, ..message("news", &number.to_string()) };
-        assert_eq!(slow.session.publish(message, None).await, Published::Delivered);
+        assert_eq!(slow.session.publish(message, None).await, Published::Accepted);
     }
     for number in 0..QUEUE {
         let Ok(Event::Deliver(delivery)) = slow.events.try_recv() else { panic!("{number} is not there") };
@@ -123,7 +123,7 @@ async fn an_offline_session_keeps_its_queue_and_resumes_on_another_node() {
     first.session.end(BROKEN);
     let publisher = cluster.connect(1, "publisher", 0).await;
     for number in 0..50 {
-        assert_eq!(publisher.session.publish(message("jobs/a", &number.to_string()), None).await, Published::Delivered);
+        assert_eq!(publisher.session.publish(message("jobs/a", &number.to_string()), None).await, Published::Accepted);
     }
     let mut second = cluster.connect(2, "worker", 600).await;
     assert!(second.session_present);
@@ -156,11 +156,7 @@ async fn a_publish_right_after_the_suback_arrives_wherever_it_is_made() {
         let topic = format!("fresh/{round}");
         subscriber.session.subscribe(vec![filter(&topic)]).await;
         let publisher = &publishers[(round + 1) % 3];
-        assert_eq!(
-            publisher.session.publish(message(&topic, "now"), None).await,
-            Published::Delivered,
-            "round {round}"
-        );
+        assert_eq!(publisher.session.publish(message(&topic, "now"), None).await, Published::Accepted, "round {round}");
         assert_eq!(receive(&mut subscriber).await.0, "now");
         subscriber.session.end(BROKEN);
     }
@@ -174,7 +170,7 @@ async fn what_was_acknowledged_survives_a_restart_of_all_nodes() {
     worker.session.end(BROKEN);
     let publisher = cluster.connect(1, "publisher", 0).await;
     for number in 0..100 {
-        assert_eq!(publisher.session.publish(message("jobs/a", &number.to_string()), None).await, Published::Delivered);
+        assert_eq!(publisher.session.publish(message("jobs/a", &number.to_string()), None).await, Published::Accepted);
     }
     drop((worker, publisher));
     for ordinal in 0..3 {
@@ -205,7 +201,7 @@ async fn publishes_go_on_over_the_death_of_a_leader_and_none_is_lost_or_doubled(
     let after: Vec<_> = (50..100).map(publish).collect();
     for published in before.into_iter().chain(after) {
         let published = tokio::time::timeout(Duration::from_secs(20), published).await.expect("acknowledged");
-        assert_eq!(published, Published::Delivered);
+        assert_eq!(published, Published::Accepted);
     }
     for number in 0..100 {
         let (payload, packet) = receive(&mut worker).await;
@@ -234,7 +230,7 @@ async fn a_node_without_a_replica_of_a_shard_serves_its_sessions() {
         let topic = format!("jobs/{client}");
         worker.session.subscribe(vec![filter(&topic)]).await;
         let publisher = cluster.connect((client + 1) % 4, &format!("publisher-{client}"), 0).await;
-        assert_eq!(publisher.session.publish(message(&topic, "now"), None).await, Published::Delivered);
+        assert_eq!(publisher.session.publish(message(&topic, "now"), None).await, Published::Accepted);
         assert_eq!(receive(&mut worker).await.0, "now");
     }
 }

@@ -1,4 +1,4 @@
-//! Properties of the cluster runtime: nodes in one process over real gRPC on loopback and real files.
+//! Properties of the Raft groups: nodes in one process over real gRPC on loopback and real files.
 
 #![expect(
     clippy::unwrap_used,

@@ -81,7 +81,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         .map_err(|error| Blocked { reason: reason::INVALID, message: error.to_string() });
     let known = memory.credentials.clone();
     // Without certificates the pass continues with the last known ones or without any, as far as that is possible.
-    let certified = match certificates::ensure(&context.client, &basics, &inputs, known, Timestamp::now()).await {
+    let certificates = match certificates::ensure(&context.client, &basics, &inputs, known, Timestamp::now()).await {
         Ok(credentials) => {
             if memory.credentials.as_ref().is_none_or(|known| known.leaf != credentials.leaf) {
                 memory.clients.clear();
@@ -92,7 +92,7 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         Err(error) => Err(error.into()),
     };
     let about = inputs.cluster.object_ref(&());
-    Box::pin(Pass { context, about, basics, work, inputs }.run(certified, &mut memory)).await
+    Box::pin(Pass { context, about, basics, work, inputs }.run(certificates, &mut memory)).await
 }
 
 /// Result of applying the children.
@@ -136,7 +136,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    async fn run(mut self, certified: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
+    async fn run(mut self, certificates: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
         let mut nodes = self.nodes(&self.inputs.pods, memory).await;
         let taken = access::create_secrets(&self.context.client, &mut self.inputs).await;
         let access = match access::project(&self.basics, &self.inputs, &taken, &nodes, memory).await {
@@ -157,14 +157,14 @@ impl Pass<'_> {
             access::push(memory, &mut nodes, document).await;
             access::delete_replaced_secrets(&self.context.client, &self.inputs, &access).await;
         }
-        let needed = certified.err().into_iter().chain(recorded.err()).collect();
+        let needed = certificates.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
         let formed = self.form(&nodes, memory).await;
         let rolled = match &formed {
             Ok(phase) => self.roll(&nodes, &applied, phase, memory).await,
             Err(_) => Ok(Step::Idle),
         };
-        self.take_or_leave_turn(&rolled, &nodes, self.template_revision(&applied).as_deref());
+        self.keep_or_leave_turn(&rolled, &nodes, self.template_revision(&applied).as_deref(), memory);
         // The status is written after a failure too: without a permission it would otherwise never change again.
         let phase = formed.as_ref().map_or_else(|error| self.phase_unchanged(&error.to_string()), Phase::clone);
         let step = rolled.as_ref().map_or_else(|error| Step::Wait { reason: error.to_string() }, Step::clone);
@@ -180,22 +180,30 @@ impl Pass<'_> {
         Ok(Action::requeue(pause(&nodes, forming, &step, document)))
     }
 
-    /// Keeps or ends the turn of the cluster among the clusters that replace pods. It has the turn while its rollout is
-    /// under way or has stopped, also one that an earlier process of the operator began, and until every node is ready
-    /// after the last eviction. One that is paused, fails, or cannot evict its first pod must not hold up the others.
-    fn take_or_leave_turn(&self, rolled: &Result<Step, Error>, nodes: &[Node], revision: Option<&str>) {
+    /// Keeps or releases the turn of the cluster among the clusters that replace pods. It is kept while the rollout is
+    /// under way or has stopped, and after the last eviction until every member is ready. A cluster that is paused,
+    /// fails, or cannot evict its first pod must not hold up the others.
+    fn keep_or_leave_turn(
+        &self,
+        rolled: &Result<Step, Error>,
+        nodes: &[Node],
+        revision: Option<&str>,
+        memory: &mut Memory,
+    ) {
         let under_way = revision.is_some_and(|revision| rollout::is_under_way(nodes, revision));
-        let all_ready = nodes.iter().all(Node::is_ready);
+        let unready = !nodes::members(nodes).into_iter().all(Node::is_ready);
         let keeps = match rolled {
             Ok(Step::Replace { .. } | Step::Stopped { .. }) => true,
-            Ok(Step::Wait { .. }) => under_way || !all_ready,
-            Ok(Step::Idle) => !all_ready,
+            Ok(Step::Wait { .. }) => under_way || unready,
+            // While pods have two templates, this is a cluster that may not go on.
+            Ok(Step::Idle) => unready && !under_way,
             Ok(Step::Postponed(_) | Step::Refused { .. }) | Err(_) => false,
         };
+        let is_first = !std::mem::replace(&mut memory.rollout_looked_for, true);
         if !keeps || self.not_applied_because().is_some() {
             self.context.fleet.leave(&self.key());
-        } else if under_way {
-            self.context.fleet.count(&self.key());
+        } else if is_first && under_way && self.terms(revision).postponement.is_none() {
+            self.context.fleet.resume(&self.key());
         }
     }
 

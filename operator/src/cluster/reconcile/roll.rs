@@ -26,7 +26,7 @@ impl Pass<'_> {
     /// Evicts the next pod, if one may be evicted. Returns the step that was carried out or what it waits for.
     ///
     /// # Errors
-    /// If a request fails for another reason than that it is not permitted now.
+    /// If a request fails for any reason other than a refused eviction.
     pub(super) async fn roll(
         &self,
         nodes: &[Node],
@@ -130,7 +130,7 @@ impl Pass<'_> {
     }
 
     /// Evicts the pod of `step`. The API server grants it only within the disruption budget, which it counts together
-    /// with the drains of machines, and only to the pod that was decided about.
+    /// with the drains of machines, and only for the pod with this uid.
     async fn evict(&self, step: Step) -> Result<Step, Error> {
         let Step::Replace { pod, uid, .. } = &step else { return Ok(step) };
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.basics.namespace);

@@ -36,12 +36,17 @@ pub(super) fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     }
 }
 
-/// Condition UpgradePending. It holds also while the rollout waits for something else, such as a node that is unready
+/// Condition UpgradePending. It is True also while the rollout waits for something else, such as a node that is unready
 /// for a moment.
 pub(super) fn upgrade_pending(observed: &Observed<'_>) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::UPGRADE_PENDING, Some(status), reason, message);
-    let by_step = if let Step::Postponed(postponement) = observed.step { Some(postponement) } else { None };
-    match by_step.or(observed.postponement) {
+    let postponement = match observed.step {
+        Step::Postponed(postponement) => Some(postponement),
+        Step::Wait { .. } => observed.postponement,
+        // An approval or a window would change nothing.
+        Step::Idle | Step::Stopped { .. } | Step::Refused { .. } | Step::Replace { .. } => None,
+    };
+    match postponement {
         Some(postponement) if !pending(observed).is_empty() => {
             draft(true, postponement.reason(), postponed(observed, postponement))
         }

@@ -308,6 +308,10 @@ fn a_postponement_is_named_also_while_the_rollout_waits_for_a_node() {
     assert_eq!(pending(&nodes).as_deref(), Some("False"), "every pod runs the template");
     nodes[0].pod.as_mut().unwrap().revision = Some("earlier".into());
     assert_eq!(pending(&nodes).as_deref(), Some("True"));
+    let stopped = Step::Stopped { reason: "mosaic-1 runs the new template and does not answer".into() };
+    let case = Case { nodes, step: stopped, postponement, ..Case::default() };
+    let conditions = case.status().conditions;
+    assert_eq!(status_of(&conditions, "UpgradePending"), Some("False"), "an approval would change nothing");
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Default for Fake {
             refuse: None,
             present: false,
             filters: Vec::new(),
-            published: Published::Delivered,
+            published: Published::Accepted,
             known: true,
             events: Vec::new(),
         };

@@ -79,7 +79,7 @@ impl Batch {
     }
 
     /// Proposes entries from the queue, as far as the pipeline allows.
-    pub(super) fn propose(&mut self, cluster: &RaftGroups, group: GroupId) {
+    pub(super) fn propose(&mut self, raft: &RaftGroups, group: GroupId) {
         while !self.queue.is_empty() {
             let full = self.queue.len() >= MAX_OPERATIONS || self.bytes >= MAX_BYTES;
             if self.in_flight.len() >= if full { MAX_IN_FLIGHT } else { FULL_ENTRIES_FROM } {
@@ -100,7 +100,7 @@ impl Batch {
             self.bytes = self.bytes.saturating_sub(bytes);
             let entry = Entry { time: self.time(), operations }.encode();
             self.proposed.push_back(Instant::now());
-            let proposed = cluster.propose(group, entry);
+            let proposed = raft.propose(group, entry);
             self.in_flight.push_back(Box::pin(async move {
                 let response = proposed.await.ok()?;
                 let outcomes: Vec<Outcome> = postcard::from_bytes(&response.bytes).ok()?;

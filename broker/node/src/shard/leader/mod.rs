@@ -43,7 +43,7 @@ pub(crate) struct Leader {
     /// Number of the shard.
     pub shard: ShardId,
     /// Commits entries, and tells whether this node leads.
-    pub cluster: RaftGroups,
+    pub raft: RaftGroups,
     /// Reads message bodies that are not in memory.
     pub rows: RowReader,
     /// Applied state of the shard.
@@ -104,7 +104,7 @@ struct LinkState {
 impl Leader {
     /// Leads whenever this node is the group's leader, until shutdown.
     pub(crate) async fn run(mut self) {
-        let mut leadership = self.cluster.leadership(GroupId::shard(self.shard));
+        let mut leadership = self.raft.leadership(GroupId::shard(self.shard));
         let mut changes = self.meta.changes();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -156,7 +156,7 @@ impl Leader {
                 }
             }
             self.take_queued_input(current);
-            current.batch.propose(&self.cluster, current.group);
+            current.batch.propose(&self.raft, current.group);
         }
     }
 
