@@ -16,7 +16,11 @@ const mostInflight = 256
 var bench = account{user: "bench", password: "8Yq1nS0mJ6cXo2Tz"}
 
 // programs has the paths of the brokers' binaries. A broker with an empty path is not measured.
-type programs struct{ mosquitto, nats, rumqttd, covey string }
+type programs struct {
+	mosquitto, nats, rumqttd, covey string
+	before                          string // an earlier binary of Covey, to compare with
+	rounds                          int    // how often Covey is measured
+}
 
 // candidate is a broker in one configuration.
 type candidate struct {
@@ -32,10 +36,33 @@ func (p programs) candidates() []candidate {
 	if p.rumqttd != "" {
 		all = append(all, candidate{"rumqttd", p.startRumqttd})
 	}
-	if p.covey != "" {
-		all = append(all, candidate{"Covey, 1 node", p.startCovey(1)}, candidate{"Covey, 3 nodes", p.startCovey(3)})
+	if p.covey == "" {
+		return all
+	}
+	for round := range max(p.rounds, 1) {
+		for _, nodes := range []int{1, 3} {
+			all = append(all, p.binaries(nodes, round%2 == 1)...)
+		}
 	}
 	return all
+}
+
+// binaries returns the present binary, and before it the earlier one, if there is one. A round that is turned has the
+// opposite order, because a machine is faster or slower for minutes.
+func (p programs) binaries(nodes int, turned bool) []candidate {
+	suffix := fmt.Sprintf(", %d nodes", nodes)
+	if nodes == 1 {
+		suffix = ", 1 node"
+	}
+	now := candidate{nameNow + suffix, p.startCovey(nodes)}
+	if p.before == "" {
+		return []candidate{now}
+	}
+	before := candidate{nameBefore + suffix, programs{covey: p.before}.startCovey(nodes)}
+	if turned {
+		return []candidate{now, before}
+	}
+	return []candidate{before, now}
 }
 
 func single(name, directory string, port int, who account, program string, arguments ...string) (*running, error) {

@@ -44,11 +44,22 @@ func main() {
 	flag.StringVar(&o.programs.nats, "nats", "", "nats-server's `binary`; empty: NATS is not measured")
 	flag.StringVar(&o.programs.rumqttd, "rumqttd", "", "`binary` of tests/peers/rumqttd; empty: rumqttd is not measured")
 	flag.StringVar(&o.programs.covey, "covey", "", "Covey's `binary`; empty: Covey is not measured")
+	flag.StringVar(&o.programs.before, "before", "", "an earlier `binary` of Covey, to compare with")
+	flag.IntVar(&o.programs.rounds, "rounds", 1, "how `often` Covey is measured; the comparison takes the medians")
 	flag.StringVar(&o.directory, "dir", "", "`directory` for the brokers' data, on the disk to be measured")
 	flag.DurationVar(&o.duration, "duration", 5*time.Second, "`time` of each case, after half a second of warm-up")
 	flag.IntVar(&o.connections, "connections", 2000, "`number` of idle connections whose memory is measured")
 	flag.StringVar(&o.only, "only", "", "measure only Mosquitto and brokers with this `text` in their name")
 	flag.Parse()
+	if o.programs.before != "" {
+		// Brokers are started in a directory of their own.
+		before, err := filepath.Abs(o.programs.before)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		o.programs.before = before
+	}
 	failures, err := o.run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -82,6 +93,9 @@ func (o options) run() ([]string, error) {
 		}
 	}
 	all.print()
+	if o.programs.before != "" {
+		printComparisons(all.compare())
+	}
 	return all.failures, nil
 }
 
