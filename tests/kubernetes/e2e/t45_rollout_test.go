@@ -159,8 +159,24 @@ func twoServe(s *scenario, survivors []string, before map[string]string) {
 	})
 }
 
-// kill kills the broker process of a pod with SIGKILL. No other scenario has pods of these names.
+// kill kills the broker process of a pod with SIGKILL. It waits for the process: the kubelet restarts one that was killed
+// a moment ago after a pause. No other scenario has pods of these names.
 func kill(s *scenario, pod string) {
+	s.Helper()
+	var found []int
+	s.eventually(time.Minute, pod+" has one process", func() error {
+		if found = processesOf(s, pod); len(found) != 1 {
+			return fmt.Errorf("it has the processes %v", found)
+		}
+		return nil
+	})
+	if err := syscall.Kill(found[0], syscall.SIGKILL); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// processesOf returns the process ids of a pod's broker.
+func processesOf(s *scenario, pod string) []int {
 	s.Helper()
 	wanted := []byte("\x00--name\x00" + pod + "\x00")
 	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -174,12 +190,7 @@ func kill(s *scenario, pod string) {
 			found = append(found, pid)
 		}
 	}
-	if len(found) != 1 {
-		s.Fatalf("%s has the processes %v instead of one", pod, found)
-	}
-	if err := syscall.Kill(found[0], syscall.SIGKILL); err != nil {
-		s.Fatal(err)
-	}
+	return found
 }
 
 // fence cuts a broker off from its peers until its pod is not ready, calls meanwhile, and reconnects it.
