@@ -57,7 +57,7 @@ pub struct Memory {
     /// Whether the API server would admit a pod of the new template.
     pub(crate) trial: Option<Trial>,
     pub(crate) alerting: Option<Alerting>,
-    /// Whether a pass has looked for a rollout that an earlier process of the operator began.
+    /// True after the first pass, which takes the turn again for a rollout that was under way when the operator started.
     pub(crate) rollout_looked_for: bool,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,

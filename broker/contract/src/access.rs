@@ -43,8 +43,8 @@ pub struct Document {
 pub struct User {
     /// MQTT user name, unique in the document; "" is the user of clients without a user name.
     pub name: String,
-    /// UID and resource version of the object that the verifier was made from. The verifier is kept while it is the
-    /// same.
+    /// Version of the Secret that the verifier was made from, then `@` and the UID of the `MqttUser`. The operator keeps
+    /// the verifier while the version is the same. Brokers do not read it.
     #[serde(default)]
     pub source: String,
     /// Verifiers of the password. A password that matches any of them is accepted.

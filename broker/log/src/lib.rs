@@ -1,4 +1,4 @@
-//! Files of a node. The Raft groups opens the marker of the data directory ([`marker`]) and then the Raft log
+//! Files of a node. A broker opens the marker of the data directory ([`marker`]) and then the Raft log
 //! ([`segment`]). [`space`] reads the free space of the volume.
 //!
 //! Invariant: opening refuses before it changes anything, so a disk that is refused can still be examined, moved back

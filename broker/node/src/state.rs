@@ -1,4 +1,4 @@
-//! Adapters: the state machines of `covey-core` as state machines of the Raft groups, shared with the node, which reads
+//! Adapters: the state machines of `covey-core` for the Raft groups, shared with the node, which reads
 //! them.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Authenticated gRPC connections between brokers, and from the operator to brokers.
 //!
-//! The Raft groups and the node take channels from [`Pool`]; the node serves its gRPC services with [`serve`].
+//! `covey-raft` and `covey-node` take channels from [`Pool`]; the node serves its gRPC services with [`serve`].
 //! Invariant: both ends of every connection hold a certificate of the cluster's CA that carries exactly the URI of
 //! their role. On a connection between brokers every call but `Hello` is refused until a `Hello` was accepted on it.
 //!

@@ -1,4 +1,4 @@
-//! Measures the Raft groups: three nodes in this process over real gRPC on loopback and real files.
+//! Measures the Raft groups of three nodes in this process over real gRPC on loopback and real files.
 //!
 //! `cargo run --release -p covey-raft --example raft_bench [seconds per load]`
 

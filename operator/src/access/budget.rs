@@ -26,7 +26,7 @@ pub(super) struct Fitted<'a> {
     pub(super) object: &'a str,
     /// The user as it is in the document; absent if it is left out.
     pub(super) user: Option<User>,
-    /// Whether the desired rules were refused for lack of room. The user then has its previous rules, or is left out.
+    /// True if there was no room for the desired rules. The user then has its previous rules, or is left out.
     pub(super) is_cut: bool,
     pub(super) known: Option<&'a User>,
 }

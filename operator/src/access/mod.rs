@@ -186,7 +186,7 @@ fn by_age(candidates: &[Candidate]) -> Vec<&Candidate> {
 
 /// Stands for a verifier that is made once the user has a place in the document.
 const PENDING: Verifier = Verifier::Argon2id(String::new());
-/// Bytes of a verifier beyond those of the placeholder, at most: those of argon2id with its parameters.
+/// Bytes by which a verifier can exceed [`PENDING`], at most: an argon2id hash with its parameters.
 const VERIFIER_BYTES: usize = 128;
 
 fn admit(candidate: &Candidate, known: Option<&User>) -> (Option<User>, Outcome) {

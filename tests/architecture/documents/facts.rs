@@ -33,7 +33,7 @@ pub(crate) struct Facts {
     pub(crate) values: BTreeSet<String>,
     /// Texts of scripts and commands, for their flags and variables.
     pub(crate) scripts: BTreeMap<String, String>,
-    /// What types and modules of the product declare.
+    /// Names that each type and module of the product declares.
     pub(crate) members: Members,
 }
 

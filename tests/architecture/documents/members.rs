@@ -1,4 +1,4 @@
-//! What the sources declare in which type and in which module, for names such as `Router::route` and `rollout::next`.
+//! Index of the names that each type and each module declares. Pages use such names: `Router::route`, `rollout::next`.
 //!
 //! Reads the shape that rustfmt gives: items begin in the first column and end with a brace there.
 

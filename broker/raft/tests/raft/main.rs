@@ -1,4 +1,4 @@
-//! Properties of the Raft groups: nodes in one process over real gRPC on loopback and real files.
+//! Tests of the Raft groups of several nodes in one process over real gRPC on loopback and real files.
 
 #![expect(
     clippy::unwrap_used,

@@ -95,7 +95,7 @@ impl Pass<'_> {
             let access = node.report.as_ref().and_then(|report| report.access.as_ref());
             access.is_some_and(|access| access.rejected_revision > 0)
         });
-        let inputs = ClusterFacts {
+        let facts = ClusterFacts {
             version: status.version.as_ref().map(|version| version.current.clone()).unwrap_or_default(),
             generation: self.inputs.cluster.metadata.generation.unwrap_or_default(),
             observed_generation: status.observed_generation.unwrap_or_default(),
@@ -110,7 +110,7 @@ impl Pass<'_> {
                 .map(|alert| (alert.name.clone(), alert.severity.clone(), alert.pod.clone().unwrap_or_default()))
                 .collect(),
         };
-        self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &inputs);
+        self.context.metrics.observe(&self.basics.namespace, &self.basics.name, &facts);
     }
 
     /// Writes the status of each user if it differs. A failure is logged and retried by the next pass.
