@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use anyhow::Context as _;
 use covey_operator::Options;
 use covey_operator::cluster::validate::{DEFAULT_IMAGE, ImageDefaults};
+use covey_operator::options::OperatorPods;
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of `covey operator`.
@@ -31,11 +33,24 @@ pub(crate) struct Arguments {
     /// Secrets with the credentials of the image's registry, for brokers whose MqttCluster names none; separated by commas.
     #[arg(long, env = "COVEY_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     image_pull_secrets: Vec<String>,
+    /// Namespace of the operator's own pods, which the NetworkPolicies of clusters admit to port 7884. Without it they
+    /// admit connections from anywhere, which need a certificate of the operator in any case.
+    #[arg(long, env = "COVEY_POD_NAMESPACE")]
+    pod_namespace: Option<String>,
+    /// Labels of the operator's own pods as KEY=VALUE, separated by commas; without them, all pods of --pod-namespace.
+    #[arg(long, env = "COVEY_POD_LABELS", value_delimiter = ',', value_parser = label)]
+    pod_labels: Vec<(String, String)>,
+}
+
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) = text.split_once('=').context("a label has the form KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Runs the operator until shutdown.
 pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
     let image = ImageDefaults { image: arguments.default_image, pull_secrets: arguments.image_pull_secrets };
+    let labels = arguments.pod_labels.into_iter().collect();
     let options = Options {
         http: arguments.http,
         namespace: arguments.namespace,
@@ -43,6 +58,7 @@ pub(crate) async fn run(arguments: Arguments, shutdown: CancellationToken) -> an
         alert_for_scale: arguments.alert_for_scale,
         max_rolling_clusters: arguments.max_rolling_clusters,
         image,
+        pods: arguments.pod_namespace.map(|namespace| OperatorPods { namespace, labels }),
     };
     covey_operator::run::run(options, shutdown).await?;
     Ok(())

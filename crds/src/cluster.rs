@@ -8,9 +8,10 @@ use covey_contract::config;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::format::{OBJECT, PORT};
+use crate::network::{NetworkPolicy, sources};
 use crate::placement::Placement;
 use crate::pod::{Image, Resources};
 use crate::rollout::Rollout;
@@ -62,6 +63,8 @@ use crate::value::{Percent, QUANTITY, Quantity, TIME, Time, at_least, between, f
      "message": "replicas can only grow: moving data away from a node before its removal is not supported yet"},
     {"rule": fits(QUANTITY, "self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
      "message": "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory"},
+    {"rule": "self.networkPolicy.enabled || !has(self.networkPolicy.monitoringFrom) && self.listeners.all(listener, !has(listener.from))",
+     "message": "listeners[].from and networkPolicy.monitoringFrom need networkPolicy.enabled: true"},
 ])))]
 pub struct MqttClusterSpec {
     /// Number of nodes, 1 to 99; default 3. Never 2; odd unless allowEvenReplicas is true. It can only grow. A change rolls the pods.
@@ -76,7 +79,7 @@ pub struct MqttClusterSpec {
     pub image: Image,
     /// Stops formation, rollouts and changes of child objects. Brokers, access changes, disruption budget, alerts and status go on. Default false.
     pub paused: bool,
-    /// Ports for MQTT clients, 1 to 8, with unique names and numbers. A change rolls the pods.
+    /// Ports for MQTT clients, 1 to 8, with unique names and numbers. A change rolls the pods, except of `from`.
     #[schemars(length(min = 1, max = 8), extend(
         "x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"],
         "x-kubernetes-validations" = json!([
@@ -109,6 +112,8 @@ pub struct MqttClusterSpec {
     pub resources: Resources,
     /// Where the pods are scheduled. A change rolls the pods.
     pub placement: Placement,
+    /// From where the ports of the pods can be reached. A change does not restart pods.
+    pub network_policy: NetworkPolicy,
 }
 
 impl Default for MqttClusterSpec {
@@ -130,6 +135,7 @@ impl Default for MqttClusterSpec {
             alerts: Alerts::default(),
             resources: Resources::default(),
             placement: Placement::default(),
+            network_policy: NetworkPolicy::default(),
         }
     }
 }
@@ -153,11 +159,15 @@ pub struct Listener {
         {"rule": "!(self in [7883, 7884, 9464])", "message": "7883, 7884 and 9464 are the broker's own ports"}
     ])))]
     pub port: u16,
+    /// Sources that may connect to this port, 1 to 16, with the fields of a NetworkPolicyPeer: podSelector, namespaceSelector, ipBlock. Absent: anyone. Enforced by the NetworkPolicy of spec.networkPolicy. A change does not restart pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "sources")]
+    pub from: Option<Vec<Map<String, Value>>>,
 }
 
 impl Default for Listener {
     fn default() -> Self {
-        Self { name: "mqtt".into(), protocol: Protocol::Mqtt, port: covey_contract::names::PORT_MQTT }
+        Self { name: "mqtt".into(), protocol: Protocol::Mqtt, port: covey_contract::names::PORT_MQTT, from: None }
     }
 }
 

@@ -7,6 +7,7 @@
 mod cluster;
 mod definition;
 pub mod format;
+mod network;
 mod placement;
 mod pod;
 mod rollout;
@@ -20,6 +21,7 @@ pub use cluster::{
     MqttClusterSpec, Protocol, QueueFullPolicy, Service, ServiceType, Sessions, Storage,
 };
 pub use definition::{Error, all, file_name, to_yaml};
+pub use network::NetworkPolicy;
 pub use placement::{Placement, Spread, TaintEffect, Toleration, TolerationOperator};
 pub use pod::{Image, PullPolicy, ResourceList, Resources};
 pub use rollout::{Day, Drain, Rollout, RolloutPolicy, Window};

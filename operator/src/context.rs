@@ -19,7 +19,7 @@ use crate::cluster::trial::Trial;
 use crate::cluster::validate::ImageDefaults;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::options::Options;
+use crate::options::{OperatorPods, Options};
 
 /// Namespace and name of a cluster.
 pub type Key = (String, String);
@@ -31,6 +31,8 @@ pub struct Context {
     pub(crate) alert_for_scale: f64,
     /// Image of the brokers of clusters that name none.
     pub(crate) image: ImageDefaults,
+    /// The pods of the operator, if they are known.
+    pub(crate) pods: Option<OperatorPods>,
     /// The clusters that replace pods now.
     pub fleet: Fleet,
     recorder: Recorder,
@@ -80,6 +82,7 @@ impl Context {
             metrics,
             alert_for_scale: options.alert_for_scale,
             image: options.image.clone(),
+            pods: options.pods.clone(),
             fleet: Fleet::new(options.max_rolling_clusters),
             recorder,
             memories: Mutex::default(),

@@ -1,5 +1,6 @@
 //! Options of the operator, set by `covey operator` and by tests.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use covey_contract::names;
@@ -21,6 +22,17 @@ pub struct Options {
     pub max_rolling_clusters: usize,
     /// Image of the brokers of clusters that name none.
     pub image: ImageDefaults,
+    /// The pods of the operator, for the NetworkPolicies of clusters. Absent: not known, for example because it does not
+    /// run in a pod.
+    pub pods: Option<OperatorPods>,
+}
+
+/// Which pods run the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorPods {
+    pub namespace: String,
+    /// Labels that they have. Empty: all pods of the namespace count as the operator's.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Default for Options {
@@ -32,6 +44,7 @@ impl Default for Options {
             alert_for_scale: 1.0,
             max_rolling_clusters: 1,
             image: ImageDefaults::default(),
+            pods: None,
         }
     }
 }

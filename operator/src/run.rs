@@ -14,6 +14,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
 use kube::core::{DeserializeGuard, DynamicResourceScope};
@@ -231,6 +232,7 @@ fn cluster_controller(context: &Arc<Context>, options: &Options, users: Store<Us
     let config_maps = ApiResource::erase::<ConfigMap>(&());
     let secrets = ApiResource::erase::<Secret>(&());
     let budgets = ApiResource::erase::<PodDisruptionBudget>(&());
+    let policies = ApiResource::erase::<NetworkPolicy>(&());
     let pods = ApiResource::erase::<Pod>(&());
     Controller::new(scoped::<Clusters>(client, options), watcher::Config::default())
         .owns_with(untyped::<DynamicObject>(client, options, &stateful_sets), stateful_sets, ours())
@@ -238,6 +240,7 @@ fn cluster_controller(context: &Arc<Context>, options: &Options, users: Store<Us
         .owns_with(untyped::<DynamicObject>(client, options, &config_maps), config_maps, ours())
         .owns_with(untyped::<DynamicObject>(client, options, &secrets), secrets.clone(), ours())
         .owns_with(untyped::<DynamicObject>(client, options, &budgets), budgets, ours())
+        .owns_with(untyped::<DynamicObject>(client, options, &policies), policies, ours())
         .watches(scoped::<Users>(client, options), watcher::Config::default(), |user| cluster_of(&user))
         .watches_with(untyped::<Metadata>(client, options, &secrets), secrets, of_users, move |secret| {
             let user = secret.labels().get(names::LABEL_USER)?;

@@ -3,7 +3,7 @@
 //! An absent child is created, so that the request fails with AlreadyExists if another object takes the name meanwhile.
 //! A child that belongs to the cluster is applied (server-side) with its uid as a precondition, and a Secret also with
 //! its resourceVersion, because what is written to it was derived from what was read. An object of another owner is left
-//! unchanged ([`super::ownership`]). Children are applied independently of each other, except the
+//! unchanged ([`super::ownership`]). The NetworkPolicy is deleted if the spec wants none. Children are applied independently of each other, except the
 //! StatefulSet: it is applied last, and only if everything exists that its pods mount or need. Invariant: a pass
 //! without a difference changes no resourceVersion. The StatefulSet is applied only if the desired hash or the live
 //! generation changed, because some API servers write it again on each apply (kubernetes/kubernetes#119304; 1.37 did
@@ -19,7 +19,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,6 +37,8 @@ const RELEASE_ATTEMPTS: u32 = 5;
 pub enum Error {
     #[error("failed to apply {kind} {name}: {source}")]
     Request { kind: &'static str, name: String, source: Box<kube::Error> },
+    #[error("failed to delete {kind} {name}: {source}")]
+    Delete { kind: &'static str, name: String, source: Box<kube::Error> },
     #[error(transparent)]
     Taken(#[from] Taken),
     /// An earlier step did not provide what the child needs.
@@ -64,7 +66,7 @@ impl Error {
         match self {
             Self::Taken(_) => true,
             Self::Several(errors) => errors.iter().any(Self::is_taken),
-            Self::Request { .. } | Self::Missing(_) | Self::Immutable(_) => false,
+            Self::Request { .. } | Self::Delete { .. } | Self::Missing(_) | Self::Immutable(_) => false,
         }
     }
 
@@ -131,6 +133,24 @@ where
             _ => self.bring(live).await?.resource_version(),
         };
         Ok(Known::from([(key, (hash, version))]))
+    }
+
+    /// Deletes the object that has the child's name, unless it is another owner's. Returns no entry for [`Known`].
+    async fn remove(&self) -> Result<Known, Error> {
+        let Some(live) = self.live().await? else { return Ok(Known::new()) };
+        let ours = matches!(ownership_of(self.wanted, Some(&live)), Ownership::Owned { .. } | Ownership::Orphan { .. });
+        if ours && live.meta().deletion_timestamp.is_none() {
+            let this = Preconditions { uid: live.uid(), resource_version: None };
+            match self.api.delete(&self.wanted.name_any(), &DeleteParams::default().preconditions(this)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(source) => {
+                    let (kind, name) = (self.kind, self.wanted.name_any());
+                    return Err(Error::Delete { kind, name, source: Box::new(source) });
+                }
+            }
+        }
+        Ok(Known::new())
     }
 
     /// Creates or applies the child, unless an object of another owner has its name.
@@ -201,16 +221,18 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
     let clients = Child::new(client, "Service", &children.client_service);
     let config_map = Child::new(client, "ConfigMap", &children.config_map);
     let pdb = Child::new(client, "PodDisruptionBudget", &children.pdb);
-    let (service_account, peers, config_map, clients, pdb) = tokio::join!(
+    let policy = Child::new(client, "NetworkPolicy", &children.network_policy);
+    let (service_account, peers, config_map, clients, pdb, policy) = tokio::join!(
         service_account.reconcile(known),
         peers.reconcile(known),
         config_map.reconcile(known),
         clients.reconcile(known),
         pdb.reconcile(known),
+        async { if children.has_network_policy { policy.reconcile(known).await } else { policy.remove().await } },
     );
     let mut outcome = Outcome::default();
     for (result, is_needed) in
-        [(service_account, true), (peers, true), (config_map, true), (clients, false), (pdb, false)]
+        [(service_account, true), (peers, true), (config_map, true), (clients, false), (pdb, false), (policy, false)]
     {
         match result {
             Ok(known) => outcome.known.extend(known),

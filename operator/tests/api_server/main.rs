@@ -13,6 +13,7 @@ mod configs;
 mod formation;
 mod manifests;
 mod names;
+mod network;
 mod passes;
 mod rights;
 mod rollouts;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::started;
 
-const BAD_CLUSTERS: [(&str, &str); 54] = [
+const BAD_CLUSTERS: [(&str, &str); 67] = [
     ("{replicas: 0}", "greater than or equal to 1"),
     ("{replicas: 2}", "two nodes have no majority"),
     ("{replicas: 4}", "set allowEvenReplicas: true"),
@@ -69,6 +69,40 @@ const BAD_CLUSTERS: [(&str, &str); 54] = [
     ("{placement: {tolerations: [{key: a, operator: Exists, value: b}]}}", "with operator Exists has no value"),
     ("{placement: {tolerations: [{key: a, tolerationSeconds: 5}]}}", "tolerationSeconds needs effect NoExecute"),
     ("{placement: {affinity: none}}", "must be of type object"),
+    ("{networkPolicy: {monitoringFrom: []}}", "should have at least 1 items"),
+    ("{networkPolicy: {monitoringFrom: [any]}}", "must be of type object"),
+    ("{networkPolicy: {monitoringFrom: [{}]}}", "a source has podSelector, namespaceSelector, both, or ipBlock"),
+    (
+        "{networkPolicy: {monitoringFrom: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}}",
+        "a source with ipBlock has no selector",
+    ),
+    ("{networkPolicy: {monitoringFrom: [{ipBlock: {cidr: 10.0.0.0}}]}}", "must be a block of addresses"),
+    ("{networkPolicy: {monitoringFrom: [{ipBlock: {cidr: 10.1.2.3/8}}]}}", "without bits beyond the prefix"),
+    ("{networkPolicy: {monitoringFrom: [{ipBlock: {cidr: '::ffff:10.0.0.0/104'}}]}}", "must be a block of addresses"),
+    (
+        "{networkPolicy: {monitoringFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}}",
+        "except must be smaller blocks within cidr",
+    ),
+    (
+        "{networkPolicy: {monitoringFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}}",
+        "except must be smaller blocks within cidr",
+    ),
+    (
+        "{networkPolicy: {monitoringFrom: [{podSelector: {matchExpressions: [{key: a, operator: In}]}}]}}",
+        "operators In and NotIn need values",
+    ),
+    (
+        "{networkPolicy: {monitoringFrom: [{podSelector: {matchExpressions: [{key: a, operator: Is}]}}]}}",
+        "supported values: \"In\"",
+    ),
+    (
+        "{listeners: [{name: a, port: 2000, from: [{podSelector: {matchLables: {a: b}}}]}]}",
+        "unknown field \"spec.listeners[0].from[0].podSelector.matchLables\"",
+    ),
+    (
+        "{networkPolicy: {enabled: false}, listeners: [{name: a, port: 2000, from: [{podSelector: {}}]}]}",
+        "need networkPolicy.enabled: true",
+    ),
     ("{surprise: 1}", "unknown field \"spec.surprise\""),
 ];
 
@@ -170,6 +204,7 @@ async fn defaults_are_shown(client: &kube::Client) {
         ("/shards", json!(8)),
         ("/placement", json!({"spread": "Preferred", "topologyKey": "kubernetes.io/hostname"})),
         ("/acl/anonymous", json!(false)),
+        ("/networkPolicy", json!({"enabled": true})),
     ] {
         assert_eq!(spec.pointer(pointer), Some(&value), "{pointer}");
     }
@@ -192,6 +227,12 @@ async fn defaults_are_shown(client: &kube::Client) {
     assert_eq!(placed.data["spec"]["placement"]["tolerations"][0], json!({"operator": "Exists"}));
     let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}});
     assert_eq!(placed.data["spec"]["placement"]["affinity"], affinity);
+    let reached = "{replicas: 1, listeners: [{name: mqtt, port: 1883, from: [{podSelector: {matchLabels: {app: a}}, \
+        namespaceSelector: {matchExpressions: [{key: b, operator: NotIn, values: [c]}]}}, {ipBlock: {cidr: 10.0.0.0/8, \
+        except: [10.1.0.0/16]}}, {ipBlock: {cidr: 'fd00::/8', except: ['fd00:1::/32']}}]}]}";
+    let reached =
+        api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "reached", reached)).await.unwrap();
+    assert_eq!(reached.data["spec"]["listeners"][0]["from"][1]["ipBlock"]["except"], json!(["10.1.0.0/16"]));
     let numbers = "{replicas: 1, resources: {requests: {cpu: 2, memory: 1073741824}}}";
     api(client, "MqttCluster").create(&strict(), &object("MqttCluster", "numbers", numbers)).await.unwrap();
 }

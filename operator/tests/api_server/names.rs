@@ -14,11 +14,12 @@ use super::{config_maps, started};
 
 /// Kind and name of every object that the operator writes for cluster `prod` and its user `worker`, except the
 /// ConfigMap, whose name depends on its content.
-const CHILDREN: [(&str, &str); 9] = [
+const CHILDREN: [(&str, &str); 10] = [
     ("ServiceAccount", "prod-broker"),
     ("Service", "prod-peers"),
     ("Service", "prod"),
     ("PodDisruptionBudget", "prod"),
+    ("NetworkPolicy", "prod-broker"),
     ("StatefulSet", "prod"),
     ("Secret", "prod-access"),
     ("Secret", "prod-peer-tls"),
@@ -42,6 +43,7 @@ fn group_version(kind: &str) -> (&'static str, &'static str) {
     match kind {
         "StatefulSet" => ("apps", "v1"),
         "PodDisruptionBudget" => ("policy", "v1"),
+        "NetworkPolicy" => ("networking.k8s.io", "v1"),
         CLUSTER | USER => ("covey.io", "v1alpha1"),
         _ => ("", "v1"),
     }
@@ -141,6 +143,7 @@ fn foreign(kind: &str) -> Value {
         "PodDisruptionBudget" => {
             json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "mosquitto"}}}})
         }
+        "NetworkPolicy" => json!({"spec": {"podSelector": {"matchLabels": {"app": "mosquitto"}}}}),
         "StatefulSet" => json!({"spec": {
             "serviceName": "mosquitto",
             "selector": {"matchLabels": {"app": "mosquitto"}},

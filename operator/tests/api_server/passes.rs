@@ -8,9 +8,11 @@ use covey_operator::Options;
 use covey_operator::cluster::reconcile::reconcile;
 use covey_operator::context::Context;
 use covey_operator::metrics::Metrics;
+use covey_operator::options::OperatorPods;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -26,7 +28,10 @@ pub(crate) fn context(client: &Client) -> Arc<Context> {
 
 /// Returns the context of an operator that has just started, with the permissions of `client`.
 pub(crate) fn context_with(client: Client) -> Arc<Context> {
-    let options = Options { instance: Some("test".into()), ..Options::default() };
+    // As the chart runs it.
+    let labels = [("app.kubernetes.io/name".into(), "covey-operator".into())].into();
+    let pods = Some(OperatorPods { namespace: "covey-system".into(), labels });
+    let options = Options { instance: Some("test".into()), pods, ..Options::default() };
     Arc::new(Context::new(client, Metrics::new("test").unwrap(), &options))
 }
 
@@ -90,6 +95,7 @@ async fn everything(client: &Client) -> BTreeMap<String, String> {
     versions::<Secret>(client, &mut all).await;
     versions::<ServiceAccount>(client, &mut all).await;
     versions::<PodDisruptionBudget>(client, &mut all).await;
+    versions::<NetworkPolicy>(client, &mut all).await;
     versions::<covey_crds::MqttCluster>(client, &mut all).await;
     versions::<covey_crds::MqttUser>(client, &mut all).await;
     all
@@ -114,6 +120,7 @@ async fn ten_passes_change_no_resource_version() {
             config_map.as_str(),
             "MqttCluster/prod",
             "MqttUser/worker",
+            "NetworkPolicy/prod-broker",
             "PodDisruptionBudget/prod",
             "Secret/prod-access",
             "Secret/prod-peer-ca",

@@ -11,7 +11,8 @@ use covey_crds::{MqttCluster, MqttUser};
 use covey_operator::cluster::reconcile::reconcile;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{self as core, ConfigMap, Pod, Secret};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams};
@@ -92,7 +93,7 @@ impl Service<Request<Body>> for Impersonated {
 /// Proves that the tests do not run the operator as an administrator by mistake.
 #[tokio::test]
 #[ignore = "needs KUBERNETES_BIN"]
-async fn the_operator_of_these_tests_may_delete_config_maps_and_secrets_and_nothing_else() {
+async fn the_operator_of_these_tests_may_delete_config_maps_secrets_and_network_policies_and_nothing_else() {
     let server = started().await;
     let operator = operator(&server.client);
     let everything = ListParams::default();
@@ -101,6 +102,10 @@ async fn the_operator_of_these_tests_may_delete_config_maps_and_secrets_and_noth
     assert!(!forbidden(secrets.delete("any", &DeleteParams::default()).await));
     let config_maps: Api<ConfigMap> = Api::namespaced(operator.clone(), "default");
     assert!(!forbidden(config_maps.delete("any", &DeleteParams::default()).await));
+    let policies: Api<NetworkPolicy> = Api::namespaced(operator.clone(), "default");
+    assert!(!forbidden(policies.delete("any", &DeleteParams::default()).await));
+    let services: Api<core::Service> = Api::namespaced(operator.clone(), "default");
+    assert!(forbidden(services.delete("any", &DeleteParams::default()).await));
     let pods: Api<Pod> = Api::namespaced(operator.clone(), "default");
     assert!(forbidden(pods.delete("any", &DeleteParams::default()).await));
     let clusters: Api<MqttCluster> = Api::namespaced(operator.clone(), "default");

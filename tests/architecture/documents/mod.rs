@@ -373,10 +373,11 @@ fn every_condition_and_every_field_has_its_page() -> Result<()> {
     assert!(missing.is_empty(), "docs/operations.md and docs/access.md do not name {missing:?}");
     let configuration = named(&["docs/configuration.md"]);
     let is_leaf = |field: &str| !facts.fields.iter().any(|other| other.starts_with(&format!("{field}.")));
-    // Rules of users and of anonymous clients have their own table.
+    // Rules of users and of anonymous clients have their own table, and so do the sources of connections.
+    let shared = ["acl.anonymousRules.", "acl.", "listeners.from.", "networkPolicy.monitoringFrom."];
     let fields = facts.fields.iter().filter_map(|field| field.strip_prefix("spec.").filter(|_| is_leaf(field)));
     let fields: Vec<&str> = fields
-        .map(|field| ["acl.anonymousRules.", "acl."].iter().find_map(|rule| field.strip_prefix(rule)).unwrap_or(field))
+        .map(|field| shared.iter().find_map(|list| field.strip_prefix(list)).unwrap_or(field))
         .filter(|field| !configuration.contains(*field) && !configuration.contains(&format!("acl.{field}")))
         .collect();
     assert!(fields.is_empty(), "docs/configuration.md does not name {fields:?}");

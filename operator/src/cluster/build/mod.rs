@@ -2,6 +2,7 @@
 //! refused everything that could fail here.
 
 mod config_map;
+mod network_policy;
 mod pdb;
 mod placement;
 mod secrets;
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 use covey_contract::config::{self, Config};
 use covey_contract::names;
 use covey_crds::MqttCluster;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource as _;
@@ -28,6 +30,7 @@ pub use stateful_set::{DATA, stateful_set};
 
 use super::evictions::Evictions;
 use super::validate::{Owner, ValidatedCluster};
+use crate::options::OperatorPods;
 
 /// Label with a pod's name, set by the StatefulSet controller.
 pub(crate) const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
@@ -42,16 +45,26 @@ pub struct Children {
     pub peers_service: Service,
     pub client_service: Service,
     pub pdb: PodDisruptionBudget,
+    pub network_policy: NetworkPolicy,
+    /// Whether the NetworkPolicy is applied. Otherwise it is deleted.
+    pub has_network_policy: bool,
 }
 
-/// Builds them.
-pub fn children(cluster: &ValidatedCluster, evictions: &Evictions) -> Children {
+/// Builds them. `pods` are the pods that exist, and `operator` selects those of the operator if they are known.
+pub fn children(
+    cluster: &ValidatedCluster,
+    evictions: &Evictions,
+    pods: &[Pod],
+    operator: Option<&OperatorPods>,
+) -> Children {
     Children {
         service_account: service_account::build(cluster),
         config_map: config_map::build(cluster),
         peers_service: services::peers(cluster),
         client_service: services::client(cluster),
         pdb: pdb(cluster, evictions),
+        network_policy: network_policy::build(cluster, pods, operator),
+        has_network_policy: cluster.network.enabled,
     }
 }
 
@@ -101,6 +114,7 @@ pub struct Names {
     pub stateful_set: String,
     pub service_account: String,
     pub pdb: String,
+    pub network_policy: String,
 }
 
 /// Returns the names of a cluster's children.
@@ -119,6 +133,7 @@ pub fn names(name: &str) -> Names {
         stateful_set: name.to_owned(),
         service_account: format!("{name}-broker"),
         pdb: name.to_owned(),
+        network_policy: format!("{name}-broker"),
     }
 }
 

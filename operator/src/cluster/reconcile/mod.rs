@@ -257,7 +257,8 @@ impl Pass<'_> {
             }
         };
         let client = &self.context.client;
-        let children = build::children(cluster, &self.evictions(nodes, memory).await);
+        let evictions = self.evictions(nodes, memory).await;
+        let children = build::children(cluster, &evictions, &self.inputs.pods, self.context.pods.as_ref());
         let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);

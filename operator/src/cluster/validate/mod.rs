@@ -2,6 +2,7 @@
 //!
 //! Repeats the checks of the CRD's schema, because the manifests of `covey local` do not pass through an API server.
 
+mod network;
 mod placement;
 mod rollout;
 
@@ -14,6 +15,7 @@ use covey_crds::{
     ServiceType, Time, format,
 };
 
+pub use network::ValidatedNetwork;
 pub use placement::ValidatedPlacement;
 pub use rollout::ValidatedRollout;
 
@@ -107,6 +109,7 @@ pub struct ValidatedCluster {
     /// Rules of anonymous clients. Absent if anonymous clients are not admitted.
     pub anonymous: Option<Vec<access::Rule>>,
     pub placement: ValidatedPlacement,
+    pub network: ValidatedNetwork,
     /// Quantities by resource name, such as `cpu`.
     pub requests: BTreeMap<String, String>,
     pub limits: BTreeMap<String, String>,
@@ -206,6 +209,7 @@ pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<Valid
         rollout: rollout::validate(&spec.rollout, &mut problems),
         anonymous: anonymous(spec, &mut problems),
         placement: placement::validate(&spec.placement, &mut problems),
+        network: network::validate(spec, &mut problems),
         requests: requests(spec, &mut problems),
         limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
     };

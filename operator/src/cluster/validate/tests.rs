@@ -105,6 +105,46 @@ fn a_small_volume_keeps_a_percentage_free() {
 }
 
 #[test]
+fn sources_that_no_network_policy_could_have_are_refused() {
+    let from = |peer: &str| format!("{{listeners: [{{name: mqtt, port: 1883, from: [{peer}]}}]}}");
+    let good = "{podSelector: {}}, {podSelector: {matchLabels: {app: a}}, namespaceSelector: {matchExpressions: \
+        [{key: a/b, operator: In, values: [c]}, {key: d, operator: Exists}]}}, \
+        {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}, {ipBlock: {cidr: '::/0'}}";
+    assert_eq!(validated(&from(good)).unwrap().network.listeners["mqtt"].len(), 4);
+    assert!(validated("{}").unwrap().network.listeners.is_empty());
+    for (peer, sentence) in [
+        ("", "listeners[mqtt].from must not be empty"),
+        ("{}", "a source has podSelector, namespaceSelector, both, or ipBlock"),
+        ("{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}", "a source with ipBlock has no selector"),
+        (
+            "{podSelector: {matchLables: {app: a}}}",
+            "has a field that the NetworkPolicyPeer of Kubernetes does not have",
+        ),
+        ("{podSelector: {matchLabels: {'a b': c}}}", "a b=c is not a label"),
+        ("{podSelector: {matchLabels: {a: 'b c'}}}", "a=b c is not a label"),
+        ("{podSelector: {matchExpressions: [{key: a, operator: In}]}}", "operators In and NotIn need values"),
+        ("{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}", "DoesNotExist have none"),
+        ("{podSelector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}}", "no others exist"),
+        ("{podSelector: {matchExpressions: [{key: a, operator: In, values: ['b c']}]}}", "does not have labels"),
+        ("{podSelector: {matchExpressions: [{operator: Exists}]}}", "lacks a required one"),
+        ("{ipBlock: {cidr: 10.0.0.0}}", "\"10.0.0.0\" must be a block of addresses"),
+        ("{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}", "except must be smaller blocks within cidr"),
+        ("{ipBlock: [10.0.0.0/8, 1]}", "must be a NetworkPolicyPeer"),
+    ] {
+        let error = validated(&from(peer)).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{peer}: {error}");
+    }
+    let many = from(&vec!["{podSelector: {}}"; 17].join(", "));
+    assert!(validated(&many).unwrap_err().to_string().contains("must not have more than 16 entries"));
+    for spec in [
+        "{networkPolicy: {enabled: false, monitoringFrom: [{podSelector: {}}]}}",
+        "{networkPolicy: {enabled: false}, listeners: [{name: mqtt, port: 1883, from: [{podSelector: {}}]}]}",
+    ] {
+        assert!(validated(spec).unwrap_err().to_string().contains("need networkPolicy.enabled: true"), "{spec}");
+    }
+}
+
+#[test]
 fn a_placement_that_no_pod_could_have_is_refused() {
     let affinity = "{placement: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
         [{topologyKey: kubernetes.io/hostname}]}}}}";
