@@ -6,12 +6,12 @@ use std::sync::Arc;
 use covey_contract::proto::admin_server::AdminServer;
 use covey_contract::proto::{self, admin_server::Admin};
 use covey_log::space::Space;
-use covey_node::{Membership, Node};
+use covey_node::{Membership, Node, ResizeError};
 use covey_raft::MAX_MESSAGE;
 use covey_types::{GroupId, NodeId};
 use tonic::{Request, Response, Status};
 
-/// Parts of the status that do not come from the node.
+/// Parts of the service that do not come from the node.
 pub trait AdminBackend: Send + Sync + 'static {
     /// Returns the names of the readiness checks that fail.
     fn failing_checks(&self) -> Vec<String>;
@@ -29,9 +29,9 @@ pub trait AdminBackend: Send + Sync + 'static {
 pub struct AdminService {
     /// The node that is reported on.
     pub node: Arc<Node>,
-    /// Membership of the node, which `Initialize` changes.
+    /// Membership of the node, which `Initialize`, `Resize` and `Leave` change.
     pub membership: Arc<Membership>,
-    /// The rest of the status.
+    /// The parts that do not come from the node.
     pub backend: Arc<dyn AdminBackend>,
 }
 
@@ -80,6 +80,8 @@ impl AdminService {
                 .map(NodeId::to_string)
                 .collect(),
             groups_led: count(node.groups_led().count()),
+            groups_changing: count(node.groups_changing().count()),
+            cluster_size: node.cluster_size().unwrap_or_default(),
             clients_by_user: node.clients_by_user(),
             members: node
                 .members_by_ordinal()
@@ -126,6 +128,25 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::TransferLeadersReply>, Status> {
         self.node.transfer_leaders().await;
         Ok(Response::new(proto::TransferLeadersReply { left: count(self.node.groups_led().count()) }))
+    }
+
+    async fn resize(&self, request: Request<proto::ResizeRequest>) -> Result<Response<proto::ResizeReply>, Status> {
+        self.membership.resize(request.get_ref().nodes).await.map_err(|error| status_of(&error))?;
+        Ok(Response::new(proto::ResizeReply {}))
+    }
+
+    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
+        let node = request.get_ref().node_id.parse();
+        let node = node.map_err(|_| Status::invalid_argument("the node id is not 16 hexadecimal digits"))?;
+        self.membership.leave(node).await.map_err(|error| status_of(&error))?;
+        Ok(Response::new(proto::LeaveReply {}))
+    }
+}
+
+fn status_of(error: &ResizeError) -> Status {
+    match error {
+        ResizeError::Unanswered(_) => Status::unavailable(error.to_string()),
+        ResizeError::Refused => Status::failed_precondition(error.to_string()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use covey_contract::config::{Config, Listener as ListenerConfig};
-use covey_log::marker::{self, Directory, Expected};
+use covey_log::marker::{self, Claimed, Directory, Expected, Fresh};
 use covey_log::segment::{self, Expect, Log};
 use covey_mqtt::connection::{Context, Drain, Limits};
 use covey_mqtt::listener::Listener;
@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::access::{self, Access};
@@ -106,18 +106,18 @@ impl Host {
         self.tasks.spawn(self.supervisor.clone().lasting(name, self.stop.clone(), task));
     }
 
-    /// Serves HTTP from now on and waits for `opening`: the process is live meanwhile, but not ready.
+    /// Serves HTTP from now on and waits for `node`, which opens the disk: the process is live meanwhile, but not ready.
     ///
     /// # Errors
-    /// Returns the error of `opening`.
-    async fn open<T>(&self, http: TcpListener, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Returns the error of `node`.
+    async fn open<T>(&self, http: TcpListener, node: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let serving = http::serve(http, self.metrics.clone(), self.readiness.clone(), self.stop.clone());
         self.spawn("HTTP port", complain("HTTP", serving));
-        let opened = opening.await?;
+        let node = node.await?;
         self.readiness.set(Check::Disk, true);
         // A node whose certificate cannot be loaded does not open.
         self.readiness.set(Check::Certificate, true);
-        Ok(opened)
+        Ok(node)
     }
 }
 
@@ -171,7 +171,7 @@ async fn start(options: Options) -> Result<Broker, Error> {
     let directory = take_disk(&config, &name)?;
     let host = Host::new(metrics);
     let http = listen(address(&config, config.peers.http_port, ordinal)?).await?;
-    let opening = opened(Opening {
+    let opening = open_node_blocking(NodeOptions {
         config: config.clone(),
         directory,
         ordinal,
@@ -179,14 +179,14 @@ async fn start(options: Options) -> Result<Broker, Error> {
         supervisor: host.supervisor.clone(),
         stop: host.stop.clone(),
     });
-    let Opened { node, membership, identity, log, access, tls } = host.open(http, opening).await?;
+    let NodeParts { node, membership, identity, log, access, tls } = host.open(http, opening).await?;
     let broker = Broker { host, node, identity, drain: Drain::default(), log };
     broker.serve(&config, ordinal, membership, access, tls).await?;
     Ok(broker)
 }
 
 /// Parameters of [`open_node`].
-struct Opening {
+struct NodeOptions {
     config: Arc<Config>,
     directory: Directory,
     ordinal: Ordinal,
@@ -195,8 +195,8 @@ struct Opening {
     stop: CancellationToken,
 }
 
-/// A node on its opened disk.
-struct Opened {
+/// A node on its open disk, and the parts that it was started with.
+struct NodeParts {
     node: Arc<Node>,
     membership: Arc<Membership>,
     identity: Arc<Identity>,
@@ -205,16 +205,17 @@ struct Opened {
     tls: Tls,
 }
 
-/// Opens the disk on a blocking thread: replaying the log and loading the state would keep a worker thread from
+/// Runs [`open_node`] on a blocking thread: replaying the log and loading the state would keep a worker thread from
 /// answering probes.
-async fn opened(opening: Opening) -> Result<Opened, Error> {
+async fn open_node_blocking(options: NodeOptions) -> Result<NodeParts, Error> {
     let runtime = tokio::runtime::Handle::current();
-    let opened = tokio::task::spawn_blocking(move || runtime.block_on(open_node(opening))).await;
-    opened.map_err(Error::Opening)?
+    let opening = tokio::task::spawn_blocking(move || runtime.block_on(open_node(options)));
+    opening.await.map_err(Error::Opening)?
 }
 
-async fn open_node(opening: Opening) -> Result<Opened, Error> {
-    let Opening { config, directory, ordinal, metrics, supervisor, stop } = opening;
+/// Opens the disk and starts the node on it.
+async fn open_node(options: NodeOptions) -> Result<NodeParts, Error> {
+    let NodeOptions { config, directory, ordinal, metrics, supervisor, stop } = options;
     let (identity, log) = open_log(&config, directory, ordinal, &metrics)?;
     info!(node = %identity.node(), ordinal = ordinal.get(), incarnation = identity.incarnation(), "disk opened");
     let tls = Tls::load(&config.paths.peer_tls, &config.cluster.uid)?;
@@ -239,7 +240,7 @@ async fn open_node(opening: Opening) -> Result<Opened, Error> {
         shutdown: stop,
     })
     .await?;
-    Ok(Opened { node, membership, identity, log, access, tls })
+    Ok(NodeParts { node, membership, identity, log, access, tls })
 }
 
 /// Locks the data directory and checks that it belongs to this node.
@@ -270,13 +271,20 @@ fn open_log(
             // After the log was opened: a disk whose log is refused is not changed.
             (disk.claim()?, log)
         }
-        Directory::Fresh(fresh) => {
-            options.expect = Expect::Newcomer;
-            let (log, _) = Log::open(&log_dir, options)?;
-            (fresh.create()?, log)
+        Directory::Fresh(fresh) => created(fresh, &log_dir, options)?,
+        Directory::Left(disk) => {
+            warn!(node = %disk.marker().node_id, "this node has left its cluster; its files are deleted");
+            created(disk.empty()?, &log_dir, options)?
         }
     };
     Ok((Identity::new(disk, ordinal), log))
+}
+
+/// Creates the log of a node with an empty disk, then its marker.
+fn created(fresh: Fresh, log_dir: &Path, mut options: segment::Options) -> Result<(Claimed, Log), Error> {
+    options.expect = Expect::Newcomer;
+    let (log, _) = Log::open(log_dir, options)?;
+    Ok((fresh.create()?, log))
 }
 
 /// Ends the process. After a failed fsync or a broken group its state in memory may differ from the disk.
@@ -301,6 +309,12 @@ impl Broker {
         host.spawn("access rules", access.clone().follow(host.stop.clone()));
         host.spawn("peer certificate", tls.clone().follow(host.stop.clone()));
         host.spawn("event loop lag", host.metrics.clone().measure_lag(host.stop.clone()));
+        let (identity, stop) = (self.identity.clone(), host.stop.clone());
+        host.tasks.spawn(async move {
+            if stop.run_until_cancelled(identity.left()).await.is_some() {
+                end_process("this node has left the cluster; its disk is emptied at the next start");
+            }
+        });
         let context = Context::new(
             Arc::new(self.node.sessions()),
             Arc::new(AccessGuard(access.clone())),

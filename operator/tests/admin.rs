@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use covey_contract::proto::admin_server::{Admin, AdminServer};
 use covey_contract::proto::{
-    ApplyAccessReply, ApplyAccessRequest, InitializeReply, InitializeRequest, StatusReply, StatusRequest,
-    TransferLeadersReply, TransferLeadersRequest,
+    ApplyAccessReply, ApplyAccessRequest, InitializeReply, InitializeRequest, LeaveReply, LeaveRequest, ResizeReply,
+    ResizeRequest, StatusReply, StatusRequest, TransferLeadersReply, TransferLeadersRequest,
 };
 use covey_operator::admin::{Client, Credentials};
 use covey_operator::peer_ca::{Authority, Leaf};
@@ -39,6 +39,14 @@ impl Admin for Node {
         &self,
         _: Request<TransferLeadersRequest>,
     ) -> Result<Response<TransferLeadersReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn resize(&self, _: Request<ResizeRequest>) -> Result<Response<ResizeReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         Err(Status::unimplemented("not asked here"))
     }
 }

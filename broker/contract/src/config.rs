@@ -12,7 +12,7 @@ use crate::names;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
-    /// Identity and size of the cluster.
+    /// Identity of the cluster.
     pub cluster: Cluster,
     /// Ports for clients.
     #[serde(default)]
@@ -46,7 +46,7 @@ pub struct Config {
     pub anonymous: bool,
 }
 
-/// Identity and size of the cluster.
+/// Identity of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cluster {
@@ -54,10 +54,12 @@ pub struct Cluster {
     pub name: String,
     /// UID of the `MqttCluster`, which the URIs of certificates contain.
     pub uid: String,
-    /// Cluster id (UUID), set after formation. A node refuses a disk of another cluster.
+    /// Cluster id (UUID), set by `covey local` after formation and never in Kubernetes. A node refuses a disk of another
+    /// cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Number of nodes; their ordinals are `0..replicas`.
+    /// Number of nodes that a node with an empty disk asks to be admitted, with the ordinals `0..replicas`. In Kubernetes
+    /// at most 3, whatever the size of the cluster is: these nodes every cluster has.
     pub replicas: u32,
     /// Number of shards of durable sessions. It cannot change after formation.
     #[serde(default = "default_shards")]
@@ -293,7 +295,8 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { rate: 200, deadline: Duration::from_secs(30) }
+        // As many clients as a node takes by default, 20,000, leave within the deadline.
+        Self { rate: 200, deadline: Duration::from_mins(2) }
     }
 }
 
@@ -352,12 +355,31 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the text of the file.
+    /// Returns the text of the file. It has no field that has its default value: a broker refuses fields that it does not
+    /// know, and one of an earlier version shall read the file of a later operator until somebody uses a new field.
     ///
     /// # Errors
     /// Fails if the configuration cannot be serialized.
     pub fn to_yaml(&self) -> Result<String, Error> {
-        serde_saphyr::to_string(self).map_err(|error| Error::Parse(error.to_string()))
+        let parse = |error: serde_json::Error| Error::Parse(error.to_string());
+        let default: Self = serde_json::from_value(serde_json::json!({"cluster": self.cluster})).map_err(parse)?;
+        let mut text = serde_json::to_value(self).map_err(parse)?;
+        let mut default = serde_json::to_value(default).map_err(parse)?;
+        // The cluster has no default.
+        default.as_object_mut().map(|fields| fields.remove("cluster"));
+        remove_defaults(&mut text, &default);
+        serde_saphyr::to_string(&text).map_err(|error| Error::Parse(error.to_string()))
+    }
+}
+
+/// Removes every field of `value` that has the same value in `default`.
+fn remove_defaults(value: &mut serde_json::Value, default: &serde_json::Value) {
+    let (Some(fields), Some(defaults)) = (value.as_object_mut(), default.as_object()) else { return };
+    fields.retain(|name, field| defaults.get(name) != Some(field));
+    for (name, field) in fields {
+        if let Some(default) = defaults.get(name) {
+            remove_defaults(field, default);
+        }
     }
 }
 
@@ -402,6 +424,20 @@ mod tests {
         let config = Config::parse(&minimal()).unwrap();
         assert_eq!(config.cluster.shards, 8);
         assert_eq!(Config::parse(&config.to_yaml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn the_file_names_only_what_differs_from_the_defaults() {
+        let changed = "mqtt: {maxRetainedBytes: 77}\ndrain: {rate: 7}\nanonymous: true\n";
+        let config = Config::parse(&format!("{}{changed}", minimal())).unwrap();
+        let text = config.to_yaml().unwrap();
+        let fields: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let mut names: Vec<&String> = fields.as_object().unwrap().keys().collect();
+        names.sort();
+        assert_eq!(names, ["anonymous", "cluster", "drain", "listeners", "mqtt"], "{text}");
+        assert_eq!(fields["mqtt"], serde_json::json!({"maxRetainedBytes": 77}));
+        assert_eq!(fields["drain"], serde_json::json!({"rate": 7}));
+        assert_eq!(Config::parse(&text).unwrap(), config);
     }
 
     #[test]

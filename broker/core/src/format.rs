@@ -83,6 +83,8 @@ fn meta_entries(samples: &mut Samples) {
     samples.add("meta.Command.NodeDown", &Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(1007) });
     samples.add("meta.Command.Fence", &Command::FenceShard { shard: ShardId::new(302), index: 1008 });
     samples.add("meta.Command.Routes", &routes());
+    samples.add("meta.Command.Resize", &Command::Resize { nodes: 1017 });
+    samples.add("meta.Command.Leave", &Command::Leave { node: OTHER });
     samples.add("meta.Answer.Done", &Answer::Done);
     samples.add("meta.Answer.Epoch", &Answer::Epoch(NodeEpoch::new(1009)));
     samples.add("meta.Answer.Refused", &Answer::Refused);
@@ -111,6 +113,7 @@ fn meta_rows(samples: &mut Samples) {
     state.apply(402, meta::Command::NodeUp { node: OTHER, incarnation: 501, former: None }, &mut rows);
     state.apply(403, meta::Command::NodeDown { node: OTHER, epoch: NodeEpoch::new(2) }, &mut rows);
     state.apply(404, routes(), &mut rows);
+    state.apply(405, meta::Command::Resize { nodes: 1018 }, &mut rows);
     stored(samples, "meta", &rows);
     meta::MetaState::restore(rows).unwrap();
 }

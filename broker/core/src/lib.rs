@@ -1,7 +1,7 @@
 //! The decisions of the broker: topics, sessions, queues, routes and access rules.
 //!
-//! No I/O, no clock and no async runtime: time is a parameter and effects are return values. `covey-broker` drives the
-//! state machines.
+//! No I/O, no clock and no async runtime: time is a parameter and effects are return values. `covey-node` and
+//! `covey-raft` drive the state machines.
 
 pub mod access;
 pub mod dedup;

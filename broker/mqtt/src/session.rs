@@ -159,8 +159,9 @@ pub struct Connected<S> {
 
 /// One session, owned by one connection.
 ///
-/// A future that yields an acknowledgement resolves only if the node held its lease after the work was done. On a node
-/// without a lease it never resolves, and `Event::Close` ends the connection.
+/// A future that yields an acknowledgement resolves only if the node held its lease after the work was done. Without a
+/// lease it waits for the next lease of the same epoch. If the epoch ends first, it never resolves, and `Event::Close` ends
+/// the connection.
 pub trait Session: Send + Sync + 'static {
     /// Starts a publish. Messages enter every queue in the order of the calls. A QoS 0 publish waits for no session.
     /// `packet_id` is set for QoS 2; a resent id joins the publish that it started.

@@ -34,9 +34,9 @@ mod state;
 mod tasks;
 mod transient;
 
-pub use membership::{FormError, Identity, Membership};
+pub use membership::{FormError, Identity, Membership, ResizeError};
 pub use node::{Durables, Node};
 pub use observer::Observer;
 pub use server::peer_services;
 pub use session::{NodeSession, NodeSessions};
-pub use start::{StartOptions, start};
+pub use start::{StartOptions, Started, start};

@@ -108,7 +108,7 @@ impl Network {
         if status.has_member(self.node) {
             return self.raft.leadership(group).borrow().leader;
         }
-        let (voters, _) = voters_of(group, &self.meta.members_by_ordinal());
+        let (voters, _) = voters_of(group, &self.meta.roster());
         let turn = usize::try_from(self.next_link()).unwrap_or_default();
         voters.keys().copied().filter(|voter| *voter != self.node).cycle().nth(turn % SHARD_VOTERS)
     }

@@ -1,5 +1,6 @@
 //! One broker of the cluster, as the rest of the process sees it: its sessions, its groups and its state.
 
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use covey_types::{GroupId, NodeId, Ordinal, ShardId};
 use tracing::debug;
 
 use crate::lease::Lease;
-use crate::membership::voters_of;
+use crate::membership::{Roster, voters_of};
 use crate::network::Network;
 use crate::publish::{RetainedMessages, Router};
 use crate::session::NodeSessions;
@@ -123,6 +124,31 @@ impl Node {
         self.meta.members_by_ordinal()
     }
 
+    /// Returns the members that were not removed, and which of them retire, as of the meta entries applied here.
+    pub(crate) fn roster(&self) -> Roster {
+        self.meta.roster()
+    }
+
+    /// Returns the number of nodes that the cluster is to have, as of the meta entries applied here; `None` if it was
+    /// never told.
+    pub fn cluster_size(&self) -> Option<u32> {
+        self.meta.state.read().size()
+    }
+
+    /// Returns whether the voters and learners of a group that this node leads are those that the roster requires.
+    pub(crate) fn has_wanted_members(&self, group: GroupId, roster: &Roster) -> bool {
+        let (voters, learners) = voters_of(group, roster);
+        let status = self.raft.status(group);
+        // A joint change that an earlier leader left unfinished is still to be completed.
+        !status.joint && status.voters == voters && status.learners == learners
+    }
+
+    /// Groups that this node leads and whose voters or learners are still to be changed.
+    pub fn groups_changing(&self) -> impl Iterator<Item = GroupId> {
+        let roster = self.roster();
+        self.groups_led().filter(move |group| !self.has_wanted_members(*group, &roster))
+    }
+
     /// Returns whether this node is a member, as of the meta entries applied here.
     pub fn is_member(&self) -> bool {
         self.meta.state.read().member(self.id).is_some_and(|member| !member.removed)
@@ -150,19 +176,19 @@ impl Node {
 
     /// Groups of which this node is a voter or a learner.
     pub fn groups_held(&self) -> impl Iterator<Item = GroupId> {
-        let members = self.members_by_ordinal();
-        self.groups().filter(move |group| self.holds(*group, &members))
+        let roster = self.roster();
+        self.groups().filter(move |group| self.holds(*group, &roster))
     }
 
     /// Returns whether this node has a replica of the group. A node that was removed from a group may never receive
     /// the entry that removes it and still list itself, so its voters must name it as well, unless it still leads.
-    fn holds(&self, group: GroupId, members: &BTreeMap<Ordinal, NodeId>) -> bool {
+    fn holds(&self, group: GroupId, roster: &Roster) -> bool {
         if !self.raft.status(group).has_member(self.id) {
             return false;
         }
-        let (voters, learners) = voters_of(group, members);
+        let (voters, learners) = voters_of(group, roster);
         // Before the cluster is formed meta has no members.
-        members.is_empty() || voters.contains_key(&self.id) || learners.contains_key(&self.id) || self.leads(group)
+        roster.is_empty() || voters.contains_key(&self.id) || learners.contains_key(&self.id) || self.leads(group)
     }
 
     /// Groups that this node leads.
@@ -191,25 +217,29 @@ impl Node {
 
     /// Transfers every leadership to the voter that lacks the fewest entries. A transfer that fails is logged and
     /// skipped.
-    pub async fn transfer_leaders(&self) {
-        let led: Vec<GroupId> = self.groups_led().collect();
-        for group in led {
-            let status = self.raft.status(group);
-            let behind = |node: &NodeId| status.lag.get(node).copied().flatten().unwrap_or(u64::MAX);
-            let others = status.voters.keys().copied().filter(|node| *node != self.id);
-            if let Some(to) = others.min_by_key(behind)
-                && let Err(error) = self.raft.transfer_leader(group, to).await
-            {
-                debug!(%group, %error, "leadership not transferred");
+    pub fn transfer_leaders(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let led: Vec<GroupId> = self.groups_led().collect();
+            for group in led {
+                let status = self.raft.status(group);
+                let behind = |node: &NodeId| status.lag.get(node).copied().flatten().unwrap_or(u64::MAX);
+                let others = status.voters.keys().copied().filter(|node| *node != self.id);
+                if let Some(to) = others.min_by_key(behind)
+                    && let Err(error) = self.raft.transfer_leader(group, to).await
+                {
+                    debug!(%group, %error, "leadership not transferred");
+                }
             }
-        }
+        })
     }
 
     /// Waits until all tasks have ended, and stops the groups. The token of [`StartOptions`](crate::StartOptions) must
     /// be cancelled before: the tasks end with it.
-    pub async fn stop(&self) {
-        self.tasks.finish().await;
-        self.raft.stop().await;
+    pub fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.tasks.finish().await;
+            self.raft.stop().await;
+        })
     }
 }
 

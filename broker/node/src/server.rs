@@ -48,7 +48,7 @@ impl Peer for PeerService {
         Ok(Response::new({
             let caller = covey_peer::Caller::of(&request)?;
             let hello = request.into_inner();
-            let reply = self.membership.identity().on_hello(&hello);
+            let reply = self.membership.on_hello(&hello);
             if reply.refused.is_empty() {
                 caller.accept(hello);
             }
@@ -68,14 +68,14 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<proto::RaftRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        Ok(Response::new(self.raft.serve_append(request.into_inner())))
+        Ok(Response::new(self.raft.serve_append(request.into_inner().boxed())))
     }
 
     async fn snapshot(
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::RaftReply>, Status> {
-        self.raft.serve_snapshot(request.into_inner()).await.map(Response::new)
+        self.raft.serve_snapshot(request.into_inner().boxed()).await.map(Response::new)
     }
 
     async fn propose(&self, request: Request<proto::ProposeRequest>) -> Result<Response<proto::ProposeReply>, Status> {

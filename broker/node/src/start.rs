@@ -4,6 +4,7 @@
 //! applied states, channels -> groups (replay) -> Router, RetainedMessages, Network -> Node -> tasks
 //! ```
 
+use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -88,38 +89,43 @@ struct Inputs {
     requests: mpsc::Receiver<Request>,
 }
 
+/// A node and its membership.
+pub type Started = (Arc<Node>, Arc<Membership>);
+
 /// Starts a node: opens the state, replays the log and starts all tasks. The node serves clients when it holds a
 /// lease.
 ///
 /// # Errors
 /// Returns [`StartError`] if the state store cannot be opened or a group cannot be started.
-pub async fn start(options: StartOptions) -> Result<(Arc<Node>, Arc<Membership>), StartError> {
-    let StartOptions { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = options;
-    let (states, leaders, inputs) = applied_states(&config);
-    let channels: Arc<dyn Channels> = Arc::new(pool.clone());
-    let id = identity.node();
-    let raft = RaftGroups::start(covey_raft::Options {
-        node: id,
-        dir,
-        log,
-        timing: config.raft.clone(),
-        tuning,
-        channels: channels.clone(),
-        machines: machines(&states),
-        fatal,
-        supervisor: supervisor.clone(),
-        shutdown: shutdown.clone(),
+pub fn start(options: StartOptions) -> BoxFuture<'static, Result<Started, StartError>> {
+    Box::pin(async move {
+        let StartOptions { config, identity, log, dir, pool, observer, tuning, fatal, supervisor, shutdown } = options;
+        let (states, leaders, inputs) = applied_states(&config);
+        let channels: Arc<dyn Channels> = Arc::new(pool.clone());
+        let id = identity.node();
+        let raft = RaftGroups::start(covey_raft::Options {
+            node: id,
+            dir,
+            log,
+            timing: config.raft.clone(),
+            tuning,
+            channels: channels.clone(),
+            machines: machines(&states),
+            fatal,
+            supervisor: supervisor.clone(),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
+        let tasks = Tasks::new(supervisor, shutdown);
+        let (grantor, requests) = mpsc::channel(1024);
+        let (retained, writes) = RetainedMessages::new(id, raft.clone(), states.retained.clone());
+        let network = Network::new(id, raft.clone(), states.meta.clone(), channels, leaders, grantor, tasks.clone());
+        let node = Parts { config, id, raft, states, retained, network, observer, tasks }.build();
+        spawn_tasks(&node, Inputs { leaders: inputs, writes, requests }, identity.incarnation());
+        let membership = Membership::new(node.clone(), identity, pool);
+        node.tasks.spawn_lasting("membership", membership.clone().run());
+        Ok((node, membership))
     })
-    .await?;
-    let tasks = Tasks::new(supervisor, shutdown);
-    let (grantor, requests) = mpsc::channel(1024);
-    let (retained, writes) = RetainedMessages::new(id, raft.clone(), states.retained.clone());
-    let network = Network::new(id, raft.clone(), states.meta.clone(), channels, leaders, grantor, tasks.clone());
-    let node = Parts { config, id, raft, states, retained, network, observer, tasks }.build();
-    spawn_tasks(&node, Inputs { leaders: inputs, writes, requests }, identity.incarnation());
-    let membership = Membership::new(node.clone(), identity, pool);
-    node.tasks.spawn_lasting("membership", membership.clone().run());
-    Ok((node, membership))
 }
 
 /// Returns the empty states of all groups, and both ends of the leaders' inputs.

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 
 use super::channel::tell;
+use super::membership::Roster;
 
 /// Writes rows of `covey-core` into the runtime's batch.
 struct Batch<'a>(&'a mut Rows);
@@ -100,6 +101,11 @@ impl SharedMeta {
     pub(super) fn members_by_ordinal(&self) -> BTreeMap<Ordinal, NodeId> {
         let state = self.state.read();
         state.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
+    }
+
+    /// Returns the members that were not removed, and which of them retire.
+    pub(super) fn roster(&self) -> Roster {
+        Roster::of(&self.state.read())
     }
 
     /// Returns a receiver that is notified after every applied entry.

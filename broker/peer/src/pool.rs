@@ -122,19 +122,26 @@ impl Pool {
     ///
     /// # Errors
     /// Fails if the peer cannot be reached, refuses `Hello`, has another node id, or if the pause is not over.
-    pub async fn channel(&self, node: Option<NodeId>, ordinal: Ordinal, purpose: Purpose) -> Result<Channel, Error> {
-        let slot = self.inner.slots.lock().entry((ordinal, purpose)).or_default().clone();
-        let ready = if let Some(ready) = slot.ready() {
-            ready
-        } else {
-            let inner = self.inner.clone();
-            let attempt = tokio::spawn(async move { inner.connect(&slot, ordinal, purpose).await });
-            attempt.await.map_err(|_| Error::Interrupted)??
-        };
-        match node {
-            Some(wanted) if wanted != ready.node => Err(Error::OtherNode { wanted, found: ready.node }),
-            _ => Ok(ready.channel.clone()),
-        }
+    pub fn channel(
+        &self,
+        node: Option<NodeId>,
+        ordinal: Ordinal,
+        purpose: Purpose,
+    ) -> BoxFuture<'_, Result<Channel, Error>> {
+        Box::pin(async move {
+            let slot = self.inner.slots.lock().entry((ordinal, purpose)).or_default().clone();
+            let ready = if let Some(ready) = slot.ready() {
+                ready
+            } else {
+                let inner = self.inner.clone();
+                let attempt = tokio::spawn(async move { inner.connect(&slot, ordinal, purpose).await });
+                attempt.await.map_err(|_| Error::Interrupted)??
+            };
+            match node {
+                Some(wanted) if wanted != ready.node => Err(Error::OtherNode { wanted, found: ready.node }),
+                _ => Ok(ready.channel.clone()),
+            }
+        })
     }
 
     /// Returns whether there is a connection to the ordinal for this purpose.

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use covey_contract::proto::HelloRequest;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -90,32 +91,34 @@ impl Caller {
 ///
 /// # Errors
 /// Fails if the server fails.
-pub async fn serve(
+pub fn serve(
     listener: TcpListener,
     tls: Tls,
     role: Role,
     routes: Routes,
     shutdown: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let routes = match role {
-        Role::Broker => Routes::from(routes.into_axum_router().layer(middleware::from_fn(require_hello))),
-        Role::Operator => routes,
-    };
-    let (sender, incoming) = mpsc::channel(HANDSHAKES);
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(accept(listener, tls, role, sender)));
-    let serving = Server::builder()
-        // Peers are trusted. A busy node cancels many calls at once, and the connection must survive that.
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());
-    tokio::select! {
-        result = serving => result,
-        () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
-    }
+) -> BoxFuture<'static, Result<(), tonic::transport::Error>> {
+    Box::pin(async move {
+        let routes = match role {
+            Role::Broker => Routes::from(routes.into_axum_router().layer(middleware::from_fn(require_hello))),
+            Role::Operator => routes,
+        };
+        let (sender, incoming) = mpsc::channel(HANDSHAKES);
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(accept(listener, tls, role, sender)));
+        let serving = Server::builder()
+            // Peers are trusted. A busy node cancels many calls at once, and the connection must survive that.
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());
+        tokio::select! {
+            result = serving => result,
+            () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+        }
+    })
 }
 
 /// Refuses every call but `Hello` until a `Hello` was accepted on the connection.

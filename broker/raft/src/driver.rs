@@ -78,7 +78,7 @@ struct Applier {
 }
 
 /// State machine of one group, shared with its snapshot builders.
-struct Shared {
+struct GroupMachine {
     /// Id of the group.
     group: GroupId,
     /// Applied rows.
@@ -98,7 +98,7 @@ struct Shared {
 /// Drives the state machine of one group on behalf of openraft.
 #[derive(Clone)]
 pub(super) struct Driver {
-    shared: Arc<Shared>,
+    shared: Arc<GroupMachine>,
 }
 
 /// Answers to send when their batch is stored.
@@ -127,7 +127,7 @@ impl Driver {
         load(&mut applier, &store)?;
         progress.publish(applier.mark.applied);
         let applier = Mutex::new(applier);
-        let shared = Shared { group, store, snapshots, log, progress: Arc::clone(&progress), fatal, applier };
+        let shared = GroupMachine { group, store, snapshots, log, progress: Arc::clone(&progress), fatal, applier };
         Ok((Self { shared: Arc::new(shared) }, progress))
     }
 }
@@ -137,7 +137,7 @@ fn load(applier: &mut Applier, store: &GroupStore) -> Result<(), StoreError> {
     applier.machine.load(applied, &mut store.view().rows())
 }
 
-impl Shared {
+impl GroupMachine {
     /// Stores the pending changes, then releases effects and answers.
     fn write(&self, applier: &mut Applier, waiting: &mut Waiting) -> Result<(), StoreError> {
         self.store.commit(applier.rows.take(), &applier.mark)?;

@@ -58,9 +58,9 @@ struct Proposal {
 }
 
 /// What the groups of a node are started with.
-pub(super) struct Node {
-    /// Shared state of the runtime.
-    pub(super) options: Arc<Shared>,
+pub(super) struct GroupParts {
+    /// Options of the node.
+    pub(super) context: Arc<NodeContext>,
     /// Configuration of openraft.
     pub(super) config: Arc<openraft::Config>,
     /// Limits the bytes per second of sent snapshots.
@@ -72,7 +72,7 @@ pub(super) struct Node {
 }
 
 /// Options that the groups use while they run.
-pub(super) struct Shared {
+pub(super) struct NodeContext {
     /// Id of this node.
     pub(super) node: NodeId,
     /// Connections to the other nodes.
@@ -113,7 +113,7 @@ pub(super) fn config(timing: &Timing) -> Result<Arc<openraft::Config>, StartErro
 impl Group {
     /// Opens the group's state and starts its engine.
     pub(super) async fn start(
-        node: &Node,
+        parts: &GroupParts,
         id: GroupId,
         machine: Box<dyn StateMachine>,
         store: GroupStore,
@@ -122,34 +122,34 @@ impl Group {
     ) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::Group { group: id, reason };
         let (store, snapshots) = (Arc::new(store), Arc::new(snapshots));
-        let fatal = Arc::clone(&node.options.fatal);
+        let fatal = Arc::clone(&parts.context.fatal);
         let opened = Driver::open(id, machine, Arc::clone(&store), Arc::clone(&snapshots), log.clone(), fatal);
         let (driver, progress) = opened.map_err(|error| failed(chain(&error)))?;
         let factory = Factory {
-            node: node.options.node,
+            node: parts.context.node,
             group: id,
-            channels: Arc::clone(&node.options.channels),
+            channels: Arc::clone(&parts.context.channels),
             snapshots: Arc::clone(&snapshots),
-            rate: Arc::clone(&node.rate),
+            rate: Arc::clone(&parts.rate),
         };
-        let raft = Raft::new(node.options.node, Arc::clone(&node.config), factory, log, driver);
+        let raft = Raft::new(parts.context.node, Arc::clone(&parts.config), factory, log, driver);
         let raft = raft.await.map_err(|error| failed(error.to_string()))?;
         let (proposals, queue) = mpsc::unbounded_channel();
         let resigned = watch::Sender::new(None);
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         // Both may end before the node stops, together with their engine.
-        let (supervisor, never) = (&node.supervisor, CancellationToken::new());
+        let (supervisor, never) = (&parts.supervisor, CancellationToken::new());
         let propose = propose_in_order(raft.clone(), queue);
-        node.tracker.spawn(supervisor.clone().ending("proposals", never.clone(), propose));
+        parts.tracker.spawn(supervisor.clone().ending("proposals", never.clone(), propose));
         let watch = watch_leadership(
             id,
             raft.clone(),
             Arc::clone(&progress),
             resigned.subscribe(),
             leadership_sender,
-            Arc::clone(&node.options),
+            Arc::clone(&parts.context),
         );
-        node.tracker.spawn(supervisor.clone().ending("leadership", never, watch));
+        parts.tracker.spawn(supervisor.clone().ending("leadership", never, watch));
         Ok(Self { id, raft, store, snapshots, progress, leadership, resigned, proposals })
     }
 
@@ -215,7 +215,7 @@ async fn watch_leadership(
     progress: Arc<Progress>,
     mut resigned: watch::Receiver<Option<u64>>,
     sender: watch::Sender<Leadership>,
-    shared: Arc<Shared>,
+    shared: Arc<NodeContext>,
 ) {
     let mut server = raft.server_metrics();
     let mut applied_leader = progress.leader.subscribe();

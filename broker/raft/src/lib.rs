@@ -1,7 +1,7 @@
 //! All Raft groups of a node over one log and one state store.
 //!
 //! The node starts it with a [`StateMachine`] per group, passes the requests of peers to it and proposes commands. Only
-//! this module uses openraft. Invariant: a command is answered after a majority has its entry on fsynced disks.
+//! this crate uses openraft. Invariant: a command is answered after a majority has its entry on fsynced disks.
 //!
 //! ```text
 //!  propose ─► queue ─► openraft ─► segment log, fsync ─► commit ─► StateMachine::apply ─► one batch ─► written, answer
@@ -29,6 +29,7 @@ mod status;
 mod types;
 mod upkeep;
 
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -47,7 +48,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use group::{Group, Node, Shared};
+use group::{Group, GroupParts, NodeContext};
 use log_store::LogStore;
 use network::rate::Rate;
 use snapshot::SnapshotStore;
@@ -102,7 +103,7 @@ pub struct RaftGroups {
 /// State of the runtime.
 struct Inner {
     /// What the groups use, too.
-    shared: Arc<Shared>,
+    shared: Arc<NodeContext>,
     /// Heartbeat interval and election timeouts.
     timing: Timing,
     /// Thresholds of snapshots and of the log.
@@ -158,54 +159,58 @@ impl RaftGroups {
     /// # Errors
     /// Returns [`StartError`] if the timing is invalid, the state store cannot be opened, or a group cannot be
     /// started.
-    pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { node, dir, log, timing, tuning, channels, machines, fatal, supervisor, shutdown } = options;
-        let stop = shutdown.child_token();
-        let shared = Shared { node, channels, fatal, stop: stop.clone(), stopping: AtomicBool::new(false) };
-        let shared = Arc::new(shared);
-        let tracker = TaskTracker::new();
-        let node = Node {
-            options: Arc::clone(&shared),
-            config: group::config(&timing)?,
-            rate: Arc::new(Rate::new(tuning.snapshot_rate)),
-            tracker: tracker.clone(),
-            supervisor: supervisor.clone(),
-        };
-        let (alive, closed) = mpsc::channel(1);
-        let failed = |source| StartError::Open { path: dir.clone(), source };
-        let store = open(&dir, alive).map_err(failed)?;
-        let mut groups = BTreeMap::new();
-        for (id, machine) in machines {
-            let snapshots = SnapshotStore::open(&dir.join("snapshots"), id).map_err(failed)?;
-            let state = store.group(id).map_err(failed)?;
-            let log = LogStore::new(log.clone(), id.get());
-            groups.insert(id, Arc::new(Group::start(&node, id, machine, state, snapshots, log).await?));
-        }
-        let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop.clone());
-        tracker.spawn(supervisor.lasting("log upkeep", stop, upkeep));
-        let closed = tokio::sync::Mutex::new(closed);
-        let inner = Inner { shared, timing, tuning, groups: RwLock::new(groups), tracker, closed };
-        Ok(Self { inner: Arc::new(inner) })
+    pub fn start(options: Options) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let Options { node, dir, log, timing, tuning, channels, machines, fatal, supervisor, shutdown } = options;
+            let stop = shutdown.child_token();
+            let shared = NodeContext { node, channels, fatal, stop: stop.clone(), stopping: AtomicBool::new(false) };
+            let shared = Arc::new(shared);
+            let tracker = TaskTracker::new();
+            let parts = GroupParts {
+                context: Arc::clone(&shared),
+                config: group::config(&timing)?,
+                rate: Arc::new(Rate::new(tuning.snapshot_rate)),
+                tracker: tracker.clone(),
+                supervisor: supervisor.clone(),
+            };
+            let (alive, closed) = mpsc::channel(1);
+            let failed = |source| StartError::Open { path: dir.clone(), source };
+            let store = open(&dir, alive).map_err(failed)?;
+            let mut groups = BTreeMap::new();
+            for (id, machine) in machines {
+                let snapshots = SnapshotStore::open(&dir.join("snapshots"), id).map_err(failed)?;
+                let state = store.group(id).map_err(failed)?;
+                let log = LogStore::new(log.clone(), id.get());
+                groups.insert(id, Arc::new(Group::start(&parts, id, machine, state, snapshots, log).await?));
+            }
+            let upkeep = upkeep::run(groups.values().cloned().collect(), log, tuning.clone(), stop.clone());
+            tracker.spawn(supervisor.lasting("log upkeep", stop, upkeep));
+            let closed = tokio::sync::Mutex::new(closed);
+            let inner = Inner { shared, timing, tuning, groups: RwLock::new(groups), tracker, closed };
+            Ok(Self { inner: Arc::new(inner) })
+        })
     }
 
     /// Stops every group and waits until the state store is closed, at most 10 seconds. The log stays open; the
     /// caller closes it.
-    pub async fn stop(&self) {
-        self.inner.shared.stopping.store(true, Ordering::Relaxed);
-        self.inner.shared.stop.cancel();
-        let groups = std::mem::take(&mut *self.inner.groups.write());
-        for group in groups.values() {
-            if let Err(error) = group.raft.shutdown().await {
-                tracing::warn!(group = %group.id, %error, "failed to stop a group");
+    pub fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.inner.shared.stopping.store(true, Ordering::Relaxed);
+            self.inner.shared.stop.cancel();
+            let groups = std::mem::take(&mut *self.inner.groups.write());
+            for group in groups.values() {
+                if let Err(error) = group.raft.shutdown().await {
+                    tracing::warn!(group = %group.id, %error, "failed to stop a group");
+                }
             }
-        }
-        drop(groups);
-        self.inner.tracker.close();
-        self.inner.tracker.wait().await;
-        let mut closed = self.inner.closed.lock().await;
-        if tokio::time::timeout(CLOSE_WAIT, closed.recv()).await.is_err() {
-            tracing::warn!("the state store is still in use; stopping without closing it");
-        }
+            drop(groups);
+            self.inner.tracker.close();
+            self.inner.tracker.wait().await;
+            let mut closed = self.inner.closed.lock().await;
+            if tokio::time::timeout(CLOSE_WAIT, closed.recv()).await.is_err() {
+                tracing::warn!("the state store is still in use; stopping without closing it");
+            }
+        })
     }
 
     /// Returns the id of this node.
@@ -227,22 +232,29 @@ impl RaftGroups {
     ///
     /// # Errors
     /// Returns [`InitializeError`] if this node is not listed, or a group does not run or refuses.
-    pub async fn initialize(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), InitializeError> {
-        if !members.contains_key(&self.node()) {
-            return Err(InitializeError::NotListed);
-        }
-        for id in self.groups() {
-            self.group(id).ok_or(InitializeError::Stopped)?.initialize(members).await?;
-        }
-        Ok(())
+    pub fn initialize<'a>(
+        &'a self,
+        members: &'a BTreeMap<NodeId, Member>,
+    ) -> BoxFuture<'a, Result<(), InitializeError>> {
+        Box::pin(async move {
+            if !members.contains_key(&self.node()) {
+                return Err(InitializeError::NotListed);
+            }
+            for id in self.groups() {
+                self.group(id).ok_or(InitializeError::Stopped)?.initialize(members).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Returns whether the group has members: it was formed here, or its leader has sent entries to this node.
-    pub async fn is_initialized(&self, group: GroupId) -> bool {
-        match self.group(group) {
-            Some(group) => group.raft.is_initialized().await.unwrap_or(false),
-            None => false,
-        }
+    pub fn is_initialized(&self, group: GroupId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            match self.group(group) {
+                Some(group) => group.raft.is_initialized().await.unwrap_or(false),
+                None => false,
+            }
+        })
     }
 
     /// Proposes a command to the group on this node. Commands are submitted at the time of the call, in the order of
@@ -269,8 +281,8 @@ impl RaftGroups {
     ///
     /// # Errors
     /// Returns [`ReadError`] if this node does not lead or no majority confirmed it.
-    pub async fn read_index(&self, group: GroupId) -> Result<u64, ReadError> {
-        self.group(group).ok_or(ReadError::Stopped)?.read_index().await
+    pub fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(async move { self.group(group).ok_or(ReadError::Stopped)?.read_index().await })
     }
 
     /// Waits until this node has applied the index. Returns `false` if the group stops first.
@@ -303,9 +315,11 @@ impl RaftGroups {
     ///
     /// # Errors
     /// Returns [`ChangeError`] if this node does not lead, or the voter lacks entries or did not take over in time.
-    pub async fn transfer_leader(&self, group: GroupId, to: NodeId) -> Result<(), ChangeError> {
-        let group = self.group(group).ok_or(ChangeError::Stopped)?;
-        group.transfer_leader(to, self.inner.timing.election_max).await
+    pub fn transfer_leader(&self, group: GroupId, to: NodeId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let group = self.group(group).ok_or(ChangeError::Stopped)?;
+            group.transfer_leader(to, self.inner.timing.election_max).await
+        })
     }
 
     /// Changes the members of the group: adds learners, waits until the new voters have caught up, changes the voters
@@ -314,14 +328,16 @@ impl RaftGroups {
     /// # Errors
     /// Returns [`ChangeError`] if this node does not lead, another change runs, or a new voter did not catch up in
     /// time.
-    pub async fn set_voters(
+    pub fn set_voters(
         &self,
         group: GroupId,
         voters: BTreeMap<NodeId, Member>,
         learners: BTreeMap<NodeId, Member>,
-    ) -> Result<(), ChangeError> {
-        let group = self.group(group).ok_or(ChangeError::Stopped)?;
-        group.set_voters(voters, learners, self.inner.tuning.catch_up).await
+    ) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let group = self.group(group).ok_or(ChangeError::Stopped)?;
+            group.set_voters(voters, learners, self.inner.tuning.catch_up).await
+        })
     }
 
     /// Returns a reader of the group's rows; `None` if the group does not run here. The state store stays open while a

@@ -8,8 +8,8 @@ use covey_contract::access::Document;
 use covey_contract::names;
 use covey_contract::proto::admin_server::{Admin, AdminServer};
 use covey_contract::proto::{
-    AccessStatus, ApplyAccessReply, ApplyAccessRequest, InitializeReply, InitializeRequest, StatusReply, StatusRequest,
-    TransferLeadersReply, TransferLeadersRequest,
+    AccessStatus, ApplyAccessReply, ApplyAccessRequest, InitializeReply, InitializeRequest, LeaveReply, LeaveRequest,
+    ResizeReply, ResizeRequest, StatusReply, StatusRequest, TransferLeadersReply, TransferLeadersRequest,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) handed: Vec<u64>,
     /// Names of the users in the document that the node enforces.
     pub(crate) users: Vec<String>,
+    /// Number of nodes that the cluster is to have, as the operator has told this node; 0 before.
+    size: u32,
 }
 
 /// A fake node that runs until it is dropped.
@@ -59,6 +61,7 @@ impl Admin for Service {
             member: !state.cluster_id.is_empty(),
             meta_leader: if state.cluster_id.is_empty() { String::new() } else { "disk-0".into() },
             access: Some(state.access.clone()),
+            cluster_size: state.size,
             ..StatusReply::default()
         }))
     }
@@ -97,11 +100,27 @@ impl Admin for Service {
     ) -> Result<Response<TransferLeadersReply>, Status> {
         Ok(Response::new(TransferLeadersReply { left: 0 }))
     }
+
+    async fn resize(&self, request: Request<ResizeRequest>) -> Result<Response<ResizeReply>, Status> {
+        self.0.lock().size = request.into_inner().nodes;
+        Ok(Response::new(ResizeReply {}))
+    }
+
+    async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        Err(Status::failed_precondition("not in these tests"))
+    }
 }
 
 /// Starts node `ordinal` of cluster `prod` with the certificate that brokers mount, and creates its pod.
 pub(crate) async fn start(client: &Client, ordinal: u32, cluster_id: &str) -> Node {
-    let secret = Api::<Secret>::namespaced(client.clone(), "default").get("prod-peer-tls").await.unwrap();
+    start_in(client, "prod", ordinal, cluster_id, &format!("127.77.0.{}", ordinal + 1)).await
+}
+
+/// Starts node `ordinal` of a cluster. `ip` is a loopback address that nothing else uses, because the fake nodes listen on
+/// the ports of real nodes.
+pub(crate) async fn start_in(client: &Client, cluster: &str, ordinal: u32, cluster_id: &str, ip: &str) -> Node {
+    let secret =
+        Api::<Secret>::namespaced(client.clone(), "default").get(&format!("{cluster}-peer-tls")).await.unwrap();
     let data: BTreeMap<String, Vec<u8>> = secret.data.unwrap().into_iter().map(|(key, value)| (key, value.0)).collect();
     let state =
         State { ordinal, node_id: format!("disk-{ordinal}"), cluster_id: cluster_id.into(), ..State::default() };
@@ -109,28 +128,24 @@ pub(crate) async fn start(client: &Client, ordinal: u32, cluster_id: &str) -> No
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(&data[names::TLS_CERT], &data[names::TLS_KEY]))
         .client_ca_root(Certificate::from_pem(&data[names::TLS_CA]));
-    let address = format!("{}:{}", ip(ordinal), names::PORT_ADMIN).parse().unwrap();
+    let address = format!("{ip}:{}", names::PORT_ADMIN).parse().unwrap();
     let service = AdminServer::new(Service(Arc::clone(&state)));
     let incoming = tonic::transport::server::TcpIncoming::bind(address).unwrap();
     let task = tokio::spawn(async move {
         let server = Server::builder().tls_config(tls).unwrap().add_service(service);
         server.serve_with_incoming(incoming).await.unwrap();
     });
-    make_pod(client, ordinal).await;
+    make_pod(client, cluster, ordinal, ip).await;
     Node { state, task }
 }
 
-/// Returns a loopback address that nothing else uses, because the fake nodes listen on the ports of real nodes.
-fn ip(ordinal: u32) -> String {
-    format!("127.77.0.{}", ordinal + 1)
-}
-
-async fn make_pod(client: &Client, ordinal: u32) {
+async fn make_pod(client: &Client, cluster: &str, ordinal: u32, ip: &str) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
-    let name = format!("prod-{ordinal}");
+    let name = format!("{cluster}-{ordinal}");
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {
-            names::LABEL_CLUSTER: "prod", "app.kubernetes.io/component": "broker", "statefulset.kubernetes.io/pod-name": name
+            names::LABEL_CLUSTER: cluster, "app.kubernetes.io/component": "broker",
+            "statefulset.kubernetes.io/pod-name": name
         }},
         "spec": {"containers": [{"name": "broker", "image": "none"}]}
     }))
@@ -139,7 +154,7 @@ async fn make_pod(client: &Client, ordinal: u32) {
         pods.create(&PostParams::default(), &pod).await.unwrap();
     }
     let status = json!({"status": {
-        "phase": "Running", "podIP": ip(ordinal), "podIPs": [{"ip": ip(ordinal)}],
+        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
         "conditions": [{"type": "Ready", "status": "True"}]
     }});
     pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();

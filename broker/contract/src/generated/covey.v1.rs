@@ -71,6 +71,12 @@ pub struct StatusReply {
     /// Node ids of the voters that are not in sync in some group that this node leads.
     #[prost(string, repeated, tag = "23")]
     pub voters_behind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Number of nodes that the cluster is to have, as this node knows it; 0 if it was never told.
+    #[prost(uint32, tag = "24")]
+    pub cluster_size: u32,
+    /// Groups that this node leads and whose voters or learners are still to be changed.
+    #[prost(uint32, tag = "25")]
+    pub groups_changing: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupReplica {
@@ -140,6 +146,21 @@ pub struct TransferLeadersReply {
     #[prost(uint32, tag = "1")]
     pub left: u32,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeRequest {
+    #[prost(uint32, tag = "1")]
+    pub nodes: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaveRequest {
+    /// 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaveReply {}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -325,6 +346,46 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("covey.v1.Admin", "TransferLeaders"));
             self.inner.unary(req, path, codec).await
         }
+        /// Sets the number of nodes that the cluster is to have. Members with higher ordinals retire: they become voters of no
+        /// group, and serve their clients until they stop. Idempotent.
+        pub async fn resize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Admin/Resize");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Admin", "Resize"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a retiring member for good. Refused with FAILED_PRECONDITION while its epoch is open, which ends some seconds
+        /// after the node has stopped. Idempotent.
+        pub async fn leave(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaveRequest>,
+        ) -> std::result::Result<tonic::Response<super::LeaveReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Admin/Leave");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Admin", "Leave"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -366,6 +427,18 @@ pub mod admin_server {
             tonic::Response<super::TransferLeadersReply>,
             tonic::Status,
         >;
+        /// Sets the number of nodes that the cluster is to have. Members with higher ordinals retire: they become voters of no
+        /// group, and serve their clients until they stop. Idempotent.
+        async fn resize(
+            &self,
+            request: tonic::Request<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeReply>, tonic::Status>;
+        /// Removes a retiring member for good. Refused with FAILED_PRECONDITION while its epoch is open, which ends some seconds
+        /// after the node has stopped. Idempotent.
+        async fn leave(
+            &self,
+            request: tonic::Request<super::LeaveRequest>,
+        ) -> std::result::Result<tonic::Response<super::LeaveReply>, tonic::Status>;
     }
     /// Service of a broker for the operator, whose certificate carries the URI covey://<cluster uid>/operator.
     #[derive(Debug)]
@@ -618,6 +691,92 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
+                "/covey.v1.Admin/Resize" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResizeSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ResizeRequest>
+                    for ResizeSvc<T> {
+                        type Response = super::ResizeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::resize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResizeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Admin/Leave" => {
+                    #[allow(non_camel_case_types)]
+                    struct LeaveSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::LeaveRequest>
+                    for LeaveSvc<T> {
+                        type Response = super::LeaveReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::leave(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LeaveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -681,6 +840,9 @@ pub struct HelloReply {
     pub node_id: u64,
     #[prost(uint64, tag = "4")]
     pub incarnation: u64,
+    /// Whether the caller has left the cluster, so that its disk is to be emptied.
+    #[prost(bool, tag = "5")]
+    pub left: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {

@@ -30,7 +30,7 @@ impl ShardState {
         if let Some(once) = &publication.once
             && self.is_repeated(once, rows)
         {
-            // The first one was answered; the sender resends because the answer was lost. Its true count is not kept.
+            // The message was counted before, perhaps under another sender. Its true count is not kept.
             return Outcome::Enqueued { matched: 1, accepted: 1 };
         }
         let matches = self.matching(&publication);

@@ -6,6 +6,7 @@
 //! ```text
 //! Directory::open ──► Fresh ──create──► Claimed                        (no marker yet)
 //!                ├──► Existing ──claim──► Claimed, incarnation raised   (a marker of this node)
+//!                ├──► Left ──empty──► Fresh               (the node has left its cluster; its files are deleted)
 //!                └──► Error, nothing changed         (a foreign or damaged marker, a second process)
 //! ```
 //! Invariant: the marker is read and checked before anything is created. An incarnation is used only after it was
@@ -23,6 +24,8 @@ use uuid::Uuid;
 pub const MARKER: &str = "covey.json";
 /// Name of the lock file in a data directory. It contains the process id of its owner.
 pub const LOCK: &str = "lock";
+/// Directory that a file system keeps in the root of a volume, and that belongs to root.
+const LOST_AND_FOUND: &str = "lost+found";
 const FORMAT_VERSION: u32 = 1;
 
 /// Error of opening or writing a data directory. Nothing in it was changed, except by a failed write ([`Error::Io`]).
@@ -123,6 +126,8 @@ pub struct Marker {
     pub node_name: String,
     /// Number of starts of the node on this directory.
     pub incarnation: u64,
+    /// Whether the node has left its cluster. The directory is emptied at the next start.
+    pub left: bool,
 }
 
 /// The marker as it is stored, as JSON.
@@ -135,6 +140,9 @@ struct Stored {
     node_id: String,
     node_name: String,
     incarnation: u64,
+    /// Absent in the marker of a member. An earlier version takes a marker that has it for a damaged one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    left: bool,
     /// CRC-32C over the fields above.
     checksum: String,
 }
@@ -149,9 +157,10 @@ struct StoredVersion {
 impl Marker {
     /// Returns the checksum of the fields: CRC-32C as 8 hexadecimal digits.
     fn checksum(&self) -> String {
-        let Self { cluster_id, node_id, node_name, incarnation } = self;
+        let Self { cluster_id, node_id, node_name, incarnation, left } = self;
         let (cluster_id, node_id) = (cluster_id.unwrap_or_default(), node_id.get());
-        let text = format!("{FORMAT_VERSION} {cluster_id} {node_id} {incarnation} {node_name}");
+        let left = if *left { " left" } else { "" };
+        let text = format!("{FORMAT_VERSION} {cluster_id} {node_id} {incarnation} {node_name}{left}");
         format!("{:08x}", crc32c::crc32c(text.as_bytes()))
     }
 
@@ -174,6 +183,7 @@ impl Marker {
             node_id: NodeId::new(stored.node_id.parse().map_err(|_| damaged())?),
             node_name: stored.node_name,
             incarnation: stored.incarnation,
+            left: stored.left,
         };
         let intact = format_version == FORMAT_VERSION && stored.checksum == marker.checksum();
         if intact { Ok(Some(marker)) } else { Err(damaged()) }
@@ -188,6 +198,7 @@ impl Marker {
             node_id: self.node_id.get().to_string(),
             node_name: self.node_name.clone(),
             incarnation: self.incarnation,
+            left: self.left,
             checksum: self.checksum(),
         };
         let path = dir.join(MARKER);
@@ -235,6 +246,8 @@ pub enum Directory {
     Fresh(Fresh),
     /// It belongs to this node.
     Existing(Existing),
+    /// It belonged to this node, which has left its cluster.
+    Left(Left),
 }
 
 /// A locked directory without a marker.
@@ -248,6 +261,14 @@ pub struct Fresh {
 /// A locked directory with this node's marker, not changed yet.
 #[derive(Debug)]
 pub struct Existing {
+    dir: PathBuf,
+    marker: Marker,
+    lock: File,
+}
+
+/// A locked directory of a node that has left its cluster, not changed yet.
+#[derive(Debug)]
+pub struct Left {
     dir: PathBuf,
     marker: Marker,
     lock: File,
@@ -281,7 +302,12 @@ impl Directory {
         let Some(marker) = judge()? else {
             return Ok(Self::Fresh(Fresh { dir: dir.to_owned(), node_name: expected.node_name.to_owned(), lock }));
         };
-        Ok(Self::Existing(Existing { dir: dir.to_owned(), marker, lock }))
+        let dir = dir.to_owned();
+        Ok(if marker.left {
+            Self::Left(Left { dir, marker, lock })
+        } else {
+            Self::Existing(Existing { dir, marker, lock })
+        })
     }
 }
 
@@ -299,6 +325,36 @@ impl Existing {
         sign(&dir, &mut lock)?;
         marker.write(&dir)?;
         Ok(Claimed { dir, marker, lock: Some(lock) })
+    }
+}
+
+impl Left {
+    /// Returns the marker of the node that has left.
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// Deletes the files of the node that has left, the marker last, so that an interrupted deletion is continued at the
+    /// next start.
+    ///
+    /// # Errors
+    /// Returns [`Error::Io`] if a file cannot be deleted.
+    pub fn empty(self) -> Result<Fresh, Error> {
+        let Self { dir, marker, lock } = self;
+        for entry in fs::read_dir(&dir).map_err(io_error("read", &dir))? {
+            let path = entry.map_err(io_error("read", &dir))?.path();
+            let name = path.file_name().unwrap_or_default();
+            if [MARKER, LOCK, LOST_AND_FOUND].iter().any(|kept| name == *kept) {
+                continue;
+            }
+            let deleted = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            deleted.map_err(io_error("delete", &path))?;
+        }
+        let sync = || File::open(&dir)?.sync_all();
+        sync().map_err(io_error("sync", &dir))?;
+        let path = dir.join(MARKER);
+        fs::remove_file(&path).and_then(|()| sync()).map_err(io_error("delete", &path))?;
+        Ok(Fresh { dir, node_name: marker.node_name, lock })
     }
 }
 
@@ -344,7 +400,7 @@ impl Fresh {
         sign(&self.dir, &mut self.lock)?;
         let (_, number) = Uuid::new_v4().as_u64_pair();
         let node_id = NodeId::new(number);
-        let marker = Marker { cluster_id: None, node_id, node_name: self.node_name, incarnation: 1 };
+        let marker = Marker { cluster_id: None, node_id, node_name: self.node_name, incarnation: 1, left: false };
         marker.write(&self.dir)?;
         Ok(Claimed { dir: self.dir, marker, lock: Some(self.lock) })
     }
@@ -372,6 +428,17 @@ impl Claimed {
                 Ok(())
             }
         }
+    }
+
+    /// Marks the directory of a node that has left its cluster: the next start empties it.
+    ///
+    /// # Errors
+    /// Returns [`Error`] if the marker cannot be written.
+    pub fn leave(&mut self) -> Result<(), Error> {
+        let marker = Marker { left: true, ..self.marker.clone() };
+        marker.write(&self.dir)?;
+        self.marker = marker;
+        Ok(())
     }
 
     /// Releases the lock for another process. The directory must not be written after this.

@@ -12,7 +12,7 @@ fn expected(cluster_id: Option<Uuid>) -> Expected<'static> {
 fn existing(dir: &Path) -> Claimed {
     match Directory::open(dir, &expected(Some(OURS))).unwrap() {
         Directory::Existing(existing) => existing.claim().unwrap(),
-        Directory::Fresh(_) => panic!("no marker"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -26,7 +26,7 @@ fn bound(dir: &Path, cluster_id: Uuid) -> Claimed {
 fn fresh(dir: &Path) -> Fresh {
     match Directory::open(dir, &expected(None)).unwrap() {
         Directory::Fresh(fresh) => fresh,
-        Directory::Existing(existing) => panic!("{existing:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -153,8 +153,39 @@ fn the_marker_keeps_its_bytes() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
     let node_id = NodeId::new(0x0123_4567_89ab_cdef);
-    let marker = Marker { cluster_id: Some(OURS), node_id, node_name: "herd-1".into(), incarnation: 300 };
+    let marker = Marker { cluster_id: Some(OURS), node_id, node_name: "herd-1".into(), incarnation: 300, left: false };
     marker.write(dir).unwrap();
     assert_eq!(fs::read_to_string(dir.join(MARKER)).unwrap(), include_str!("recorded.json"));
     assert_eq!(Marker::read(dir).unwrap(), Some(marker));
+}
+
+#[test]
+fn the_disk_of_a_node_that_has_left_is_emptied_at_the_next_start_also_after_a_crash() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let mut claimed = bound(dir, OURS);
+    let node_id = claimed.marker().node_id;
+    for (directory, file) in [("log", "log/1"), ("lost+found", "lost+found/kept"), ("state", "state/1")] {
+        fs::create_dir(dir.join(directory)).unwrap();
+        fs::write(dir.join(file), "old").unwrap();
+    }
+    fs::write(dir.join("access.json"), "old").unwrap();
+    claimed.leave().unwrap();
+    drop(claimed);
+    let left = || match Directory::open(dir, &expected(Some(OURS))).unwrap() {
+        Directory::Left(left) => left,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(left().marker().node_id, node_id);
+    assert!(dir.join("log/1").exists(), "opening deletes nothing");
+    // A start that ended after some of the deletions.
+    fs::remove_dir_all(dir.join("log")).unwrap();
+    let claimed = left().empty().unwrap().create().unwrap();
+    let marker = claimed.marker();
+    assert_eq!((marker.cluster_id, marker.incarnation, marker.left), (None, 1, false));
+    assert_ne!(marker.node_id, node_id);
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [MARKER, LOCK, "lost+found"]);
+    assert!(dir.join("lost+found/kept").exists());
 }

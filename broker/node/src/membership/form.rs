@@ -1,5 +1,6 @@
 //! Formation: empty disks become a cluster.
 
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -36,35 +37,37 @@ impl Membership {
     ///
     /// # Errors
     /// Returns [`FormError`] if the request is not valid for this node, or the disk or the groups refuse it.
-    pub async fn initialize(&self, request: &proto::InitializeRequest) -> Result<(), FormError> {
-        let cluster = Uuid::parse_str(&request.cluster_id).map_err(|_| FormError::ClusterId)?;
-        let mut members = BTreeMap::new();
-        for member in &request.members {
-            let id = member.node_id.parse().map_err(|_| FormError::NotListed(self.identity.node()))?;
-            members.insert(id, Member { ordinal: Ordinal::new(member.ordinal) });
-        }
-        if !members.contains_key(&self.identity.node()) {
-            return Err(FormError::NotListed(self.identity.node()));
-        }
-        let was_member = self.identity.cluster().is_some();
-        self.identity.bind(cluster)?;
-        if was_member && self.node.is_member() {
-            return Ok(());
-        }
-        info!(%cluster, members = members.len(), "forming the cluster");
-        self.node.raft.initialize(&members).await?;
-        let command = Command::Form {
-            cluster: cluster.to_string().into(),
-            shards: self.node.config.cluster.shards,
-            members: members.into_iter().map(|(node, member)| (node, member.ordinal)).collect(),
-        };
-        let node = self.node.clone();
-        self.node.tasks.spawn_ending("formation", async move {
-            while node.meta.state.read().header().cluster.is_none() {
-                drop(node.raft.propose_at_leader(GroupId::META, command.encode()).await);
-                tokio::time::sleep(RETRY_DELAY).await;
+    pub fn initialize<'a>(&'a self, request: &'a proto::InitializeRequest) -> BoxFuture<'a, Result<(), FormError>> {
+        Box::pin(async move {
+            let cluster = Uuid::parse_str(&request.cluster_id).map_err(|_| FormError::ClusterId)?;
+            let mut members = BTreeMap::new();
+            for member in &request.members {
+                let id = member.node_id.parse().map_err(|_| FormError::NotListed(self.identity.node()))?;
+                members.insert(id, Member { ordinal: Ordinal::new(member.ordinal) });
             }
-        });
-        Ok(())
+            if !members.contains_key(&self.identity.node()) {
+                return Err(FormError::NotListed(self.identity.node()));
+            }
+            let was_member = self.identity.cluster().is_some();
+            self.identity.bind(cluster)?;
+            if was_member && self.node.is_member() {
+                return Ok(());
+            }
+            info!(%cluster, members = members.len(), "forming the cluster");
+            self.node.raft.initialize(&members).await?;
+            let command = Command::Form {
+                cluster: cluster.to_string().into(),
+                shards: self.node.config.cluster.shards,
+                members: members.into_iter().map(|(node, member)| (node, member.ordinal)).collect(),
+            };
+            let node = self.node.clone();
+            self.node.tasks.spawn_ending("formation", async move {
+                while node.meta.state.read().header().cluster.is_none() {
+                    drop(node.raft.propose_at_leader(GroupId::META, command.encode()).await);
+                    tokio::time::sleep(RETRY_DELAY).await;
+                }
+            });
+            Ok(())
+        })
     }
 }

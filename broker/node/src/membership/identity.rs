@@ -8,6 +8,7 @@ use covey_log::marker::Claimed;
 use covey_types::{NodeId, Ordinal};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 use tracing::warn;
@@ -26,13 +27,16 @@ pub struct Identity {
     incarnation: u64,
     /// Highest incarnation that each node has said hello with. An older process is refused.
     seen: Mutex<HashMap<NodeId, u64>>,
+    /// Cancelled when another node says that this one has left the cluster, and the disk is marked.
+    left: CancellationToken,
 }
 
 impl Identity {
     /// Wraps a claimed data directory.
     pub fn new(disk: Claimed, ordinal: Ordinal) -> Arc<Self> {
         let (node, incarnation) = (disk.marker().node_id, disk.marker().incarnation);
-        Arc::new(Self { disk: Mutex::new(disk), node, ordinal, incarnation, seen: Mutex::default() })
+        let left = CancellationToken::new();
+        Arc::new(Self { disk: Mutex::new(disk), node, ordinal, incarnation, seen: Mutex::default(), left })
     }
 
     /// Returns the node id, made once per data directory.
@@ -77,8 +81,14 @@ impl Identity {
         }
     }
 
+    /// Waits until another node says that this one has left the cluster. The disk is then marked and will be emptied at
+    /// the next start: the process has to end.
+    pub async fn left(&self) {
+        self.left.cancelled().await;
+    }
+
     /// Answers a hello of another node. Refuses a node of another cluster, and an older process of a known node.
-    pub fn on_hello(&self, hello: &proto::HelloRequest) -> proto::HelloReply {
+    pub(super) fn on_hello(&self, hello: &proto::HelloRequest) -> proto::HelloReply {
         let (cluster, node) = (self.cluster_text(), NodeId::new(hello.node_id));
         let refused = if !cluster.is_empty() && !hello.cluster_id.is_empty() && cluster != hello.cluster_id {
             format!("node {node} belongs to cluster {}, this one to {cluster}", hello.cluster_id)
@@ -95,7 +105,8 @@ impl Identity {
         if !refused.is_empty() {
             warn!(refused, ordinal = hello.ordinal, "refused a node's hello");
         }
-        proto::HelloReply { refused, cluster_id: cluster, node_id: self.node.get(), incarnation: self.incarnation }
+        let (node_id, incarnation) = (self.node.get(), self.incarnation);
+        proto::HelloReply { refused, cluster_id: cluster, node_id, incarnation, left: false }
     }
 
     /// Sends this node's hello on a new channel and returns the reply.
@@ -103,10 +114,22 @@ impl Identity {
     /// # Errors
     /// Resolves to the status of a failed call. A refusal is part of the reply.
     pub fn greet(self: &Arc<Self>, channel: Channel) -> BoxFuture<'static, Result<proto::HelloReply, Status>> {
-        let hello = self.hello();
+        let identity = self.clone();
         Box::pin(async move {
             let mut peer = proto::peer_client::PeerClient::new(channel);
-            peer.hello(hello).await.map(tonic::Response::into_inner)
+            let reply = peer.hello(identity.hello()).await.map(tonic::Response::into_inner)?;
+            if reply.left {
+                identity.on_left();
+            }
+            Ok(reply)
         })
+    }
+
+    /// Marks the disk as that of a node that has left.
+    fn on_left(&self) {
+        match self.disk.lock().leave() {
+            Ok(()) => self.left.cancel(),
+            Err(error) => warn!(%error, "failed to mark the disk of this node, which has left the cluster; retrying"),
+        }
     }
 }

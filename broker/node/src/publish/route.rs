@@ -1,5 +1,5 @@
 //! Routing of a PUBLISH: matched, checked against the lease, sent to shards, peers and local sessions, and
-//! acknowledged when every matching inbox has it.
+//! acknowledged when every shard and peer that matched has answered.
 //!
 //! ```text
 //! match (routes, peers' filters, local filters) -> lease valid? -> numbers -> shards, peers, local sessions
@@ -23,9 +23,9 @@ use crate::state::SharedMeta;
 use crate::transient::Peers;
 
 /// Value of `below` for all sessions: above every QoS.
-const ALL: u8 = 3;
+const EVERY_QOS: u8 = 3;
 /// Value of `below` for sessions that match at QoS 0 only; the others get the `Enqueue`.
-const ABOVE_QOS_0: u8 = 1;
+const QOS_0_ONLY: u8 = 1;
 
 /// Receipts that a routed message waits for.
 #[derive(Debug, Default)]
@@ -109,7 +109,7 @@ impl Router {
         let Some(client) = self.shards.get(shard.index()) else { return };
         // QoS 0 needs no commit.
         if qos.min(message.qos) == QoS::AtMostOnce {
-            if !client.tell(at_qos0(message, ALL)) {
+            if !client.tell(at_qos0(message, EVERY_QOS)) {
                 self.observer.dropped_unreachable();
             }
             pending.matched += 1;
@@ -117,7 +117,7 @@ impl Router {
         }
         pending.shards.push(client.enqueue(epoch, message.clone()));
         // Sessions that match at QoS 0 only are served from the applied state.
-        client.tell(at_qos0(message, ABOVE_QOS_0));
+        client.tell(at_qos0(message, QOS_0_ONLY));
     }
 }
 

@@ -133,10 +133,14 @@ impl TestCluster {
         let dir = self.dirs[ordinal as usize].path().to_owned();
         let name = format!("test-{ordinal}");
         let directory = Directory::open(&dir, &Expected { cluster_id: None, node_name: &name }).unwrap();
-        let (log, _) = Log::open(&dir.join("log"), Options::new(Arc::new(|error| panic!("{error}")))).unwrap();
-        let disk = match directory {
-            Directory::Fresh(fresh) => fresh.create().unwrap(),
-            Directory::Existing(existing) => existing.claim().unwrap(),
+        let open_log = || Log::open(&dir.join("log"), Options::new(Arc::new(|error| panic!("{error}")))).unwrap().0;
+        let (log, disk) = match directory {
+            Directory::Fresh(fresh) => (open_log(), fresh.create().unwrap()),
+            Directory::Existing(existing) => (open_log(), existing.claim().unwrap()),
+            Directory::Left(left) => {
+                let fresh = left.empty().unwrap();
+                (open_log(), fresh.create().unwrap())
+            }
         };
         let identity = Identity::new(disk, Ordinal::new(ordinal));
         let tls = Tls::load(self.tls.path(), UID).unwrap();

@@ -168,8 +168,8 @@ async fn a_node_does_not_answer_for_another_one_under_its_ordinal() {
         // The same invalid payload, addressed to this node, is decoded.
         assert_eq!(node.serve_raft(call(1, kind)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     }
-    let refused = node.serve_append(futures::stream::iter([Ok(call(9, 1))])).next().await.unwrap().unwrap_err();
+    let refused = node.serve_append(futures::stream::iter([Ok(call(9, 1))]).boxed()).next().await.unwrap().unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-    let refused = node.serve_snapshot(futures::stream::iter([Ok(chunk)])).await.unwrap_err();
+    let refused = node.serve_snapshot(futures::stream::iter([Ok(chunk)]).boxed()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
 }

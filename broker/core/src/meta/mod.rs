@@ -27,7 +27,7 @@ pub enum Command {
     /// epoch ends.
     ///
     /// Proposed by the meta leader when a node asks to join. A repetition returns [`Answer::Done`]; a removed node, or
-    /// a member under another ordinal, is [`Answer::Refused`].
+    /// a member under another ordinal, is [`Answer::Refused`], and so is an ordinal that is to retire.
     Join { node: NodeId, ordinal: Ordinal },
     /// Starts a new epoch of a node and ends its former one.
     ///
@@ -55,6 +55,16 @@ pub enum Command {
     /// Proposed by the shard's leader, one change at a time, with increasing `index`. Answer: [`Answer::Done`], also
     /// for a repetition of the newest change; [`Answer::Refused`] if a later leader was here before.
     Routes { shard: ShardId, index: u64, changes: Vec<(Box<str>, Option<QoS>)> },
+    /// Sets the number of nodes that the cluster is to have. Members whose ordinal is not below it retire: each
+    /// leader removes them from the voters of its group, and they serve their clients until they stop. A higher number later takes them back.
+    ///
+    /// Proposed for the operator. Answer: [`Answer::Done`]; [`Answer::Refused`] for 0.
+    Resize { nodes: u32 },
+    /// Removes a retiring member for good.
+    ///
+    /// Proposed for the operator, after the node's pod has stopped. Answer: [`Answer::Done`], also for a member that is
+    /// removed already; [`Answer::Refused`] for a node that does not retire, or whose epoch has not ended.
+    Leave { node: NodeId },
 }
 
 /// Result of a [`Command`].
@@ -82,7 +92,7 @@ pub struct Member {
     /// All epochs up to this one are over.
     #[serde(with = "covey_types::zero_is_none")]
     pub ended: Option<NodeEpoch>,
-    /// The node was replaced: it is never a member again.
+    /// The node was replaced, or has left: it is never a member again.
     pub removed: bool,
 }
 
@@ -115,6 +125,8 @@ pub struct MetaState {
     routes: BTreeMap<(ShardId, Box<str>), QoS>,
     /// Highest `index` of a fence or change, by shard.
     fences: BTreeMap<ShardId, u64>,
+    /// Number of nodes that the cluster is to have; `None` if it was never told.
+    size: Option<u32>,
 }
 
 impl Command {
@@ -161,6 +173,8 @@ impl MetaState {
             Command::NodeDown { node, epoch } => self.node_down(node, epoch, rows),
             Command::FenceShard { shard, index: fence } => self.fence(shard, fence, rows),
             Command::Routes { shard, index: at, changes } => self.change_routes(index, shard, at, changes, rows),
+            Command::Resize { nodes } => self.resize(nodes, rows),
+            Command::Leave { node } => self.leave(node, rows),
         }
     }
 
@@ -187,6 +201,9 @@ impl MetaState {
     fn join(&mut self, node: NodeId, ordinal: Ordinal, rows: &mut dyn Rows) -> Answer {
         if let Some(member) = self.members.get(&node) {
             return if member.removed || member.ordinal != ordinal { Answer::Refused } else { Answer::Done };
+        }
+        if self.retires(ordinal) {
+            return Answer::Refused;
         }
         let former: Vec<NodeId> = self
             .members
@@ -277,6 +294,31 @@ impl MetaState {
         Answer::Done
     }
 
+    fn resize(&mut self, nodes: u32, rows: &mut dyn Rows) -> Answer {
+        if nodes == 0 {
+            return Answer::Refused;
+        }
+        self.size = Some(nodes);
+        rows.put(rows::key(b'z', &[]), rows::encode(&nodes));
+        Answer::Done
+    }
+
+    fn leave(&mut self, node: NodeId, rows: &mut dyn Rows) -> Answer {
+        let Some(member) = self.members.get(&node) else { return Answer::Refused };
+        if member.removed {
+            return Answer::Done;
+        }
+        // An epoch that is open may have a lease, and with it clients.
+        if !self.retires(member.ordinal) || member.open_epoch().is_some() {
+            return Answer::Refused;
+        }
+        if let Some(member) = self.members.get_mut(&node) {
+            member.removed = true;
+        }
+        self.write_member(node, rows);
+        Answer::Done
+    }
+
     fn write_header(&self, rows: &mut dyn Rows) {
         rows.put(rows::key(b'm', &[]), rows::encode(&self.header));
     }
@@ -314,6 +356,7 @@ impl MetaState {
                     state.tree.insert(&parsed, shard, qos);
                     state.routes.insert((shard, filter), qos);
                 }
+                b'z' => state.size = Some(rows::decode(kind, &value)?),
                 _ => return Err(unreadable),
             }
         }
@@ -330,6 +373,22 @@ impl MetaState {
     /// All nodes that ever were members, removed ones included.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, &Member)> {
         self.members.iter().map(|(node, member)| (*node, member))
+    }
+
+    /// Returns the number of nodes that the cluster is to have; `None` if it was never told, and then no member retires.
+    pub fn size(&self) -> Option<u32> {
+        self.size
+    }
+
+    /// Returns whether the member with this ordinal is to leave the cluster.
+    pub fn retires(&self, ordinal: Ordinal) -> bool {
+        self.size.is_some_and(|size| ordinal.get() >= size)
+    }
+
+    /// Returns whether the node has left, and no other node has its ordinal: what its disk holds is not needed any more.
+    pub fn has_left(&self, node: NodeId) -> bool {
+        let Some(left) = self.members.get(&node).filter(|member| member.removed) else { return false };
+        !self.members.values().any(|member| !member.removed && member.ordinal == left.ordinal)
     }
 
     /// Returns a node that is or was a member.
@@ -376,53 +435,4 @@ fn route_of(key: &[u8]) -> Option<(ShardId, Box<str>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
-
-    const FIRST: Ordinal = Ordinal::new(0);
-
-    fn routes(state: &mut MetaState, at: u64, filter: &str, qos: Option<QoS>) -> Answer {
-        let command = Command::Routes { shard: ShardId::new(1), index: at, changes: vec![(filter.into(), qos)] };
-        state.apply(at, command, &mut Stored::new())
-    }
-
-    #[test]
-    fn a_former_leaders_late_word_is_void() {
-        let mut state = MetaState::default();
-        assert_eq!(routes(&mut state, 10, "a/b", Some(QoS::AtLeastOnce)), Answer::Done);
-        state.apply(11, Command::FenceShard { shard: ShardId::new(1), index: 20 }, &mut Stored::new());
-        assert_eq!(routes(&mut state, 19, "a/b", None), Answer::Refused);
-        assert_eq!(state.matches(&"a/b".parse().unwrap()), BTreeMap::from([(ShardId::new(1), QoS::AtLeastOnce)]));
-        assert_eq!(routes(&mut state, 20, "a/b", None), Answer::Done);
-        assert!(state.matches(&"a/b".parse().unwrap()).is_empty());
-    }
-
-    #[test]
-    fn a_restart_ends_the_former_epoch_and_a_repeated_question_gets_the_same_answer() {
-        let (mut state, mut rows) = (MetaState::default(), Stored::new());
-        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
-        state.apply(1, form, &mut rows);
-        let epoch = |number| Answer::Epoch(NodeEpoch::new(number));
-        let up = |incarnation| Command::NodeUp { node: NodeId::new(7), incarnation, former: None };
-        assert_eq!(state.apply(2, up(1), &mut rows), epoch(1));
-        assert_eq!(state.apply(3, up(1), &mut rows), epoch(1));
-        assert_eq!(state.apply(4, up(2), &mut rows), epoch(2));
-        assert_eq!(state.member(NodeId::new(7)).unwrap().ended, Some(NodeEpoch::new(1)));
-        assert_eq!(state.apply(5, up(1), &mut rows), Answer::Refused);
-        let back = MetaState::restore(rows).unwrap();
-        assert_eq!(back.member(NodeId::new(7)), state.member(NodeId::new(7)));
-        assert_eq!(back.header(), state.header());
-    }
-
-    #[test]
-    fn a_node_with_an_empty_disk_replaces_its_former_self_for_good() {
-        let (mut state, mut rows) = (MetaState::default(), Stored::new());
-        let form = Command::Form { cluster: "c".into(), shards: 8, members: BTreeMap::from([(NodeId::new(7), FIRST)]) };
-        state.apply(1, form, &mut rows);
-        assert_eq!(state.apply(2, Command::Join { node: NodeId::new(8), ordinal: FIRST }, &mut rows), Answer::Done);
-        assert!(state.member(NodeId::new(7)).unwrap().removed);
-        assert_eq!(state.apply(3, Command::Join { node: NodeId::new(7), ordinal: FIRST }, &mut rows), Answer::Refused);
-    }
-}
+mod tests;
