@@ -59,15 +59,13 @@ use crate::value::{Percent, QUANTITY, Quantity, TIME, Time, at_least, between, f
      "message": "replicas must be odd: an even node adds no fault tolerance; set allowEvenReplicas: true if you want the capacity"},
     {"rule": "oldSelf.replicas < 3 || self.replicas >= 3",
      "message": "replicas cannot go below 3 again: fewer nodes cannot hold three copies"},
-    {"rule": "self.replicas >= oldSelf.replicas",
-     "message": "replicas can only grow: moving data away from a node before its removal is not supported yet"},
     {"rule": fits(QUANTITY, "self.mqtt.maxRetainedBytes", 2, "self.resources.limits.memory"),
      "message": "mqtt.maxRetainedBytes must not exceed half of resources.limits.memory: every node keeps all retained messages in memory"},
     {"rule": "self.networkPolicy.enabled || !has(self.networkPolicy.monitoringFrom) && self.listeners.all(listener, !has(listener.from))",
      "message": "listeners[].from and networkPolicy.monitoringFrom need networkPolicy.enabled: true"},
 ])))]
 pub struct MqttClusterSpec {
-    /// Number of nodes, 1 to 99; default 3. Never 2; odd unless allowEvenReplicas is true. It can only grow. A change rolls the pods.
+    /// Number of nodes, 1 to 99; default 3. Never 2; odd unless allowEvenReplicas is true. From 3 on it can grow and shrink, but not below 3. When it shrinks, the nodes with the highest ordinals leave one at a time, after their sessions have moved.
     #[schemars(range(min = 1, max = 99))]
     pub replicas: u32,
     /// Permits 4, 6, ... nodes. An even node adds capacity but no fault tolerance. Default false.
@@ -344,6 +342,8 @@ pub struct Storage {
     pub storage_class_name: Option<String>,
     /// Whether the volume claims are kept (Retain, the default) or deleted (Delete) when the MqttCluster is deleted.
     pub deletion_policy: DeletionPolicy,
+    /// Whether the volume claim of a node that has left, because replicas was lowered, is kept (Retain, the default) or deleted (Delete). Its sessions have moved to other nodes before. A node that comes back on a kept volume empties it first.
+    pub scale_down_policy: ScaleDownPolicy,
 }
 
 impl Default for Storage {
@@ -354,6 +354,7 @@ impl Default for Storage {
             access_mode: AccessMode::ReadWriteOnce,
             storage_class_name: None,
             deletion_policy: DeletionPolicy::Retain,
+            scale_down_policy: ScaleDownPolicy::Retain,
         }
     }
 }
@@ -379,6 +380,14 @@ impl AccessMode {
 /// What happens to the volume claims when the cluster is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
+    #[default]
+    Retain,
+    Delete,
+}
+
+/// What happens to the volume claim of a node that has left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ScaleDownPolicy {
     #[default]
     Retain,
     Delete,

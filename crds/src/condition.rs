@@ -57,6 +57,8 @@ pub mod reason {
     pub const SETTLED: &str = "Settled";
     /// Pods are being replaced, or the next replacement has to wait.
     pub const ROLLING: &str = "Rolling";
+    /// The cluster is being made smaller: sessions move, and nodes leave.
+    pub const SCALING: &str = "Scaling";
     /// Pods are starting or restarting.
     pub const STARTING: &str = "Starting";
     /// A pod of the new template does not start. The rollout stops and keeps the other pods.

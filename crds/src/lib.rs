@@ -18,12 +18,12 @@ mod value;
 
 pub use cluster::{
     AccessMode, Acl, Alerts, DeletionPolicy, ExternalTrafficPolicy, Fence, Listener, Mqtt, MqttCluster,
-    MqttClusterSpec, Protocol, QueueFullPolicy, Service, ServiceType, Sessions, Storage,
+    MqttClusterSpec, Protocol, QueueFullPolicy, ScaleDownPolicy, Service, ServiceType, Sessions, Storage,
 };
 pub use definition::{Error, all, file_name, to_yaml};
 pub use network::NetworkPolicy;
 pub use placement::{Placement, Spread, TaintEffect, Toleration, TolerationOperator};
-pub use pod::{Image, PullPolicy, ResourceList, Resources};
+pub use pod::{Image, PullPolicy, ResourceLimits, ResourceList, Resources};
 pub use rollout::{Day, Drain, Rollout, RolloutPolicy, Window};
 pub use rule::{AclRule, Action};
 pub use status::{

@@ -65,15 +65,39 @@ pub struct Resources {
     /// Amounts that the scheduler reserves. Default cpu 100m and memory 256Mi.
     pub requests: ResourceList,
     /// Amounts that the container may not exceed. Default memory 1Gi, no limit on cpu.
-    pub limits: ResourceList,
+    pub limits: ResourceLimits,
 }
 
 impl Default for Resources {
     fn default() -> Self {
         Self {
             requests: ResourceList { cpu: Some(Cpu::new("100m")), memory: Some(Quantity::new("256Mi")) },
-            limits: ResourceList { cpu: None, memory: Some(Quantity::new("1Gi")) },
+            limits: ResourceLimits::default(),
         }
+    }
+}
+
+/// Limits of CPU and memory. A type of its own, so that the default of `memory` also holds where only `cpu` is given: without
+/// a limit a broker takes the memory of its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResourceLimits {
+    /// CPU cores, such as 500m or 2. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Bytes, such as 512Mi. Default 1Gi.
+    pub memory: Quantity,
+}
+
+impl Default for ResourceLimits {
+    fn default() -> Self {
+        Self { cpu: None, memory: Quantity::new("1Gi") }
+    }
+}
+
+impl From<ResourceLimits> for ResourceList {
+    fn from(limits: ResourceLimits) -> Self {
+        Self { cpu: limits.cpu, memory: Some(limits.memory) }
     }
 }
 

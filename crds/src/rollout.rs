@@ -86,19 +86,23 @@ pub enum Day {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {"rule": between("self.deadline", "0s", "1h"),
-     "message": "rollout.drain.deadline must not exceed 1h: rollouts and drains of machines wait for it"}
+     "message": "rollout.drain.deadline must not exceed 1h: rollouts and drains of machines wait for it"},
+    {"rule": between("self.waitEndpointRemoval", "0s", "5m"),
+     "message": "rollout.drain.waitEndpointRemoval must not exceed 5m: rollouts and drains of machines wait for it"}
 ])))]
 pub struct Drain {
     /// Clients disconnected per second, 1 to 100000; default 200.
     #[schemars(range(min = 1, max = 100_000))]
     pub rate: u32,
-    /// Time after which the remaining clients are disconnected at once; default 30s. The pod gets 60s more to stop.
+    /// Time after which the remaining clients are disconnected at once; default 2m. The pod gets 60s more to stop.
     pub deadline: Time,
+    /// Time for which a pod that is to stop goes on serving, so that Services and load balancers learn of it and send new clients elsewhere; 0s to 5m, in whole seconds, default 5s. Choose 30s for a cloud load balancer with externalTrafficPolicy Local.
+    pub wait_endpoint_removal: Time,
 }
 
 impl Default for Drain {
     fn default() -> Self {
         let broker = config::Drain::default();
-        Self { rate: broker.rate, deadline: broker.deadline.into() }
+        Self { rate: broker.rate, deadline: broker.deadline.into(), wait_endpoint_removal: Time::new("5s") }
     }
 }

@@ -43,9 +43,11 @@ use crate::rule::AclRule;
      "message": "a topic with {clientId} needs spec.clientIdPattern: without it a client could choose its own topics"},
     {"rule": "has(self.username) == has(oldSelf.username) && (!has(self.username) || self.username == oldSelf.username)",
      "message": "username cannot change: create another MqttUser"},
+    {"rule": "self.clusterRef.name == oldSelf.clusterRef.name",
+     "message": "clusterRef cannot change: create another MqttUser"},
 ])))]
 pub struct MqttUserSpec {
-    /// The MqttCluster of the user, in the same namespace.
+    /// The MqttCluster of the user, in the same namespace. Cannot change.
     pub cluster_ref: ClusterRef,
     /// MQTT user name. Default: the name of this object. Cannot change. If several MqttUsers of a cluster have it, the oldest one keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use covey_contract::names;
 use covey_contract::proto::admin_client::AdminClient;
 use covey_contract::proto::{
-    AccessStatus, ApplyAccessRequest, InitializeRequest, Member, StatusReply, StatusRequest, TransferLeadersRequest,
+    AccessStatus, ApplyAccessRequest, InitializeRequest, LeaveRequest, Member, ResizeRequest, StatusReply,
+    StatusRequest, TransferLeadersRequest,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -97,7 +98,8 @@ impl Client {
     /// Sends an access document (JSON) and returns what the node enforces now: the higher revision wins.
     ///
     /// # Errors
-    /// If the broker cannot be reached, refuses the document, or does not answer within `timeout`.
+    /// If the broker cannot be reached or does not answer within `timeout`. A document that it refuses is no error: the
+    /// status that is returned says so.
     pub async fn apply_access(&mut self, document: Vec<u8>, timeout: Duration) -> Result<AccessStatus, Error> {
         let request = ApplyAccessRequest { document: document.into() };
         let reply = self.inner.apply_access(bounded(request, timeout)).await?.into_inner();
@@ -111,6 +113,26 @@ impl Client {
     pub async fn transfer_leaders(&mut self) -> Result<u32, Error> {
         let request = bounded(TransferLeadersRequest {}, TRANSFER_TIMEOUT);
         Ok(self.inner.transfer_leaders(request).await?.into_inner().left)
+    }
+
+    /// Tells the brokers how many nodes the cluster is to have. Members with higher ordinals retire.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, or the meta group does not answer within `timeout`.
+    pub async fn resize(&mut self, nodes: u32, timeout: Duration) -> Result<(), Error> {
+        self.inner.resize(bounded(ResizeRequest { nodes }, timeout)).await?;
+        Ok(())
+    }
+
+    /// Removes a retiring member for good.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, the member's epoch has not ended, or the meta group does not answer within
+    /// `timeout`.
+    pub async fn leave(&mut self, node_id: &str, timeout: Duration) -> Result<(), Error> {
+        let request = LeaveRequest { node_id: node_id.to_owned() };
+        self.inner.leave(bounded(request, timeout)).await?;
+        Ok(())
     }
 }
 

@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::admin;
+use crate::changes::Changes;
 use crate::cluster::alerting::Alerting;
 use crate::cluster::apply;
+use crate::cluster::reconcile::{KeptInputs, SettledState};
 use crate::cluster::trial::Trial;
 use crate::cluster::validate::ImageDefaults;
 use crate::fleet::Fleet;
@@ -35,6 +37,8 @@ pub struct Context {
     pub(crate) pods: Option<OperatorPods>,
     /// The clusters that replace pods now.
     pub fleet: Fleet,
+    /// Which clusters have changed since a pass has read them.
+    pub(crate) changes: Changes,
     recorder: Recorder,
     memories: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Memory>>>>,
 }
@@ -61,6 +65,10 @@ pub struct Memory {
     pub(crate) alerting: Option<Alerting>,
     /// True after the first pass, which takes the turn again for a rollout that was under way when the operator started.
     pub(crate) rollout_looked_for: bool,
+    /// What the last pass has read, if the next one may use it.
+    pub(crate) kept: Option<KeptInputs>,
+    /// What the last pass has applied.
+    pub(crate) outcome: Option<SettledState>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,
 }
@@ -84,6 +92,7 @@ impl Context {
             image: options.image.clone(),
             pods: options.pods.clone(),
             fleet: Fleet::new(options.max_rolling_clusters),
+            changes: Changes::default(),
             recorder,
             memories: Mutex::default(),
         }
@@ -97,6 +106,7 @@ impl Context {
     /// Drops memory and metrics of the clusters for which `exists` returns false.
     pub(crate) fn forget_missing(&self, exists: impl Fn(&Key) -> bool) {
         self.fleet.retain(&exists);
+        self.changes.retain(&exists);
         self.memories.lock().retain(|key, _| {
             let keep = exists(key);
             if !keep {

@@ -1,17 +1,15 @@
 //! The operator: watches `MqttCluster`s and `MqttUser`s, applies their child objects, forms clusters, rolls pods, sends
 //! access rules to brokers and raises alerts. MQTT traffic never passes through it.
 //!
-//! ```text
-//!  watch -> dereference (I/O) -> validate (pure) -> build (pure) -> apply (I/O) -> status (I/O)
-//!               |  polls the nodes                     ^
-//!               +--> access::project (pure) -----------+--> admin: ApplyAccess, Initialize, TransferLeaders
-//! ```
+//! The steps of a pass over a cluster are drawn in docs/design/operator.md#one-pass.
+//!
 //! `covey local` uses the pure parts: [`cluster::validate`], [`cluster::build::broker_config`], [`access::project`],
 //! [`formation::decide`], [`peer_ca`], and the client in [`admin`].
 
 pub mod access;
 pub mod admin;
 pub mod alerts;
+mod changes;
 pub mod cluster;
 pub mod conditions;
 pub mod context;

@@ -176,7 +176,7 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile_user, |_, _, _| Action::requeue(RETRY), Arc::clone(context))
         .for_each(|result| {
-            note_watch_error(&context.metrics, "mqttuser", result.map(drop));
+            note_watch_error(context, "mqttuser", result.map(drop));
             ready(())
         });
     let clusters = cluster_controller(context, options, user_store);
@@ -186,7 +186,7 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile_cluster, |_, error, _| after(error), Arc::clone(context))
         .for_each(|result| {
-            note_watch_error(&context.metrics, "mqttcluster", result.map(drop));
+            note_watch_error(context, "mqttcluster", result.map(drop));
             ready(())
         });
     let forget = async {
@@ -203,9 +203,10 @@ async fn watch(context: &Arc<Context>, options: &Options, shutdown: &Cancellatio
     }
 }
 
-/// Logs and counts a failed watch; the controller retries it after a pause. Failed passes are counted by `finish`, and
-/// an object that was deleted in the meantime is not a failure.
-fn note_watch_error<R, Q>(metrics: &Metrics, controller: &str, result: Result<(), controller::Error<R, Q>>)
+/// Logs and counts a failed watch; the controller retries it after a pause. What changed meanwhile is not reported, so
+/// every cluster counts as changed. Failed passes are counted by `finish`, and an object that was deleted in the meantime
+/// is not a failure.
+fn note_watch_error<R, Q>(context: &Context, controller: &str, result: Result<(), controller::Error<R, Q>>)
 where
     R: std::error::Error + 'static,
     Q: std::error::Error + 'static,
@@ -213,7 +214,8 @@ where
     match result {
         Err(error @ (controller::Error::QueueError(_) | controller::Error::RunnerError(_))) => {
             tracing::warn!(controller, %error, "watch failed; it is tried again");
-            metrics.watch_failed(controller);
+            context.metrics.watch_failed(controller);
+            context.changes.mark_all();
         }
         Ok(()) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
     }
@@ -227,30 +229,50 @@ fn cluster_controller(context: &Arc<Context>, options: &Options, users: Store<Us
     let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", names::FIELD_MANAGER));
     let of_users = watcher::Config::default().labels(names::LABEL_USER);
     let of_clusters = watcher::Config::default().labels(names::LABEL_CLUSTER);
-    let stateful_sets = ApiResource::erase::<StatefulSet>(&());
-    let services = ApiResource::erase::<Service>(&());
-    let config_maps = ApiResource::erase::<ConfigMap>(&());
     let secrets = ApiResource::erase::<Secret>(&());
-    let budgets = ApiResource::erase::<PodDisruptionBudget>(&());
-    let policies = ApiResource::erase::<NetworkPolicy>(&());
     let pods = ApiResource::erase::<Pod>(&());
-    Controller::new(scoped::<Clusters>(client, options), watcher::Config::default())
-        .owns_with(untyped::<DynamicObject>(client, options, &stateful_sets), stateful_sets, ours())
-        .owns_with(untyped::<DynamicObject>(client, options, &services), services, ours())
-        .owns_with(untyped::<DynamicObject>(client, options, &config_maps), config_maps, ours())
-        .owns_with(untyped::<DynamicObject>(client, options, &secrets), secrets.clone(), ours())
-        .owns_with(untyped::<DynamicObject>(client, options, &budgets), budgets, ours())
-        .owns_with(untyped::<DynamicObject>(client, options, &policies), policies, ours())
-        .watches(scoped::<Users>(client, options), watcher::Config::default(), |user| cluster_of(&user))
+    let children = [
+        ApiResource::erase::<StatefulSet>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        secrets.clone(),
+    ];
+    let mut controller = Controller::new(scoped::<Clusters>(client, options), watcher::Config::default());
+    for kind in children {
+        let context = Arc::clone(context);
+        let api = untyped::<Metadata>(client, options, &kind);
+        controller = controller.watches_with(api, kind, ours(), move |child| marked(&context, owner_of(&child)));
+    }
+    let (of_user, of_secret, of_pod) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
+    controller
+        .watches(scoped::<Users>(client, options), watcher::Config::default(), move |user| {
+            marked(&of_user, cluster_of(&user))
+        })
         .watches_with(untyped::<Metadata>(client, options, &secrets), secrets, of_users, move |secret| {
             let user = secret.labels().get(names::LABEL_USER)?;
             let user = users.get(&ObjectRef::new(user).within(&secret.namespace()?))?;
-            cluster_of(&user)
+            marked(&of_secret, cluster_of(&user))
         })
-        .watches_with(untyped::<Metadata>(client, options, &pods), pods, of_clusters, |pod| {
+        .watches_with(untyped::<Metadata>(client, options, &pods), pods, of_clusters, move |pod| {
             let name = pod.labels().get(names::LABEL_CLUSTER)?;
-            Some(ObjectRef::new(name).within(&pod.namespace()?))
+            marked(&of_pod, Some(ObjectRef::new(name).within(&pod.namespace()?)))
         })
+}
+
+/// Notes that an object of the cluster has changed, and returns the cluster.
+fn marked(context: &Context, cluster: Option<ObjectRef<Clusters>>) -> Option<ObjectRef<Clusters>> {
+    let cluster = cluster?;
+    context.changes.mark(cluster.namespace.as_deref().unwrap_or_default(), &cluster.name);
+    Some(cluster)
+}
+
+/// Returns the cluster that controls the object.
+fn owner_of(child: &Metadata) -> Option<ObjectRef<Clusters>> {
+    let owner = child.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+    let is_cluster = owner.kind == MqttCluster::kind(&()) && owner.api_version == MqttCluster::api_version(&());
+    is_cluster.then(|| ObjectRef::new(&owner.name).within(&child.namespace().unwrap_or_default()))
 }
 
 fn cluster_of(user: &Users) -> Option<ObjectRef<Clusters>> {
@@ -271,7 +293,10 @@ async fn reconcile_cluster(cluster: Arc<Clusters>, context: Arc<Context>) -> Res
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let started = Instant::now();
     let result = match &cluster.0 {
-        Ok(_) => Box::pin(cluster::reconcile::reconcile(&context, &namespace, &name)).await.map_err(PassError::from),
+        Ok(live) => {
+            let pass = cluster::reconcile::reconcile_watched(&context, &namespace, &name, live);
+            Box::pin(pass).await.map_err(PassError::from)
+        }
         Err(error) => {
             context.fleet.leave(&(namespace.clone(), name.clone()));
             Err(PassError::Unreadable(error.error.clone()))

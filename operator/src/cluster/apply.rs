@@ -113,8 +113,15 @@ where
     }
 
     /// Reads the live object, and applies the child unless the object is unchanged since it was last applied. Returns
-    /// the entry of the child for [`Known`].
-    async fn reconcile(&self, known: &Known) -> Result<Known, Error> {
+    /// the entry of the child for [`Known`]. Without `may_differ` no object of the cluster has changed since, so the object
+    /// is read only if something else is wanted now.
+    async fn reconcile(&self, known: &Known, may_differ: bool) -> Result<Known, Error> {
+        let key = (self.kind, self.wanted.name_any());
+        if !may_differ
+            && let Some(entry @ (_, Some(_))) = known.get(&key).filter(|(applied, _)| *applied == hash(self.wanted))
+        {
+            return Ok(Known::from([(key, entry.clone())]));
+        }
         let live = self.live().await?;
         self.reconcile_as(live.as_ref(), known).await
     }
@@ -214,8 +221,9 @@ fn as_creator(live: &impl kube::ResourceExt) -> Option<usize> {
     })
 }
 
-/// Applies the children that are checked on every pass, in parallel.
-pub async fn apply_children(client: &Client, children: &Children, known: &Known) -> Outcome {
+/// Applies the children that are checked on every pass, in parallel. `may_differ` is false if no object of the cluster has
+/// changed since `known` was returned.
+pub async fn apply_children(client: &Client, children: &Children, known: &Known, may_differ: bool) -> Outcome {
     let service_account = Child::new(client, "ServiceAccount", &children.service_account);
     let peers = Child::new(client, "Service", &children.peers_service);
     let clients = Child::new(client, "Service", &children.client_service);
@@ -223,12 +231,20 @@ pub async fn apply_children(client: &Client, children: &Children, known: &Known)
     let pdb = Child::new(client, "PodDisruptionBudget", &children.pdb);
     let policy = Child::new(client, "NetworkPolicy", &children.network_policy);
     let (service_account, peers, config_map, clients, pdb, policy) = tokio::join!(
-        service_account.reconcile(known),
-        peers.reconcile(known),
-        config_map.reconcile(known),
-        clients.reconcile(known),
-        pdb.reconcile(known),
-        async { if children.has_network_policy { policy.reconcile(known).await } else { policy.remove().await } },
+        service_account.reconcile(known, may_differ),
+        peers.reconcile(known, may_differ),
+        config_map.reconcile(known, may_differ),
+        clients.reconcile(known, may_differ),
+        pdb.reconcile(known, may_differ),
+        async {
+            if children.has_network_policy {
+                policy.reconcile(known, may_differ).await
+            } else if may_differ {
+                policy.remove().await
+            } else {
+                Ok(Known::new())
+            }
+        },
     );
     let mut outcome = Outcome::default();
     for (result, is_needed) in

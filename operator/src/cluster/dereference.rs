@@ -1,7 +1,8 @@
 //! Step *dereference* of a pass: reads all inputs once. I/O only, no decisions.
 //!
-//! Users and Secrets are listed from the API server on every pass, not read from a cache. A list is either complete or
-//! an error, so a user that is absent from it has been deleted. One that cannot be parsed has not.
+//! Users and Secrets are listed from the API server, not read from the cache of a watch. A list is either complete or an
+//! error, so a user that is absent from it has been deleted. One that cannot be parsed has not. A pass over a settled
+//! cluster may use the lists of the pass before it (`changes`).
 
 use std::collections::BTreeMap;
 

@@ -15,6 +15,7 @@
 
 use super::nodes::{self, Node, can_spare, is_settled};
 use super::rollout::Step;
+use super::scale;
 
 /// Which evictions are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub struct Evictions {
     pub protect_unready: bool,
 }
 
-/// Decides. `step` is the next step of the rollout.
-pub fn decide(nodes: &[Node], is_formed: bool, step: &Step) -> Evictions {
+/// Decides. `step` is the next step of the rollout, `scale` that of a change of the cluster's size.
+pub fn decide(nodes: &[Node], is_formed: bool, step: &Step, scale: &scale::Step) -> Evictions {
     let members = nodes::members(nodes);
     let cannot_return = matches!(step, Step::Stopped { .. } | Step::Refused { .. });
     if let [only] = members[..] {
@@ -39,7 +40,7 @@ pub fn decide(nodes: &[Node], is_formed: bool, step: &Step) -> Evictions {
     // The rollout replaces this one because it does not serve. No other may go meanwhile.
     let replaced =
         members.iter().find(|node| matches!(step, Step::Replace { pod, serving: false, .. } if *pod == node.name));
-    let one_may_go = !cannot_return && replaced.is_none() && spares_one(&members);
+    let one_may_go = !cannot_return && !scale.takes_a_node() && replaced.is_none() && spares_one(&members);
     let counts = |node: &&&Node| replaced.is_none_or(|replaced| replaced.ordinal != node.ordinal);
     let protected: Vec<String> = members.iter().filter(counts).map(|node| node.name.clone()).collect();
     let count = u32::try_from(protected.len()).unwrap_or(u32::MAX);
@@ -64,7 +65,7 @@ mod tests {
 
     fn decided(nodes: &[Node]) -> Evictions {
         let terms = Terms { is_formed: true, min_ready: SignedDuration::ZERO, postponement: None };
-        decide(nodes, true, &rollout::next(nodes, Some("new"), &terms, at(NOW)))
+        decide(nodes, true, &rollout::next(nodes, Some("new"), &terms, at(NOW)), &scale::Step::Settled)
     }
 
     /// Makes a node unready, and has the others report that it is behind.
@@ -94,6 +95,14 @@ mod tests {
     fn permitted(nodes: &[Node]) -> Vec<usize> {
         let evictions = decided(nodes);
         (0..nodes.len()).filter(|ordinal| permits(nodes, &evictions, *ordinal)).collect()
+    }
+
+    #[test]
+    fn no_member_may_be_evicted_while_a_node_leaves() {
+        let nodes = nodes(["new", "new", "new", "new"]);
+        let leaving = scale::Step::RemovePod { replicas: 3, pod: "mosaic-3".into() };
+        let evictions = decide(&nodes, true, &Step::Idle, &leaving);
+        assert!((0..4).all(|ordinal| !permits(&nodes, &evictions, ordinal)));
     }
 
     #[test]
@@ -174,7 +183,7 @@ mod tests {
         let refused = Step::Refused { reason: "exceeded quota".into() };
         for mut nodes in [nodes(["old", "old", "old"]), nodes(["old"])] {
             let all = |nodes: &[Node]| {
-                let evictions = decide(nodes, true, &refused);
+                let evictions = decide(nodes, true, &refused, &scale::Step::Settled);
                 (0..nodes.len()).filter(|ordinal| permits(nodes, &evictions, *ordinal)).count()
             };
             assert_eq!(all(&nodes), 0);
@@ -211,6 +220,6 @@ mod tests {
         assert_eq!(permitted(&alone), [0]);
         let mut unformed = nodes(["new", "new", "new"]);
         fail(&mut unformed[0], 300, None);
-        assert!(permits(&unformed, &decide(&unformed, false, &Step::Idle), 0));
+        assert!(permits(&unformed, &decide(&unformed, false, &Step::Idle, &scale::Step::Settled), 0));
     }
 }

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use covey_crds::{Formation, FormationMember};
 
 /// Maximum number of first members. Other nodes join later.
-const FIRST_MEMBERS: u32 = 3;
+pub(crate) const FIRST_MEMBERS: u32 = 3;
 
 /// What one node reported about its disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,10 +1,6 @@
 //! Reconciles an `MqttCluster`: brings the observed state to the desired state.
 //!
-//! ```text
-//!  dereference -> validate -> certificates -> poll nodes -> project access -> record -> alerts -> push
-//!                                                                                              |
-//!                                        status <- roll a pod <- form <- apply children <------+
-//! ```
+//! The steps of a pass are drawn in docs/design/operator.md#one-pass; [`reconcile`] carries them out.
 
 pub(crate) mod access;
 pub(crate) mod alerting;
@@ -25,6 +21,7 @@ pub mod postponement;
 pub mod problem;
 pub mod reconcile;
 pub mod rollout;
+pub mod scale;
 pub mod status;
 pub(crate) mod trial;
 pub mod validate;

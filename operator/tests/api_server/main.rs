@@ -11,6 +11,7 @@ mod access;
 mod broker;
 mod configs;
 mod formation;
+mod idle;
 mod manifests;
 mod names;
 mod network;

@@ -23,7 +23,7 @@ use tonic::codegen::Service;
 use super::{broker, clusters, passes, started, until};
 
 const RELEASE_NAMESPACE: &str = "covey-system";
-const OPERATOR: &str = "system:serviceaccount:covey-system:covey-operator";
+pub(crate) const OPERATOR: &str = "system:serviceaccount:covey-system:covey-operator";
 const GROUPS: [&str; 3] = ["system:serviceaccounts", "system:serviceaccounts:covey-system", "system:authenticated"];
 
 /// Installs the ClusterRoles and the binding of the operator's as `helm template` renders them, and waits until they are in force.

@@ -72,6 +72,11 @@ impl Server {
         server
     }
 
+    /// Returns the folder with the logs, among them `audit.log`.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     async fn await_ready(&mut self) {
         let mut last = String::new();
         for _ in 0..300 {
@@ -91,6 +96,14 @@ impl Server {
     }
 }
 
+/// Logs every request once, without bodies.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+";
+
 fn http_get(path: &str) -> Request<Vec<u8>> {
     Request::get(path).body(vec![]).unwrap()
 }
@@ -102,6 +115,8 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
     std::fs::write(&public, pair.public_key_pem()).unwrap();
     let tokens = folder.join("tokens.csv");
     std::fs::write(&tokens, format!("{TOKEN},admin,admin,\"system:masters\"\n")).unwrap();
+    let policy = folder.join("audit.yaml");
+    std::fs::write(&policy, AUDIT_POLICY).unwrap();
     Command::new(binaries.join("kube-apiserver"))
         .args(["--etcd-servers", etcd_url, "--bind-address", "127.0.0.1"])
         // Only announced, never bound or contacted; a loopback address is refused here.
@@ -115,6 +130,10 @@ fn api_server(binaries: &Path, folder: &Path, etcd_url: &str, port: u16) -> Chil
         // OpenShift enables this plugin, which requires more permissions of the operator.
         .args(["--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"])
         .args(["--service-cluster-ip-range", "10.96.0.0/16"])
+        .arg("--audit-policy-file")
+        .arg(&policy)
+        .arg("--audit-log-path")
+        .arg(folder.join("audit.log"))
         .stdout(log(folder, "kube-apiserver"))
         .stderr(log(folder, "kube-apiserver"))
         .spawn()

@@ -30,7 +30,7 @@ func TestFiveNodes(t *testing.T) {
 	s.Logf("settled after %v", took.Round(time.Second))
 
 	s.Run("a rolling change passes", func(s *scenario) {
-		outs := watchOuts(s)
+		outs := watchOuts(s, 5)
 		took := rolled(s, 400, func() {})
 		s.Logf("rolled after %v", took.Round(time.Second))
 		if most := outs(); most > 1 {
@@ -38,7 +38,7 @@ func TestFiveNodes(t *testing.T) {
 		}
 	})
 	s.Run("every machine drains while a change rolls out", func(s *scenario) {
-		outs := watchOuts(s)
+		outs := watchOuts(s, 5)
 		took := rolled(s, 200, func() {
 			for _, pod := range s.pods() {
 				drain(s, pod.Spec.NodeName)
@@ -53,7 +53,30 @@ func TestFiveNodes(t *testing.T) {
 		drain(s, s.pods()[0].Spec.NodeName)
 		s.eventually(2*time.Minute, "settled after the drain", func() error { return settled(s) })
 	})
+	s.Run("five nodes become three", func(s *scenario) {
+		outs := watchOuts(s, 3)
+		s.kubectl("scale", "-n", s.namespace, "mqttcluster", s.cluster, "--replicas=3")
+		took := s.eventually(4*time.Minute, "three nodes", func() error {
+			if pods := s.pods(); len(pods) != 3 {
+				return fmt.Errorf("%d pods", len(pods))
+			}
+			return settled(s)
+		})
+		s.Logf("three nodes after %v", took.Round(time.Second))
+		if most := outs(); most > 1 {
+			s.Errorf("%d nodes were unavailable at the same time", most)
+		}
+	})
 	story.end()
+	s.Run("kept volumes join again", func(s *scenario) {
+		s.kubectl("scale", "-n", s.namespace, "mqttcluster", s.cluster, "--replicas=5")
+		s.eventually(3*time.Minute, "five nodes again", func() error {
+			if pods := s.pods(); len(pods) != 5 {
+				return fmt.Errorf("%d pods", len(pods))
+			}
+			return settled(s)
+		})
+	})
 }
 
 // rolled changes a field of the template, calls meanwhile, and returns how long it took until every pod was replaced.
@@ -110,8 +133,9 @@ func settled(s *scenario) error {
 	return errors.Join(s.ready(), serving(s))
 }
 
-// watchOuts samples the pods until the returned function is called, which returns the highest number of unready pods.
-func watchOuts(s *scenario) func() int {
+// watchOuts samples the pods until the returned function is called, which returns the highest number of pods that were not
+// ready or missing. wanted is the number of pods that the cluster has at least.
+func watchOuts(s *scenario, wanted int) func() int {
 	s.Helper()
 	stop, result := make(chan struct{}), make(chan int, 1)
 	go func() {
@@ -133,15 +157,16 @@ func watchOuts(s *scenario) func() int {
 					out = append(out, pod.Metadata.Name)
 				}
 			}
-			if count := len(out) + 5 - len(items); count > 1 && count > most {
-				s.Logf("unavailable at the same time: %d pods missing, not ready: %q", 5-len(items), out)
+			missing := max(0, wanted-len(items))
+			if count := len(out) + missing; count > 1 && count > most {
+				s.Logf("unavailable at the same time: %d pods missing, not ready: %q", missing, out)
 				for _, name := range out {
 					// A pod whose broker has not started has no log.
 					text, err := try(tool("kubectl", "-n", s.namespace, "logs", name, "--since=20s", "--tail=60"))
 					s.Logf("log of %s: %v\n%s", name, err, text)
 				}
 			}
-			most = max(most, len(out)+5-len(items))
+			most = max(most, len(out)+missing)
 		}
 	}()
 	return func() int { close(stop); return <-result }

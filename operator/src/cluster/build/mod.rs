@@ -29,6 +29,7 @@ pub use secrets::{
 pub use stateful_set::{DATA, stateful_set};
 
 use super::evictions::Evictions;
+use super::formation::FIRST_MEMBERS;
 use super::validate::{Owner, ValidatedCluster};
 use crate::options::OperatorPods;
 
@@ -76,7 +77,8 @@ pub fn broker_config(cluster: &ValidatedCluster, peers: config::Peers, paths: co
             id: None,
             name: cluster.name.clone(),
             uid: cluster.uid.clone(),
-            replicas: cluster.replicas,
+            // The size of the cluster is not in the configuration: a change of it would roll every pod.
+            replicas: cluster.replicas.min(FIRST_MEMBERS),
             shards: cluster.shards,
         },
         listeners: cluster.listeners.clone(),

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use covey_contract::names;
-use covey_crds::{DeletionPolicy, PullPolicy};
+use covey_crds::{DeletionPolicy, PullPolicy, ScaleDownPolicy};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-    VolumeMount, VolumeResourceRequirements,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
+    LifecycleHandler, LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+    SecurityContext, SleepAction, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -53,9 +53,13 @@ fn retention(cluster: &ValidatedCluster) -> StatefulSetPersistentVolumeClaimRete
         DeletionPolicy::Retain => "Retain",
         DeletionPolicy::Delete => "Delete",
     };
+    let when_scaled = match cluster.storage.scale_down {
+        ScaleDownPolicy::Retain => "Retain",
+        ScaleDownPolicy::Delete => "Delete",
+    };
     StatefulSetPersistentVolumeClaimRetentionPolicy {
         when_deleted: Some(when_deleted.into()),
-        when_scaled: Some("Retain".into()),
+        when_scaled: Some(when_scaled.into()),
     }
 }
 
@@ -82,7 +86,8 @@ fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
 }
 
 fn template(cluster: &ValidatedCluster) -> PodTemplateSpec {
-    let grace = cluster.drain.deadline.as_secs().saturating_add(STOP_SECONDS);
+    let wait = cluster.rollout.wait_endpoint_removal;
+    let grace = (wait + cluster.drain.deadline).as_secs().saturating_add(STOP_SECONDS);
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels(cluster)), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
@@ -128,6 +133,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         command: Some(vec!["covey".into()]),
         args: Some(args.map(String::from).to_vec()),
         env: Some(vec![field("POD_NAME", "metadata.name")]),
+        lifecycle: lifecycle(cluster),
         ports: Some(listeners.chain(own).map(|(name, port)| container_port(name, port)).collect()),
         // 120 * 5 s = 10 minutes until the first answer, for slow disks. /livez answers before the log is replayed, so
         // the length of the log does not matter. Until then the kubelet runs neither of the other probes, which can
@@ -157,6 +163,14 @@ fn container(cluster: &ValidatedCluster) -> Container {
         ]),
         ..Container::default()
     }
+}
+
+/// A pod is marked as terminating before its containers are told to stop. The broker is told only after Services have had
+/// time to route around the pod: a client that is sent to a closed port is refused.
+fn lifecycle(cluster: &ValidatedCluster) -> Option<Lifecycle> {
+    let seconds = i64::try_from(cluster.rollout.wait_endpoint_removal.as_secs()).ok().filter(|seconds| *seconds > 0)?;
+    let sleep = LifecycleHandler { sleep: Some(SleepAction { seconds }), ..LifecycleHandler::default() };
+    Some(Lifecycle { pre_stop: Some(sleep), ..Lifecycle::default() })
 }
 
 fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {

@@ -6,17 +6,19 @@
 
 mod form;
 mod report;
+mod resize;
 mod roll;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use covey_crds::WorkloadStatus;
 use covey_crds::condition::reason;
+use covey_crds::{MqttCluster, WorkloadStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::runtime::controller::Action;
 use kube::{Resource as _, ResourceExt as _};
+use tokio::time::Instant;
 
 use super::alerting::Alerting;
 use super::dereference::{Inputs, dereference};
@@ -25,8 +27,9 @@ use super::nodes::{self, Node};
 use super::rollout::{self, Step};
 use super::status::{Blocked, Phase};
 use super::validate::{Basics, ValidatedCluster, basics, validate};
-use super::{access, apply, build, certificates, claims, configs, problem};
-use crate::context::{Context, Memory};
+use super::{access, apply, build, certificates, claims, configs, problem, scale};
+use crate::changes::FULL_READ;
+use crate::context::{Context, Key, Memory};
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +62,48 @@ impl Error {
     }
 }
 
-/// Runs one pass over a cluster, and returns when the next one is due.
+/// Runs one pass over a cluster, and returns when the next one is due. Reads all inputs.
 ///
 /// # Errors
 /// The first step that failed. Steps that do not depend on it are carried out nevertheless.
 pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> Result<Action, Error> {
-    let inputs = dereference(&context.client, namespace, name).await.map_err(|error| Error::Read(Box::new(error)))?;
-    let Some(inputs) = inputs else {
-        // It does not exist, or is being deleted.
-        context.fleet.leave(&(namespace.to_owned(), name.to_owned()));
-        return Ok(Action::await_change());
-    };
-    let memory = context.memory(&(namespace.to_owned(), name.to_owned()));
+    Box::pin(pass(context, &(namespace.to_owned(), name.to_owned()), None)).await
+}
+
+/// Like [`reconcile`], for a cluster whose objects are watched: the inputs of the last pass are used again if nothing
+/// has changed since ([`crate::changes`]). `live` is the cluster as the watch has it.
+///
+/// # Errors
+/// As [`reconcile`].
+pub(crate) async fn reconcile_watched(
+    context: &Arc<Context>,
+    namespace: &str,
+    name: &str,
+    live: &MqttCluster,
+) -> Result<Action, Error> {
+    let version = live.resource_version().unwrap_or_default();
+    Box::pin(pass(context, &(namespace.to_owned(), name.to_owned()), Some(&version))).await
+}
+
+async fn pass(context: &Arc<Context>, key: &Key, version: Option<&str>) -> Result<Action, Error> {
+    let memory = context.memory(key);
     let mut memory = memory.lock().await;
+    let kept = memory.kept.take();
+    // Before the inputs are read: a change during the read starts another pass that reads them again.
+    let seen = context.changes.of(key);
+    let kept = kept.filter(|kept| kept.is_current(seen, version));
+    let is_read = kept.is_none();
+    let (inputs, read_at) = if let Some(kept) = kept {
+        (kept.inputs, kept.read_at)
+    } else {
+        let inputs = dereference(&context.client, &key.0, &key.1).await;
+        let Some(inputs) = inputs.map_err(|error| Error::Read(Box::new(error)))? else {
+            // It does not exist, or is being deleted.
+            context.fleet.leave(key);
+            return Ok(Action::await_change());
+        };
+        (inputs, Instant::now())
+    };
     let uid = inputs.cluster.uid().unwrap_or_default();
     if memory.uid != uid {
         *memory = Memory { uid, ..Memory::default() };
@@ -92,7 +124,43 @@ pub async fn reconcile(context: &Arc<Context>, namespace: &str, name: &str) -> R
         Err(error) => Err(error.into()),
     };
     let about = inputs.cluster.object_ref(&());
-    Box::pin(Pass { context, about, basics, work, inputs }.run(certificates, &mut memory)).await
+    let mut pass = Pass { context, about, basics, work, inputs, is_read, scale: scale::Step::Settled, outcome: None };
+    let action = Box::pin(pass.run(certificates, &mut memory)).await?;
+    let unchanged = pass.outcome.is_some() && pass.outcome == memory.outcome;
+    memory.outcome = pass.outcome.take();
+    if unchanged {
+        memory.kept = Some(KeptInputs { inputs: pass.inputs, seen, read_at });
+    }
+    Ok(action)
+}
+
+/// What a pass has read, for the next one.
+#[derive(Debug)]
+pub(crate) struct KeptInputs {
+    inputs: Inputs,
+    /// Number of the cluster's last change before they were read.
+    seen: u64,
+    read_at: Instant,
+}
+
+impl KeptInputs {
+    /// Returns whether the inputs are still those in the API server. `version` is the version of the cluster in the
+    /// watch, absent without watches.
+    fn is_current(&self, seen: u64, version: Option<&str>) -> bool {
+        self.seen == seen
+            && version.is_some()
+            && self.inputs.cluster.metadata.resource_version.as_deref() == version
+            && self.read_at.elapsed() < FULL_READ
+    }
+}
+
+/// What a pass over a settled cluster has applied. If two passes in a row have the same outcome, the second one wrote
+/// nothing that it had read, so the next can use its inputs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SettledState {
+    children: apply::Known,
+    workload: WorkloadStatus,
+    access: (u64, String),
 }
 
 /// Result of applying the children.
@@ -133,10 +201,16 @@ struct Pass<'a> {
     /// The validated cluster, or why children are not applied.
     work: Result<ValidatedCluster, Blocked>,
     inputs: Inputs,
+    /// Whether this pass has read the inputs, instead of an earlier one.
+    is_read: bool,
+    /// Next step of a change of the cluster's size.
+    scale: scale::Step,
+    /// What was applied. Absent if the cluster is not settled or a step failed.
+    outcome: Option<SettledState>,
 }
 
 impl Pass<'_> {
-    async fn run(mut self, certificates: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
+    async fn run(&mut self, certificates: Result<(), apply::Error>, memory: &mut Memory) -> Result<Action, Error> {
         let mut nodes = self.nodes(&self.inputs.pods, memory).await;
         let taken = access::create_secrets(&self.context.client, &mut self.inputs).await;
         let access = match access::project(&self.basics, &self.inputs, &taken, &nodes, memory).await {
@@ -157,6 +231,7 @@ impl Pass<'_> {
             access::push(memory, &mut nodes, document).await;
             access::delete_replaced_secrets(&self.context.client, &self.inputs, &access).await;
         }
+        self.resize(&nodes, memory).await;
         let needed = certificates.err().into_iter().chain(recorded.err()).collect();
         let applied = Box::pin(self.apply(&nodes, needed, memory)).await;
         let formed = self.form(&nodes, memory).await;
@@ -177,7 +252,14 @@ impl Pass<'_> {
         }
         reported?;
         let forming = matches!(phase, Phase::Forming { .. }) && self.not_applied_because().is_none();
-        Ok(Action::requeue(pause(&nodes, forming, &step, document)))
+        let scaling = self.scale != scale::Step::Settled;
+        if step == Step::Idle && !forming && !scaling && nodes.iter().all(Node::is_ready) {
+            let access = (document.revision, document.hash());
+            let workload = applied.workload().cloned();
+            self.outcome =
+                workload.map(|workload| SettledState { children: memory.children.clone(), workload, access });
+        }
+        Ok(Action::requeue(pause(&nodes, forming || scaling, &step, document)))
     }
 
     /// Keeps or releases the turn of the cluster among the clusters that replace pods. It is kept while the rollout is
@@ -218,11 +300,16 @@ impl Pass<'_> {
         nodes
     }
 
-    /// Returns the number of nodes: that of the StatefulSet if the spec is invalid, otherwise that of the spec.
+    /// Returns the number of nodes: that of the StatefulSet, or of its pods without one, if the spec is invalid or the formed cluster is to have fewer,
+    /// otherwise that of the spec.
     fn replicas(&self) -> u32 {
         let spec = self.inputs.stateful_set.as_ref().and_then(|set| set.spec.as_ref());
         let applied = spec.and_then(|spec| spec.replicas).and_then(|replicas| u32::try_from(replicas).ok());
-        applied.filter(|_| self.work.is_err()).unwrap_or(self.basics.replicas)
+        // A StatefulSet that somebody deleted without its pods must not come back smaller than they are.
+        let applied =
+            applied.or_else(|| self.inputs.pods.iter().filter_map(resize::ordinal).max().map(|last| last + 1));
+        let shrinks = |applied: u32| form::is_formed(&self.inputs.cluster) && applied > self.basics.replicas;
+        applied.filter(|applied| self.work.is_err() || shrinks(*applied)).unwrap_or(self.basics.replicas)
     }
 
     /// Returns why only access and status are updated, as a message. `None` if the spec is applied.
@@ -237,7 +324,7 @@ impl Pass<'_> {
     async fn evictions(&self, nodes: &[Node], memory: &mut Memory) -> Evictions {
         let revision = self.template_revision(&Applied::Kept);
         let step = self.next_step(nodes, revision.as_deref(), memory).await;
-        evictions::decide(nodes, form::is_formed(&self.inputs.cluster), &step)
+        evictions::decide(nodes, form::is_formed(&self.inputs.cluster), &step, &self.scale)
     }
 
     /// Updates the disruption budget alone, if it exists and belongs to the cluster.
@@ -259,7 +346,7 @@ impl Pass<'_> {
         let client = &self.context.client;
         let evictions = self.evictions(nodes, memory).await;
         let children = build::children(cluster, &evictions, &self.inputs.pods, self.context.pods.as_ref());
-        let outcome = Box::pin(apply::apply_children(client, &children, &memory.children)).await;
+        let outcome = Box::pin(apply::apply_children(client, &children, &memory.children, self.is_read)).await;
         memory.children = outcome.known;
         failures.extend(outcome.needed);
         let can_start = failures.is_empty();
@@ -330,10 +417,10 @@ impl Pass<'_> {
 }
 
 /// Returns the time until the next pass. It is short while the cluster changes.
-fn pause(nodes: &[Node], forming: bool, step: &Step, document: &covey_contract::access::Document) -> Duration {
+fn pause(nodes: &[Node], changing: bool, step: &Step, document: &covey_contract::access::Document) -> Duration {
     let hash = document.hash();
     let answering = || nodes.iter().filter(|node| node.report.is_some());
-    let moving = forming
+    let moving = changing
         || matches!(step, Step::Replace { .. })
         || answering().any(|node| !node.enforces(document.revision, &hash));
     if moving {

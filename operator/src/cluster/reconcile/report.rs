@@ -52,6 +52,7 @@ impl Pass<'_> {
             nodes,
             phase,
             step,
+            scale: &self.scale,
             postponement: postponement.as_ref(),
             projection: Some(&access.projection),
             workload: applied.workload().cloned(),

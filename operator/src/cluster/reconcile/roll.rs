@@ -71,6 +71,9 @@ impl Pass<'_> {
     /// Decides the next step. While no pod of the new template exists, the API server is asked first whether it would
     /// admit one in place of an earlier one.
     pub(super) async fn next_step(&self, nodes: &[Node], revision: Option<&str>, memory: &mut Memory) -> Step {
+        if let Some(reason) = self.scale.message().filter(|_| self.scale.takes_a_node()) {
+            return Step::Wait { reason };
+        }
         let step = rollout::next(nodes, revision, &self.terms(revision), Timestamp::now());
         let (Ok(cluster), Some(revision), None) = (&self.work, revision, self.not_applied_because()) else {
             return step;

@@ -13,6 +13,7 @@ use super::build;
 use super::nodes::{self, Node};
 use super::postponement::Postponement;
 use super::rollout::{Step, outdated};
+use super::scale;
 use crate::access::Projection;
 use crate::conditions::{Draft, merge};
 
@@ -56,6 +57,8 @@ pub struct Observed<'a> {
     pub nodes: &'a [Node],
     pub phase: &'a Phase,
     pub step: &'a Step,
+    /// Next step of a change of the cluster's size.
+    pub scale: &'a scale::Step,
     /// Why pods that run their broker are not replaced now, by the spec.
     pub postponement: Option<&'a Postponement>,
     pub projection: Option<&'a Projection>,

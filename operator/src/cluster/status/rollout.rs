@@ -16,6 +16,9 @@ pub(super) fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
         _ if observed.paused && !pending(observed).is_empty() => {
             draft(false, reason::PAUSED, format!("{}; spec.paused is true", run_an_earlier_template(observed)))
         }
+        (Phase::Formed, Step::Wait { .. } | Step::Idle | Step::Postponed(_)) if observed.scale.message().is_some() => {
+            draft(true, reason::SCALING, observed.scale.message().unwrap_or_default())
+        }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why } | Step::Refused { reason: why }) => {
             draft(false, reason::NEW_TEMPLATE_FAILS, why.clone())

@@ -42,6 +42,7 @@ struct Case {
     nodes: Vec<Node>,
     phase: Phase,
     step: Step,
+    scale: scale::Step,
     postponement: Option<Postponement>,
     paused: bool,
     blocked: Option<Blocked>,
@@ -57,6 +58,7 @@ impl Default for Case {
             nodes: nodes(),
             phase: Phase::Formed,
             step: Step::Idle,
+            scale: scale::Step::Settled,
             postponement: None,
             paused: false,
             blocked: None,
@@ -80,6 +82,7 @@ impl Case {
             nodes: &self.nodes,
             phase: &self.phase,
             step: &self.step,
+            scale: &self.scale,
             postponement: self.postponement.as_ref(),
             projection: Some(&projection),
             workload: None,
@@ -431,4 +434,20 @@ fn a_rollout_that_is_held_up_is_not_called_settled() {
         progressing.message,
         "mosaic-2 runs an earlier template; no pod is replaced until every object is applied"
     );
+}
+
+#[test]
+fn a_cluster_that_becomes_smaller_says_what_it_waits_for_unless_a_rollout_has_stopped() {
+    let scale = scale::Step::Wait { reason: "sessions and votes move away".into() };
+    let progressing = |case: &Case| {
+        let status = case.status();
+        let condition = status.conditions.iter().find(|one| one.type_ == "Progressing").unwrap();
+        (condition.status.clone(), condition.reason.clone(), condition.message.clone())
+    };
+    let moving = ("True".into(), "Scaling".into(), "sessions and votes move away".into());
+    for step in [Step::Idle, Step::Wait { reason: "a node is not ready".into() }] {
+        assert_eq!(progressing(&Case { step, scale: scale.clone(), ..Case::default() }), moving);
+    }
+    let stopped = Case { step: Step::Stopped { reason: "it fails".into() }, scale, ..Case::default() };
+    assert_eq!(progressing(&stopped).1, "NewTemplateFails");
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use covey_contract::{access, config, names};
 use covey_crds::{
     AccessMode, DeletionPolicy, ExternalTrafficPolicy, Image, MqttCluster, MqttClusterSpec, PullPolicy, Quantity,
-    ServiceType, Time, format,
+    ResourceList, ScaleDownPolicy, ServiceType, Time, format,
 };
 
 pub use network::ValidatedNetwork;
@@ -92,6 +92,7 @@ pub struct ValidatedCluster {
     pub name: String,
     pub namespace: String,
     pub uid: String,
+    /// Number of pods. While the cluster is made smaller, it is still higher than `spec.replicas`.
     pub replicas: u32,
     pub shards: u16,
     pub image: String,
@@ -132,6 +133,7 @@ pub struct ValidatedStorage {
     pub access_mode: AccessMode,
     pub class: Option<String>,
     pub deletion: DeletionPolicy,
+    pub scale_down: ScaleDownPolicy,
 }
 
 /// Every problem of a cluster's spec, one message each.
@@ -211,7 +213,7 @@ pub fn validate(cluster: &MqttCluster, defaults: &ImageDefaults) -> Result<Valid
         placement: placement::validate(&spec.placement, &mut problems),
         network: network::validate(spec, &mut problems),
         requests: requests(spec, &mut problems),
-        limits: amounts("resources.limits", &spec.resources.limits, &mut problems),
+        limits: amounts("resources.limits", &spec.resources.limits.clone().into(), &mut problems),
     };
     let config = super::build::broker_config(&validated, config::Peers::default(), config::Paths::default());
     if let Err(error) = config.check() {
@@ -370,6 +372,7 @@ fn storage(spec: &MqttClusterSpec, problems: &mut Problems) -> ValidatedStorage 
         access_mode: spec.storage.access_mode,
         class: spec.storage.storage_class_name.clone(),
         deletion: spec.storage.deletion_policy,
+        scale_down: spec.storage.scale_down_policy,
     }
 }
 
@@ -395,9 +398,9 @@ fn anonymous(spec: &MqttClusterSpec, problems: &mut Problems) -> Option<Vec<acce
 
 /// Returns the resource requests, and checks that requests, limits and `mqtt.maxRetainedBytes` are compatible.
 fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String, String> {
-    let (requests, limits) = (&spec.resources.requests, &spec.resources.limits);
-    let memory = |list: &covey_crds::ResourceList| list.memory.as_ref().and_then(Quantity::bytes);
-    let cores = |list: &covey_crds::ResourceList| list.cpu.as_ref().and_then(covey_crds::Cpu::cores);
+    let (requests, limits) = (&spec.resources.requests, &ResourceList::from(spec.resources.limits.clone()));
+    let memory = |list: &ResourceList| list.memory.as_ref().and_then(Quantity::bytes);
+    let cores = |list: &ResourceList| list.cpu.as_ref().and_then(covey_crds::Cpu::cores);
     let exceeds = |one: Option<u64>, other: Option<u64>| one.zip(other).is_some_and(|(one, other)| one > other);
     problems.expect(
         !exceeds(memory(requests), memory(limits)),
@@ -424,7 +427,7 @@ fn requests(spec: &MqttClusterSpec, problems: &mut Problems) -> BTreeMap<String,
     amounts("resources.requests", requests, problems)
 }
 
-fn amounts(field: &str, list: &covey_crds::ResourceList, problems: &mut Problems) -> BTreeMap<String, String> {
+fn amounts(field: &str, list: &ResourceList, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut amounts = BTreeMap::new();
     if let Some(cpu) = &list.cpu {
         let cores = cpu.cores();

@@ -18,16 +18,21 @@ pub struct ValidatedRollout {
     pub windows: Vec<Window>,
     /// Time that a pod of a new template must have been ready before the next one is evicted.
     pub min_ready: Duration,
+    /// Time for which a pod that is to stop goes on serving, until no new client is sent to it.
+    pub wait_endpoint_removal: Duration,
 }
 
 /// Parses and checks all but `drain`.
 pub(super) fn validate(rollout: &Rollout, problems: &mut Problems) -> ValidatedRollout {
     problems.expect(rollout.min_ready_seconds <= 3600, "rollout.minReadySeconds must not exceed 3600");
+    let wait = problems.time("rollout.drain.waitEndpointRemoval", &rollout.drain.wait_endpoint_removal);
+    problems.expect(wait <= Duration::from_mins(5), "rollout.drain.waitEndpointRemoval must not exceed 5m");
     problems.expect(rollout.windows.len() <= 16, "rollout.windows must not have more than 16 entries");
     ValidatedRollout {
         policy: rollout.policy,
         windows: rollout.windows.iter().filter_map(|window| self::window(window, problems)).collect(),
         min_ready: Duration::from_secs(rollout.min_ready_seconds.into()),
+        wait_endpoint_removal: wait,
     }
 }
 

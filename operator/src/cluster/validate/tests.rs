@@ -39,6 +39,8 @@ fn a_manifest_that_no_api_server_saw_is_refused_in_sentences() {
         ("{resources: {limits: {memory: 64Mi}}, mqtt: {maxRetainedBytes: 1Mi}}", "at least 128Mi"),
         ("{resources: {requests: {memory: 2Gi}}}", "must not exceed resources.limits.memory"),
         ("{resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}", "must not exceed resources.limits.cpu"),
+        ("{resources: {requests: {memory: 2Gi}, limits: {cpu: 2}}}", "must not exceed resources.limits.memory"),
+        ("{resources: {limits: {cpu: 2}}, mqtt: {maxRetainedBytes: 1Gi}}", "half of resources.limits.memory"),
         ("{resources: {limits: {cpu: 0}}}", "limits.cpu must be more than 0"),
         ("{mqtt: {maxRetainedBytes: 1Gi}}", "half of resources.limits.memory"),
         ("{sessions: {maxQueuedBytes: 0}}", "maxQueuedBytes must be at least 1Ki"),
