@@ -7,7 +7,6 @@
 //! which every cluster counts as changed. What is not watched is found by the full read every [`FULL_READ`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,40 +18,43 @@ pub(crate) const FULL_READ: Duration = Duration::from_mins(10);
 
 /// Counters of changes.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
-    /// Number of the last mark of any cluster.
-    last: AtomicU64,
+pub(crate) struct Changes(Mutex<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    /// Number of the last mark.
+    last: u64,
     /// Number of the last mark of all clusters.
-    all: AtomicU64,
+    all: u64,
     /// Number of the last mark, by cluster.
-    clusters: Mutex<HashMap<Key, u64>>,
+    clusters: HashMap<Key, u64>,
 }
 
 impl Changes {
     /// Notes a change of an object of this cluster.
     pub(crate) fn mark(&self, namespace: &str, name: &str) {
-        let mut clusters = self.clusters.lock();
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        clusters.insert((namespace.to_owned(), name.to_owned()), number);
+        let mut marks = self.0.lock();
+        marks.last += 1;
+        let number = marks.last;
+        marks.clusters.insert((namespace.to_owned(), name.to_owned()), number);
     }
 
     /// Notes that objects of any cluster may have changed.
     pub(crate) fn mark_all(&self) {
-        // Under the lock, so that numbers are stored in their order.
-        let _clusters = self.clusters.lock();
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.all.store(number, Ordering::Relaxed);
+        let mut marks = self.0.lock();
+        marks.last += 1;
+        marks.all = marks.last;
     }
 
     /// Returns the number of the last change of a cluster. While it stays the same, nothing was marked.
     pub(crate) fn of(&self, key: &Key) -> u64 {
-        let clusters = self.clusters.lock();
-        clusters.get(key).copied().unwrap_or_default().max(self.all.load(Ordering::Relaxed))
+        let marks = self.0.lock();
+        marks.clusters.get(key).copied().unwrap_or_default().max(marks.all)
     }
 
     /// Forgets the clusters for which `exists` returns false.
     pub(crate) fn retain(&self, exists: impl Fn(&Key) -> bool) {
-        self.clusters.lock().retain(|key, _| exists(key));
+        self.0.lock().clusters.retain(|key, _| exists(key));
     }
 }
 

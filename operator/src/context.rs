@@ -67,8 +67,8 @@ pub struct Memory {
     pub(crate) rollout_looked_for: bool,
     /// What the last pass has read, if the next one may use it.
     pub(crate) kept: Option<KeptInputs>,
-    /// What the last pass has applied.
-    pub(crate) outcome: Option<SettledState>,
+    /// What the last pass has applied, if the cluster was settled.
+    pub(crate) settled: Option<SettledState>,
     pub(crate) status_written: Option<Instant>,
     pub(crate) users_written: Option<Instant>,
 }

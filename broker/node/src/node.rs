@@ -1,12 +1,12 @@
 //! One broker of the cluster, as the rest of the process sees it: its sessions, its groups and its state.
 
-use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use covey_contract::config::Config;
 use covey_raft::{GroupStatus, RaftGroups};
 use covey_types::{GroupId, NodeId, Ordinal, ShardId};
+use futures::future::BoxFuture;
 use tracing::debug;
 
 use crate::lease::Lease;
@@ -95,7 +95,7 @@ impl Node {
 
     /// Returns the number of members that this node hears, itself included, and the number of members of the cluster.
     pub fn members_heard(&self) -> (usize, usize) {
-        let members = self.meta.state.read().members().filter(|(_, member)| !member.removed).count();
+        let members = self.meta.state.read().present_members().count();
         (1 + self.router.peers.heard(self.config.fence.lease).len(), members)
     }
 

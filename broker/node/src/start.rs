@@ -4,7 +4,6 @@
 //! applied states, channels -> groups (replay) -> Router, RetainedMessages, Network -> Node -> tasks
 //! ```
 
-use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,6 +15,7 @@ use covey_peer::Pool;
 use covey_raft::{Channels, Fatal, RaftGroups, StartError, StateMachine, Tuning};
 use covey_supervise::Supervisor;
 use covey_types::{GroupId, NodeId, ShardId};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

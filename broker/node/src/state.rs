@@ -100,7 +100,7 @@ impl SharedMeta {
     /// Returns the members that were not removed, by ordinal.
     pub(super) fn members_by_ordinal(&self) -> BTreeMap<Ordinal, NodeId> {
         let state = self.state.read();
-        state.members().filter(|(_, member)| !member.removed).map(|(node, member)| (member.ordinal, node)).collect()
+        state.present_members().map(|(node, member)| (member.ordinal, node)).collect()
     }
 
     /// Returns the members that were not removed, and which of them retire.

@@ -29,7 +29,6 @@ mod status;
 mod types;
 mod upkeep;
 
-use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -43,6 +42,7 @@ use covey_contract::config::Raft as Timing;
 use covey_log::segment::Log;
 use covey_supervise::Supervisor;
 use covey_types::{GroupId, NodeId};
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;

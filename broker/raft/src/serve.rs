@@ -1,6 +1,5 @@
 //! Requests between nodes: handlers of the peer gRPC service, and calls to the leader of a group.
 
-use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use covey_contract::proto;
 use covey_contract::proto::peer_client::PeerClient;
 use covey_types::{GroupId, NodeId};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tonic::Status;
 use tonic::transport::Channel;

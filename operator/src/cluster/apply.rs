@@ -3,8 +3,8 @@
 //! An absent child is created, so that the request fails with AlreadyExists if another object takes the name meanwhile.
 //! A child that belongs to the cluster is applied (server-side) with its uid as a precondition, and a Secret also with
 //! its resourceVersion, because what is written to it was derived from what was read. An object of another owner is left
-//! unchanged ([`super::ownership`]). The NetworkPolicy is deleted if the spec wants none. Children are applied independently of each other, except the
-//! StatefulSet: it is applied last, and only if everything exists that its pods mount or need. Invariant: a pass
+//! unchanged ([`super::ownership`]). The NetworkPolicy is deleted if the spec wants none. Children are applied
+//! independently of each other, except the StatefulSet: it is applied last, and only if everything exists that its pods mount or need. Invariant: a pass
 //! without a difference changes no resourceVersion. The StatefulSet is applied only if the desired hash or the live
 //! generation changed, because some API servers write it again on each apply (kubernetes/kubernetes#119304; 1.37 did
 //! not in our test). A generation that changed without an apply is drift, which is counted.
@@ -145,19 +145,13 @@ where
     /// Deletes the object that has the child's name, unless it is another owner's. Returns no entry for [`Known`].
     async fn remove(&self) -> Result<Known, Error> {
         let Some(live) = self.live().await? else { return Ok(Known::new()) };
-        let ours = matches!(ownership_of(self.wanted, Some(&live)), Ownership::Owned { .. } | Ownership::Orphan { .. });
-        if ours && live.meta().deletion_timestamp.is_none() {
-            let this = Preconditions { uid: live.uid(), resource_version: None };
-            match self.api.delete(&self.wanted.name_any(), &DeleteParams::default().preconditions(this)).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-                Err(source) => {
-                    let (kind, name) = (self.kind, self.wanted.name_any());
-                    return Err(Error::Delete { kind, name, source: Box::new(source) });
-                }
+        match delete_owned(&self.api, self.wanted, &live).await {
+            Ok(_) => Ok(Known::new()),
+            Err(source) => {
+                let (kind, name) = (self.kind, self.wanted.name_any());
+                Err(Error::Delete { kind, name, source: Box::new(source) })
             }
         }
-        Ok(Known::new())
     }
 
     /// Creates or applies the child, unless an object of another owner has its name.
@@ -209,6 +203,27 @@ where
         let metadata = json!({"resourceVersion": applied.resource_version(), "managedFields": others});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         self.api.patch(&self.wanted.name_any(), &PatchParams::default(), &patch).await
+    }
+}
+
+/// Deletes an object that was read, unless it belongs to another owner than `wanted` or is being deleted. Returns whether
+/// this call has deleted it: an object that was replaced in the meantime is kept.
+///
+/// # Errors
+/// If the request fails.
+pub(crate) async fn delete_owned<K>(api: &Api<K>, wanted: &K, live: &K) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let ours = matches!(ownership_of(wanted, Some(live)), Ownership::Owned { .. } | Ownership::Orphan { .. });
+    if !ours || live.meta().deletion_timestamp.is_some() {
+        return Ok(false);
+    }
+    let this = Preconditions { uid: live.uid(), resource_version: None };
+    match api.delete(&live.name_any(), &DeleteParams::default().preconditions(this)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

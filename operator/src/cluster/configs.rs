@@ -10,11 +10,11 @@ use std::collections::BTreeSet;
 use covey_contract::names;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec};
-use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
+use super::apply::delete_owned;
 use super::dereference::{self, Inputs};
-use super::ownership::{Ownership, ownership_of};
 
 /// Deletes the cluster's ConfigMaps that are not in use, if the set of those in use has changed. `last` is the set of the
 /// last deletion. A failure is logged and retried by the next pass.
@@ -67,16 +67,9 @@ async fn collect(client: &Client, wanted: &ConfigMap, in_use: &BTreeSet<String>)
     let cluster = wanted.labels().get(names::LABEL_CLUSTER).map(String::as_str).unwrap_or_default();
     let of_cluster = ListParams::default().labels(&format!("{}={cluster}", names::LABEL_CLUSTER));
     for live in api.list(&of_cluster).await? {
-        let ours = matches!(ownership_of(wanted, Some(&live)), Ownership::Owned { .. } | Ownership::Orphan { .. });
         let name = live.name_any();
-        if !ours || in_use.contains(&name) {
-            continue;
-        }
-        let this = Preconditions { uid: live.uid(), resource_version: None };
-        match api.delete(&name, &DeleteParams::default().preconditions(this)).await {
-            Ok(_) => tracing::info!(%name, "deleted a ConfigMap that no pod mounts"),
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(error) => return Err(error),
+        if !in_use.contains(&name) && delete_owned(&api, wanted, &live).await? {
+            tracing::info!(%name, "deleted a ConfigMap that no pod mounts");
         }
     }
     Ok(())

@@ -71,8 +71,9 @@ pub fn next(nodes: &[Node], stopping: Option<&str>, sizes: Sizes, name: &str) ->
     }
     let shrinks = applied > wanted;
     // Before the first resize every report has 0, and any node may join.
-    let size = reports().map(|report| report.cluster_size).find(|size| *size != wanted);
-    if size.is_some_and(|size| size != 0) || shrinks && size.is_some() {
+    let was_told_another = reports().any(|report| ![0, wanted].contains(&report.cluster_size));
+    let knows_another = reports().any(|report| report.cluster_size != wanted);
+    if was_told_another || shrinks && knows_another {
         return if shrinks { may_resize(nodes, wanted) } else { Step::Resize { nodes: wanted } };
     }
     let gone = reports().flat_map(|report| &report.members).find(|member| member.ordinal >= applied);

@@ -35,6 +35,22 @@ fn requests(folder: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Waits until the operator has written nothing for 5 s, which is one pass: it has found every cluster settled and written
+/// the last statuses.
+async fn await_no_writes(folder: &Path) {
+    let writes = || requests(folder).iter().filter(|(verb, _)| !["get", "list"].contains(&verb.as_str())).count();
+    let (started, mut last) = (Instant::now(), writes());
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let now = writes();
+        if now == last {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_mins(1), "the operator goes on writing");
+        last = now;
+    }
+}
+
 /// Writes the status that the StatefulSet controller writes when every pod runs the current template.
 async fn settle(client: &Client) {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
@@ -83,8 +99,7 @@ async fn a_hundred_idle_clusters_cost_few_requests_and_a_change_is_seen_at_once(
     until("every cluster is ready", async || ready(client).await == CLUSTERS).await;
     settle(client).await;
 
-    // Passes that find the clusters settled, and write the last statuses.
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    await_no_writes(server.folder()).await;
     let before = requests(server.folder()).len();
     tokio::time::sleep(WINDOW).await;
     let made = requests(server.folder()).split_off(before);

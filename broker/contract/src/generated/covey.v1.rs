@@ -840,7 +840,7 @@ pub struct HelloReply {
     pub node_id: u64,
     #[prost(uint64, tag = "4")]
     pub incarnation: u64,
-    /// Whether the caller has left the cluster, so that its disk is to be emptied.
+    /// True if the caller has left the cluster: its disk is not needed any more, and it must empty it.
     #[prost(bool, tag = "5")]
     pub left: bool,
 }

@@ -56,7 +56,8 @@ pub enum Command {
     /// for a repetition of the newest change; [`Answer::Refused`] if a later leader was here before.
     Routes { shard: ShardId, index: u64, changes: Vec<(Box<str>, Option<QoS>)> },
     /// Sets the number of nodes that the cluster is to have. Members whose ordinal is not below it retire: each
-    /// leader removes them from the voters of its group, and they serve their clients until they stop. A higher number later takes them back.
+    /// leader removes them from the voters of its group, and they serve their clients until they stop. A higher number
+    /// later takes them back.
     ///
     /// Proposed for the operator. Answer: [`Answer::Done`]; [`Answer::Refused`] for 0.
     Resize { nodes: u32 },
@@ -375,6 +376,11 @@ impl MetaState {
         self.members.iter().map(|(node, member)| (*node, member))
     }
 
+    /// The nodes that are members, without removed ones.
+    pub fn present_members(&self) -> impl Iterator<Item = (NodeId, &Member)> {
+        self.members().filter(|(_, member)| !member.removed)
+    }
+
     /// Returns the number of nodes that the cluster is to have; `None` if it was never told, and then no member retires.
     pub fn size(&self) -> Option<u32> {
         self.size
@@ -388,7 +394,7 @@ impl MetaState {
     /// Returns whether the node has left, and no other node has its ordinal: what its disk holds is not needed any more.
     pub fn has_left(&self, node: NodeId) -> bool {
         let Some(left) = self.members.get(&node).filter(|member| member.removed) else { return false };
-        !self.members.values().any(|member| !member.removed && member.ordinal == left.ordinal)
+        !self.present_members().any(|(_, member)| member.ordinal == left.ordinal)
     }
 
     /// Returns a node that is or was a member.

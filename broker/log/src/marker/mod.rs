@@ -342,11 +342,11 @@ impl Left {
     pub fn empty(self) -> Result<Fresh, Error> {
         let Self { dir, marker, lock } = self;
         for entry in fs::read_dir(&dir).map_err(io_error("read", &dir))? {
-            let path = entry.map_err(io_error("read", &dir))?.path();
-            let name = path.file_name().unwrap_or_default();
-            if [MARKER, LOCK, LOST_AND_FOUND].iter().any(|kept| name == *kept) {
+            let entry = entry.map_err(io_error("read", &dir))?;
+            if [MARKER, LOCK, LOST_AND_FOUND].iter().any(|kept| entry.file_name() == *kept) {
                 continue;
             }
+            let path = entry.path();
             let deleted = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             deleted.map_err(io_error("delete", &path))?;
         }

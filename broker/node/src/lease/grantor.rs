@@ -198,8 +198,8 @@ impl Grantor {
             now < counted.max(term.elected) + with_drift(self.lease)
         };
         state
-            .members()
-            .filter(|(node, member)| !member.removed && member.open_epoch().is_some() && may_hold(*node))
+            .present_members()
+            .filter(|(node, member)| member.open_epoch().is_some() && may_hold(*node))
             .map(|(node, _)| node)
             .collect()
     }

@@ -1,6 +1,5 @@
 //! Formation: empty disks become a cluster.
 
-use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use covey_contract::proto;
 use covey_core::meta::Command;
 use covey_raft::Member;
 use covey_types::{GroupId, NodeId, Ordinal};
+use futures::future::BoxFuture;
 use tracing::info;
 use uuid::Uuid;
 

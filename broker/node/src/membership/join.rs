@@ -41,7 +41,7 @@ impl Membership {
     async fn objection(&self, join: &proto::JoinRequest) -> Option<String> {
         let members: Vec<(NodeId, Ordinal)> = {
             let state = self.node.meta.state.read();
-            state.members().filter(|(_, member)| !member.removed).map(|(node, member)| (node, member.ordinal)).collect()
+            state.present_members().map(|(node, member)| (node, member.ordinal)).collect()
         };
         let wanted = (NodeId::new(join.node_id), Ordinal::new(join.ordinal));
         let former = members.iter().find(|(node, ordinal)| *ordinal == wanted.1 && *node != wanted.0)?.0;

@@ -24,7 +24,7 @@ impl Roster {
     /// Returns the roster of an applied meta state.
     pub(crate) fn of(state: &MetaState) -> Self {
         let mut roster = Self::default();
-        for (node, member) in state.members().filter(|(_, member)| !member.removed) {
+        for (node, member) in state.present_members() {
             let part = if state.retires(member.ordinal) { &mut roster.retiring } else { &mut roster.staying };
             part.insert(member.ordinal, node);
         }

@@ -91,6 +91,7 @@ async fn five_nodes_become_three_and_five_again_and_no_queued_message_is_lost() 
         cluster.stop(ordinal as usize).await;
         cluster.start(ordinal).await;
     }
+    // Time for two attempts to join, which must be refused.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(node(&cluster, 0).members_by_ordinal().len(), 3, "nodes join before the cluster is to have them");
     membership.resize(5).await.unwrap();

@@ -124,10 +124,10 @@ async fn pass(context: &Arc<Context>, key: &Key, version: Option<&str>) -> Resul
         Err(error) => Err(error.into()),
     };
     let about = inputs.cluster.object_ref(&());
-    let mut pass = Pass { context, about, basics, work, inputs, is_read, scale: scale::Step::Settled, outcome: None };
+    let mut pass = Pass { context, about, basics, work, inputs, is_read, scale: scale::Step::Settled, settled: None };
     let action = Box::pin(pass.run(certificates, &mut memory)).await?;
-    let unchanged = pass.outcome.is_some() && pass.outcome == memory.outcome;
-    memory.outcome = pass.outcome.take();
+    let unchanged = pass.settled.is_some() && pass.settled == memory.settled;
+    memory.settled = pass.settled.take();
     if unchanged {
         memory.kept = Some(KeptInputs { inputs: pass.inputs, seen, read_at });
     }
@@ -154,7 +154,7 @@ impl KeptInputs {
     }
 }
 
-/// What a pass over a settled cluster has applied. If two passes in a row have the same outcome, the second one wrote
+/// What a pass over a settled cluster has applied. If two passes in a row have applied the same, the second one wrote
 /// nothing that it had read, so the next can use its inputs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SettledState {
@@ -206,7 +206,7 @@ struct Pass<'a> {
     /// Next step of a change of the cluster's size.
     scale: scale::Step,
     /// What was applied. Absent if the cluster is not settled or a step failed.
-    outcome: Option<SettledState>,
+    settled: Option<SettledState>,
 }
 
 impl Pass<'_> {
@@ -256,7 +256,7 @@ impl Pass<'_> {
         if step == Step::Idle && !forming && !scaling && nodes.iter().all(Node::is_ready) {
             let access = (document.revision, document.hash());
             let workload = applied.workload().cloned();
-            self.outcome =
+            self.settled =
                 workload.map(|workload| SettledState { children: memory.children.clone(), workload, access });
         }
         Ok(Action::requeue(pause(&nodes, forming || scaling, &step, document)))
@@ -300,8 +300,8 @@ impl Pass<'_> {
         nodes
     }
 
-    /// Returns the number of nodes: that of the StatefulSet, or of its pods without one, if the spec is invalid or the formed cluster is to have fewer,
-    /// otherwise that of the spec.
+    /// Returns the number of nodes. If the spec is invalid, or the formed cluster is to have fewer, that is the number of
+    /// the StatefulSet, or of its pods if it does not exist; otherwise that of the spec.
     fn replicas(&self) -> u32 {
         let spec = self.inputs.stateful_set.as_ref().and_then(|set| set.spec.as_ref());
         let applied = spec.and_then(|spec| spec.replicas).and_then(|replicas| u32::try_from(replicas).ok());

@@ -11,13 +11,14 @@ use crate::conditions::Draft;
 /// Condition Progressing.
 pub(super) fn progressing(observed: &Observed<'_>, ready: usize) -> Draft {
     let draft = |status, reason, message: String| Draft::new(condition::PROGRESSING, Some(status), reason, message);
+    let scaling = observed.scale.message();
     match (observed.phase, observed.step) {
         (Phase::Forming { waiting }, _) => draft(true, reason::FORMING, waiting.clone()),
         _ if observed.paused && !pending(observed).is_empty() => {
             draft(false, reason::PAUSED, format!("{}; spec.paused is true", run_an_earlier_template(observed)))
         }
-        (Phase::Formed, Step::Wait { .. } | Step::Idle | Step::Postponed(_)) if observed.scale.message().is_some() => {
-            draft(true, reason::SCALING, observed.scale.message().unwrap_or_default())
+        (Phase::Formed, Step::Wait { .. } | Step::Idle | Step::Postponed(_)) if scaling.is_some() => {
+            draft(true, reason::SCALING, scaling.unwrap_or_default())
         }
         (_, Step::Wait { reason: waiting }) => draft(true, reason::ROLLING, waiting.clone()),
         (_, Step::Stopped { reason: why } | Step::Refused { reason: why }) => {

@@ -14,8 +14,8 @@ const RETAINED_MESSAGES: usize = 64;
 const RETAINED_BYTES: usize = 1 << 20;
 
 impl Leader {
-    /// Answers the operations of an entry. Returns `false` if the entry was not committed, or
-    /// if that is unknown.
+    /// Answers the operations of an entry. Returns `false` if the entry was not committed, or if
+    /// that is unknown.
     pub(super) fn on_completed(&self, term: &mut Term, completed: Completed) -> bool {
         let Some(outcomes) = completed else { return false };
         for (waiter, outcome) in outcomes {

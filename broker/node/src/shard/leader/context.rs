@@ -15,7 +15,8 @@ pub(crate) trait LeaderContext: Send + Sync + 'static {
     fn meta_applied(&self) -> u64;
     /// Reads the retained messages that match the filter, as of a point after the call (linearizable read).
     fn retained(&self, filter: Box<str>) -> BoxFuture<'static, Vec<Publication>>;
-    /// Publishes a will, retrying; returns when every shard and peer that it matched has answered. Receivers deduplicate by `key`.
+    /// Publishes a will, retrying; returns when every shard and peer that it matched has answered. Receivers deduplicate
+    /// by `key`.
     fn publish_will(&self, key: Box<str>, will: Will) -> BoxFuture<'static, ()>;
     /// Counts messages that full inboxes did not take.
     fn on_missed(&self, count: u64);
